@@ -1,0 +1,29 @@
+// Package queue orders requests that share a key.
+//
+// Each key has a lane: a first-in, first-out line of tickets. A ticket is taken
+// with [Lanes.Admit], which never blocks and which alone decides the order;
+// [Ticket.Wait] blocks until the ticket's turn; [Ticket.Done] ends the turn and
+// passes it on. Admit and Wait are two calls because a call that both took the
+// place and blocked would leave the order to the scheduler.
+//
+// Promises, numbered once and cited by number:
+//
+//  1. Exclusion. A turn of class Exclusive is the only turn of its lane. Turns
+//     of class Shared run together, up to the limit of the one to be granted.
+//  2. Order. Turns are granted in the order of Admit: no ticket gets its turn
+//     while an earlier one of its lane still waits.
+//  3. Leaving. A ticket that leaves while it waits removes itself and nothing
+//     else. It passes no turn on, for it held none.
+//  4. Progress. A ticket at the head of its lane that may run has its turn.
+//  5. Bounds. Waiting tickets are bounded per lane and per node, in number and
+//     in bytes, and so is the number of lanes. A refused ticket changes nothing.
+//  6. Idle keys are free. A lane exists while a ticket of it waits or runs.
+//
+// Not promised: persistence, retries, fairness between lanes, or any clock but
+// Wait's own. The package does no I/O and starts no goroutine; whoever waits
+// runs its own work when its turn comes.
+//
+// Locks: lanes are spread over shards, each with one mutex that guards its
+// lanes and their tickets. No two shards are ever locked at once, nothing
+// blocks and no waiter is woken under one.
+package queue

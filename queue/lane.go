@@ -1,0 +1,465 @@
+package queue
+
+import (
+	"bytes"
+	"errors"
+	"hash/maphash"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Errors of Admit. The ticket took no place.
+var (
+	ErrLaneFull   = errors.New("queue: lane is full")           // MaxDepth or MaxBytes of the request
+	ErrOverloaded = errors.New("queue: node is full")           // a limit of Config
+	ErrReentrant  = errors.New("queue: holder asks again")      // Request.Holder has a turn in this lane
+	ErrClosed     = errors.New("queue: closed to new requests") // after Close
+)
+
+// ErrNotYet is returned by Wait when its time is up and the ticket still waits.
+var ErrNotYet = errors.New("queue: still waiting")
+
+// Class says what a turn may run beside.
+type Class uint8
+
+// The classes of a request.
+const (
+	Exclusive Class = iota // alone in its lane
+	Shared                 // beside other shared turns
+)
+
+// Request asks for a place in the lane of a key.
+type Request struct {
+	Key   []byte // not retained
+	Class Class
+	Bytes int // memory the request holds while it waits
+
+	// Limits of this request, held against the whole lane. They apply only to
+	// a request that has to wait.
+	MaxDepth  int // waiting tickets already in the lane at which it is refused
+	MaxBytes  int // bytes waiting in the lane, its own included, above which it is refused
+	MaxShared int // turns beside which a Shared one may still start, plus one; at least 1
+
+	// ID is the ticket's name if the caller has one already; zero draws the next.
+	ID ID
+	// Holder is the ticket under which the request was made, if it carries one.
+	Holder ID
+	// Observe grants the turn at once whatever else runs, and reports in
+	// Ticket.Overlapped whether the request would have had to wait.
+	Observe bool
+	// Tag is the caller's, below Config.Tags; Totals counts by it.
+	Tag int
+}
+
+// Ticket is a place in a lane. The zero Ticket is ready for Admit. It belongs
+// to one goroutine, may be reused once its turn is Done or it has left, and must
+// not be copied.
+type Ticket struct {
+	// Set by Admit, also by one that refuses.
+	ID         ID
+	Depth      int           // tickets waiting in the lane before this one
+	Service    time.Duration // how long a turn of this lane takes, smoothed; 0 = not known yet
+	Overlapped bool          // Request.Observe: it would have had to wait
+
+	lanes *Lanes
+	shard *shard
+
+	// Guarded by shard.mu from Admit to the end of the turn.
+	lane       *lane
+	prev, next *Ticket // neighbours in lane.waiting or lane.running
+	state      state
+	class      Class
+	held       bool
+	tag        int
+	bytes      int
+	maxShared  int
+	admitted   time.Duration // on Lanes' clock, as is
+	since      time.Duration // the beginning of the wait or of the turn
+	cause      error         // why it was evicted
+
+	// The waiter's own. A parked ticket gets exactly one wake, with its turn
+	// or its eviction.
+	parked bool
+	wake   chan struct{}
+	timer  *time.Timer
+	behind *Ticket // the next in a wakes
+}
+
+type state uint8
+
+const (
+	outside state = iota // in no lane
+	waiting
+	turn
+	evicted // taken out by Evict; its waiter has not read the cause yet
+)
+
+// Lanes is the set of all lanes of a node. Its methods are safe for concurrent use.
+type Lanes struct {
+	config  Config
+	started time.Time
+	ids     idSource
+	seed    maphash.Seed
+	// sameHash is for tests: every key gets the same hash.
+	sameHash bool
+
+	// Sums over all shards; each changes only under some shard's mutex.
+	lanes  atomic.Int64
+	queued atomic.Int64
+	bytes  atomic.Int64
+
+	closed atomic.Bool
+	idle   chan struct{} // closed by the first to see closed and no lane
+	once   sync.Once     // guards closing idle
+
+	shards [shardCount]shard
+}
+
+// Enough that two cores rarely meet in one; a power of two.
+const shardCount = 256
+
+type shard struct {
+	mu    sync.Mutex       // guards everything below, its lanes and their tickets
+	lanes map[uint64]*lane // by hash of the key; lanes of equal hash are chained
+	peak  int              // largest len(lanes) since the map was made
+	free  *lane            // a few lanes for reuse, linked by chain
+	frees int
+
+	_ [64]byte // keeps neighbours off one cache line
+}
+
+// lane is the FIFO of one key. It exists while it has a ticket.
+type lane struct {
+	key   []byte // the exact bytes; equal hashes do not make equal keys
+	hash  uint64
+	chain *lane
+
+	waiting    list
+	running    list
+	exclusives int // running tickets of class Exclusive: 0 or 1, unless only observed
+	bytes      int // of the waiting tickets
+	service    time.Duration
+}
+
+// New returns an empty set of lanes.
+func New(config Config) *Lanes {
+	l := &Lanes{
+		config:  config,
+		started: time.Now(),
+		seed:    maphash.MakeSeed(),
+		idle:    make(chan struct{}),
+	}
+	l.ids = newIDSource(l.started)
+	for i := range l.shards {
+		l.shards[i].lanes = make(map[uint64]*lane)
+	}
+	return l
+}
+
+// Admit takes the next place in the lane of r.Key for t, without blocking. The
+// order of Admit calls is the order of turns; everything after it may race. If
+// the lane lets it run at once, its turn has come with Admit.
+//
+// It returns ErrLaneFull, ErrOverloaded, ErrReentrant or ErrClosed, and then t
+// is outside again.
+func (l *Lanes) Admit(t *Ticket, r *Request) error {
+	if t.state != outside {
+		panic("queue: Admit of a ticket that is in a lane")
+	}
+	hash := l.hash(r.Key)
+	s := &l.shards[hash%shardCount]
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := l.now()
+	if t.ID = r.ID; t.ID.IsZero() {
+		// Drawn under the lane's lock, so that ticket order is lane order.
+		t.ID = l.ids.next(now)
+	}
+	t.Depth, t.Service, t.Overlapped = 0, 0, false
+	if l.closed.Load() {
+		return ErrClosed
+	}
+	ln := s.find(hash, r.Key)
+	if ln == nil {
+		if l.lanes.Add(1) > int64(l.config.MaxLanes) {
+			l.dropLane()
+			return ErrOverloaded
+		}
+		ln = s.open(hash, r.Key)
+	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
+		return ErrReentrant
+	}
+	t.Depth, t.Service = ln.waiting.len, ln.service
+	t.lanes, t.shard, t.lane = l, s, ln
+	t.class, t.tag, t.bytes, t.maxShared = r.Class, r.Tag, r.Bytes, r.MaxShared
+	t.admitted, t.since, t.held, t.cause = now, now, false, nil
+
+	free := ln.waiting.head == nil && ln.admits(t)
+	if t.Overlapped = r.Observe && !free; free || r.Observe {
+		t.parked = false
+		ln.start(t, now)
+		return nil
+	}
+	if err := l.reserve(ln, r); err != nil {
+		t.lane = nil
+		return err
+	}
+	t.state, t.parked = waiting, true
+	if t.wake == nil {
+		t.wake = make(chan struct{}, 1)
+	}
+	ln.waiting.push(t)
+	return nil
+}
+
+// admits reports whether t may start beside what runs (promise 1).
+func (ln *lane) admits(t *Ticket) bool {
+	if t.class == Exclusive {
+		return ln.running.len == 0
+	}
+	return ln.exclusives == 0 && ln.running.len < max(t.maxShared, 1)
+}
+
+// start gives t its turn.
+func (ln *lane) start(t *Ticket, now time.Duration) {
+	t.state, t.since = turn, now
+	if t.class == Exclusive {
+		ln.exclusives++
+	}
+	ln.running.push(t)
+}
+
+// advance starts every waiting ticket whose turn has come, in order (promises 2
+// and 4), and returns them to be woken after the lock is released.
+func (l *Lanes) advance(ln *lane, now time.Duration) (woken wakes) {
+	for t := ln.waiting.head; t != nil && ln.admits(t); t = ln.waiting.head {
+		l.unqueue(t)
+		ln.start(t, now)
+		woken.add(t)
+	}
+	return woken
+}
+
+// unqueue takes t, and only t, out of the line (promise 3).
+func (l *Lanes) unqueue(t *Ticket) {
+	t.lane.waiting.remove(t)
+	t.lane.bytes -= t.bytes
+	l.queued.Add(-1)
+	l.bytes.Add(-int64(t.bytes))
+}
+
+// Wait blocks until t's turn, until the given time (zero: no bound), or until t
+// is evicted. It returns nil when t has its turn, which then must be ended by
+// Done; ErrNotYet when the time is up, with t still in its place, to Wait again
+// or Leave; and otherwise the cause given to Evict, with t out of its lane.
+func (t *Ticket) Wait(until time.Time) error {
+	if !t.parked {
+		return nil
+	}
+	if until.IsZero() {
+		<-t.wake
+		return t.woken()
+	}
+	// A reset or stopped timer delivers nothing old, so it can be kept.
+	if t.timer == nil {
+		t.timer = time.NewTimer(time.Until(until))
+	} else {
+		t.timer.Reset(time.Until(until))
+	}
+	defer t.timer.Stop()
+	select {
+	case <-t.wake:
+		return t.woken()
+	case <-t.timer.C:
+		return ErrNotYet
+	}
+}
+
+// woken reads what the wake was for. The wake happens after the state was set.
+func (t *Ticket) woken() error {
+	t.parked = false
+	if t.state == turn {
+		return nil
+	}
+	t.state = outside
+	return t.cause
+}
+
+// wakes are tickets whose waiters are to be woken, once no lock is held.
+type wakes struct {
+	head, tail *Ticket
+	len        int
+}
+
+func (w *wakes) add(t *Ticket) {
+	t.behind = nil
+	if w.tail == nil {
+		w.head = t
+	} else {
+		w.tail.behind = t
+	}
+	w.tail = t
+	w.len++
+}
+
+// wake never blocks: a parked ticket is woken once, and its channel holds one.
+func (w *wakes) wake() {
+	for t := w.head; t != nil; {
+		behind := t.behind // read first: a woken waiter may reuse its ticket
+		t.wake <- struct{}{}
+		t = behind
+	}
+}
+
+// Leave takes a ticket that still waits out of its lane and reports whether it
+// did. If not, its turn or its eviction has come in the meantime, and Wait
+// returns at once. The tickets behind it move up; none is given a turn but by
+// promise 4.
+func (t *Ticket) Leave() bool {
+	l, s := t.lanes, t.shard
+	s.mu.Lock()
+	if t.state != waiting {
+		s.mu.Unlock()
+		return false
+	}
+	ln, now := t.lane, l.now()
+	l.unqueue(t)
+	t.state, t.lane, t.parked = outside, nil, false
+	woken := l.advance(ln, now) // shared tickets may have stood behind an exclusive one
+	l.closeIfEmpty(s, ln)
+	s.mu.Unlock()
+	woken.wake()
+	return true
+}
+
+// Done ends t's turn and passes it on. It must be called exactly once for each
+// turn, after Wait has returned nil, by any goroutine.
+func (t *Ticket) Done() {
+	l, s := t.lanes, t.shard
+	if s == nil {
+		panic("queue: Done of a ticket that never had a turn")
+	}
+	s.mu.Lock()
+	if t.state != turn {
+		s.mu.Unlock()
+		panic("queue: Done without a turn")
+	}
+	ln, now := t.lane, l.now()
+	ln.running.remove(t)
+	if t.class == Exclusive {
+		ln.exclusives--
+	}
+	ln.service = smooth(ln.service, now-t.since)
+	t.state, t.lane = outside, nil
+	woken := l.advance(ln, now)
+	l.closeIfEmpty(s, ln)
+	s.mu.Unlock()
+	woken.wake()
+}
+
+// smooth is an exponentially weighted mean with the weight 1/8 of TCP's
+// round-trip estimator (RFC 6298); the first sample counts whole.
+func smooth(mean, sample time.Duration) time.Duration {
+	if mean == 0 {
+		return sample
+	}
+	return mean + (sample-mean)/8
+}
+
+// Hold marks a turn that goes on although its request has been answered,
+// because the upstream may still be working on it. It changes nothing but what
+// snapshots show; the turn still ends with Done.
+func (t *Ticket) Hold() {
+	t.shard.mu.Lock()
+	t.held = true
+	t.shard.mu.Unlock()
+}
+
+// Waited is how long t waited for its turn. Call it in the turn.
+func (t *Ticket) Waited() time.Duration { return t.since - t.admitted }
+
+func (s *shard) find(hash uint64, key []byte) *lane {
+	ln := s.lanes[hash]
+	for ln != nil && !bytes.Equal(ln.key, key) {
+		ln = ln.chain
+	}
+	return ln
+}
+
+func (s *shard) open(hash uint64, key []byte) *lane {
+	ln := s.free
+	if ln == nil {
+		ln = new(lane)
+	} else {
+		s.free, ln.chain = ln.chain, nil
+		s.frees--
+	}
+	ln.key = append(ln.key[:0], key...)
+	ln.hash, ln.service = hash, 0
+	ln.chain = s.lanes[hash]
+	s.lanes[hash] = ln
+	s.peak = max(s.peak, len(s.lanes))
+	return ln
+}
+
+const (
+	freeLanes   = 4   // kept per shard; a turn opens and closes a lane, so a few save most allocations
+	freeKey     = 512 // bytes of key that a kept lane may hold on to
+	shrinkBelow = 8   // a map at 1/8 of its peak is made anew, for Go's maps never give memory back
+	shrinkFrom  = 256 // smaller maps are not worth it
+)
+
+// closeIfEmpty forgets a lane without tickets (promise 6).
+func (l *Lanes) closeIfEmpty(s *shard, ln *lane) {
+	if ln.running.len > 0 || ln.waiting.len > 0 {
+		return
+	}
+	s.unchain(ln)
+	if s.frees < freeLanes && cap(ln.key) <= freeKey {
+		ln.chain = s.free
+		s.free = ln
+		s.frees++
+	}
+	if s.peak >= shrinkFrom && len(s.lanes) < s.peak/shrinkBelow {
+		s.shrink()
+	}
+	l.dropLane()
+}
+
+func (s *shard) unchain(ln *lane) {
+	first := s.lanes[ln.hash]
+	switch {
+	case first != ln:
+		for first.chain != ln {
+			first = first.chain
+		}
+		first.chain = ln.chain
+	case ln.chain != nil:
+		s.lanes[ln.hash] = ln.chain
+	default:
+		delete(s.lanes, ln.hash)
+	}
+	ln.chain = nil
+}
+
+func (s *shard) shrink() {
+	lanes := make(map[uint64]*lane, len(s.lanes))
+	for hash, ln := range s.lanes {
+		lanes[hash] = ln
+	}
+	s.lanes, s.peak = lanes, len(lanes)
+}
+
+// hash is seeded, so that nobody outside can aim keys at one shard or chain.
+func (l *Lanes) hash(key []byte) uint64 {
+	if l.sameHash {
+		return 0
+	}
+	return maphash.Bytes(l.seed, key)
+}
+
+// now is the time since New: one clock for tickets, waits and turns, which no
+// step of the wall clock moves.
+func (l *Lanes) now() time.Duration { return time.Since(l.started) }

@@ -1,0 +1,91 @@
+package queue
+
+import "context"
+
+// Config bounds a node's lanes. All fields are required.
+type Config struct {
+	MaxQueued      int   // tickets that wait
+	MaxQueuedBytes int64 // Bytes of the tickets that wait
+	MaxLanes       int   // lanes: keys with a ticket that waits or runs
+	Tags           int   // values of Request.Tag: 0 … Tags-1
+}
+
+// reserve counts a request that has to wait against its lane and the node, or
+// returns ErrLaneFull or ErrOverloaded and counts nothing (promise 5).
+func (l *Lanes) reserve(ln *lane, r *Request) error {
+	if ln.waiting.len >= r.MaxDepth || ln.bytes+r.Bytes > r.MaxBytes {
+		return ErrLaneFull
+	}
+	// Other shards add at the same time, so add first and take it back when
+	// it was too much: the limit is never exceeded, at worst met early.
+	if l.queued.Add(1) > int64(l.config.MaxQueued) {
+		l.queued.Add(-1)
+		return ErrOverloaded
+	}
+	if l.bytes.Add(int64(r.Bytes)) > l.config.MaxQueuedBytes {
+		l.bytes.Add(-int64(r.Bytes))
+		l.queued.Add(-1)
+		return ErrOverloaded
+	}
+	ln.bytes += r.Bytes
+	return nil
+}
+
+// dropLane uncounts a lane.
+func (l *Lanes) dropLane() {
+	if l.lanes.Add(-1) == 0 && l.closed.Load() {
+		l.once.Do(func() { close(l.idle) })
+	}
+}
+
+// Close refuses every further Admit with ErrClosed. Tickets already taken wait
+// and run on.
+func (l *Lanes) Close() {
+	l.closed.Store(true)
+	// An Admit that read closed as false holds its shard's lock until its lane
+	// is counted: pass through every lock, and the count below is complete.
+	for i := range l.shards {
+		l.shards[i].mu.Lock()
+		l.shards[i].mu.Unlock() //nolint:staticcheck // passing through is the point
+	}
+	l.lanes.Add(1)
+	l.dropLane()
+}
+
+// Drain waits, after Close, until no ticket waits or runs, or returns ctx's error.
+func (l *Lanes) Drain(ctx context.Context) error {
+	select {
+	case <-l.idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Evict takes every waiting ticket out of its lane and returns how many there
+// were; each one's Wait returns cause. Turns go on.
+func (l *Lanes) Evict(cause error) (evicted int) {
+	for i := range l.shards {
+		woken := l.shards[i].evict(l, cause)
+		evicted += woken.len
+		woken.wake()
+	}
+	return evicted
+}
+
+func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, first := range s.lanes {
+		for ln := first; ln != nil; ln = ln.chain {
+			for t := ln.waiting.head; t != nil; t = ln.waiting.head {
+				l.unqueue(t)
+				t.state, t.lane, t.cause = evicted, nil, cause
+				woken.add(t)
+			}
+			// Something runs in this lane, or the head would have had its
+			// turn (promise 4), so the lane stays open.
+		}
+	}
+	return woken
+}

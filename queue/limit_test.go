@@ -1,0 +1,135 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestLimits holds each bound at one below, at and one above it.
+func TestLimits(t *testing.T) {
+	const waiting, each = 3, 10 // already in lane "k", behind one that runs
+	for _, test := range []struct {
+		name   string
+		config Config
+		key    string
+		r      Request
+		want   error
+	}{
+		{"depth above", roomy, "k", Request{MaxDepth: waiting + 1, MaxBytes: 999}, nil},
+		{"depth at", roomy, "k", Request{MaxDepth: waiting, MaxBytes: 999}, ErrLaneFull},
+		{"depth below", roomy, "k", Request{MaxDepth: waiting - 1, MaxBytes: 999}, ErrLaneFull},
+		{"bytes at", roomy, "k", Request{MaxDepth: 99, Bytes: 5, MaxBytes: waiting*each + 5}, nil},
+		{"bytes above", roomy, "k", Request{MaxDepth: 99, Bytes: 6, MaxBytes: waiting*each + 5}, ErrLaneFull},
+		{"another lane is free", roomy, "other", Request{}, nil},
+		{"node count at", Config{MaxQueued: waiting + 1, MaxQueuedBytes: 999, MaxLanes: 9}, "k", Request{MaxDepth: 99, MaxBytes: 999}, nil},
+		{"node count above", Config{MaxQueued: waiting, MaxQueuedBytes: 999, MaxLanes: 9}, "k", Request{MaxDepth: 99, MaxBytes: 999}, ErrOverloaded},
+		{"node bytes at", Config{MaxQueued: 99, MaxQueuedBytes: waiting*each + 5, MaxLanes: 9}, "k", Request{MaxDepth: 99, MaxBytes: 999, Bytes: 5}, nil},
+		{"node bytes above", Config{MaxQueued: 99, MaxQueuedBytes: waiting*each + 5, MaxLanes: 9}, "k", Request{MaxDepth: 99, MaxBytes: 999, Bytes: 6}, ErrOverloaded},
+		{"lanes at", Config{MaxQueued: 99, MaxQueuedBytes: 999, MaxLanes: 2}, "other", Request{}, nil},
+		{"lanes above", Config{MaxQueued: 99, MaxQueuedBytes: 999, MaxLanes: 1}, "other", Request{}, ErrOverloaded},
+	} {
+		synctest.Test(t, func(t *testing.T) { // time stands still, so ages compare
+			l := New(test.config)
+			for range 1 + waiting {
+				r := Request{Key: []byte("k"), Bytes: each, MaxDepth: 99, MaxBytes: 999}
+				if err := l.Admit(new(Ticket), &r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before := fmt.Sprint(l.Totals(), l.lanes.Load(), l.queued.Load(), l.bytes.Load())
+			test.r.Key = []byte(test.key)
+			var ticket Ticket
+			if err := l.Admit(&ticket, &test.r); !errors.Is(err, test.want) {
+				t.Fatalf("%s: Admit = %v, want %v", test.name, err, test.want)
+			}
+			if test.want == nil {
+				return
+			}
+			if ticket.ID.IsZero() {
+				t.Errorf("%s: a refused ticket has no name", test.name)
+			}
+			if test.key == "k" && ticket.Depth != waiting {
+				t.Errorf("%s: a refused ticket saw depth %d, want %d", test.name, ticket.Depth, waiting)
+			}
+			after := fmt.Sprint(l.Totals(), l.lanes.Load(), l.queued.Load(), l.bytes.Load())
+			if before != after {
+				t.Errorf("%s: a refusal changed the lanes\nfrom %s\nto   %s", test.name, before, after)
+			}
+		})
+	}
+}
+
+func TestCloseRefusesAndDrainWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(roomy)
+		running, waits := admit(t, l, "k", Exclusive), admit(t, l, "k", Exclusive)
+		l.Close()
+		r := Request{Key: []byte("k"), MaxDepth: 9, MaxBytes: 9}
+		if err := l.Admit(new(Ticket), &r); !errors.Is(err, ErrClosed) {
+			t.Errorf("Admit after Close = %v, want ErrClosed", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Drain with tickets left = %v", err)
+		}
+		running.Done()
+		if err := waits.Wait(time.Time{}); err != nil {
+			t.Errorf("a ticket taken before Close: %v", err)
+		}
+		waits.Done()
+		if err := l.Drain(t.Context()); err != nil {
+			t.Errorf("Drain of empty lanes = %v", err)
+		}
+		l.Close() // again
+	})
+}
+
+func TestEvictWakesEveryWaiterAndNoTurn(t *testing.T) {
+	cause := errors.New("draining")
+	l := New(roomy)
+	running, first, second := admit(t, l, "k", Exclusive), admit(t, l, "k", Exclusive), admit(t, l, "k", Exclusive)
+	if n := l.Evict(cause); n != 2 {
+		t.Errorf("Evict = %d, want 2", n)
+	}
+	if first.Leave() {
+		t.Error("an evicted ticket left once more")
+	}
+	for _, ticket := range []*Ticket{first, second} {
+		if err := ticket.Wait(time.Time{}); !errors.Is(err, cause) {
+			t.Errorf("Wait of an evicted ticket = %v, want the cause", err)
+		}
+	}
+	next := admit(t, l, "k", Exclusive)
+	if err := next.Wait(time.Now()); !errors.Is(err, ErrNotYet) {
+		t.Errorf("a newcomer runs beside the running one: Wait = %v", err)
+	}
+	running.Done()
+	if err := next.Wait(time.Time{}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPeakIsGivenBack opens many lanes, closes them, and looks at the maps.
+func TestPeakIsGivenBack(t *testing.T) {
+	l := New(roomy)
+	tickets := make([]Ticket, 300*shardCount)
+	for i := range tickets {
+		r := Request{Key: fmt.Append(nil, i)}
+		if err := l.Admit(&tickets[i], &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range tickets {
+		tickets[i].Done()
+	}
+	for i := range l.shards {
+		if s := &l.shards[i]; len(s.lanes) != 0 || s.peak >= shrinkFrom || s.frees > freeLanes {
+			t.Fatalf("shard %d keeps a map of %d for %d lanes, and %d free ones", i, s.peak, len(s.lanes), s.frees)
+		}
+	}
+}

@@ -1,0 +1,110 @@
+package queue
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutants are the classic mistakes, each as one edit of the source. A name
+// here is the name other tests cite.
+var mutants = []struct{ name, file, from, to string }{
+	{"last in, first out", "lane.go",
+		"for t := ln.waiting.head; t != nil && ln.admits(t); t = ln.waiting.head {",
+		"for t := ln.waiting.tail; t != nil && ln.admits(t); t = ln.waiting.tail {"},
+	{"leaving pops the front", "lane.go",
+		"	l.unqueue(t)\n	t.state, t.lane, t.parked = outside, nil, false",
+		"	l.unqueue(ln.waiting.head)\n	t.state, t.lane, t.parked = outside, nil, false"},
+	{"leaving passes the turn on", "lane.go",
+		"	woken := l.advance(ln, now) // shared",
+		"	var woken wakes\n	if next := ln.waiting.head; next != nil {\n		l.unqueue(next)\n		ln.start(next, now)\n		woken.add(next)\n	}\n	// shared"},
+	{"leaving does not unlink", "lane.go",
+		"	l.unqueue(t)\n	t.state, t.lane, t.parked = outside, nil, false",
+		"	t.state, t.lane, t.parked = outside, nil, false"},
+	{"leaving does not look behind", "lane.go",
+		"	woken := l.advance(ln, now) // shared",
+		"	_ = now\n	var woken wakes // shared"},
+	{"an idle lane leaks", "lane.go",
+		"	if ln.running.len > 0 || ln.waiting.len > 0 {\n		return",
+		"	if true {\n		return"},
+	{"a newcomer overtakes", "lane.go",
+		"free := ln.waiting.head == nil && ln.admits(t)",
+		"free := ln.admits(t)"},
+	{"shared runs beside exclusive", "lane.go",
+		"return ln.exclusives == 0 && ",
+		"return "},
+	{"one shared too many", "lane.go",
+		"ln.running.len < max(t.maxShared, 1)",
+		"ln.running.len <= max(t.maxShared, 1)"},
+	{"one lane for equal hashes", "lane.go",
+		"for ln != nil && !bytes.Equal(ln.key, key) {",
+		"for ln != nil && !bytes.Equal(ln.key[:0], key[:0]) {"},
+	{"bytes are not given back", "lane.go",
+		"	t.lane.bytes -= t.bytes\n",
+		""},
+	{"the node's count is not given back", "limit.go",
+		"		l.bytes.Add(-int64(r.Bytes))\n		l.queued.Add(-1)\n",
+		"		l.bytes.Add(-int64(r.Bytes))\n"},
+}
+
+// TestMutantsAreCaught plants each mutant and expects TestRandomHistories to
+// go red.
+func TestMutantsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles and runs the package once per mutant")
+	}
+	if output, err := testWith(t, "lane.go", sourceFile(t, "lane.go")); err != nil {
+		t.Fatalf("red without a mutant:\n%s", output)
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			source := sourceFile(t, m.file)
+			if strings.Count(source, m.from) != 1 {
+				t.Fatalf("%s has %d places to plant it", m.file, strings.Count(source, m.from))
+			}
+			output, err := testWith(t, m.file, strings.Replace(source, m.from, m.to, 1))
+			if err == nil {
+				t.Fatal("not caught")
+			}
+			if strings.Contains(output, "[build failed]") {
+				t.Fatalf("does not compile:\n%s", output)
+			}
+		})
+	}
+}
+
+// testWith runs TestRandomHistories with other contents for one file.
+func testWith(t *testing.T, file, contents string) (output string, err error) {
+	t.Helper()
+	path, err := filepath.Abs(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	mutant := filepath.Join(dir, file)
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{path: mutant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{mutant: []byte(contents), filepath.Join(dir, "overlay.json"): overlay} {
+		if err := os.WriteFile(name, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-timeout=60s", "-overlay="+filepath.Join(dir, "overlay.json"),
+		"-run=^TestRandomHistories$", ".")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+func sourceFile(t *testing.T, name string) string {
+	t.Helper()
+	source, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(source)
+}

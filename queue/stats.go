@@ -1,0 +1,145 @@
+package queue
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// Total is what one tag's tickets add up to at a moment.
+type Total struct {
+	Lanes      int // lanes whose oldest ticket has the tag
+	Waiting    int
+	Running    int // turns, held ones included
+	Held       int
+	Bytes      int           // of the waiting tickets
+	DepthMax   int           // waiting tickets of the deepest of those lanes
+	OldestWait time.Duration // of the ticket that has waited longest
+}
+
+// Totals returns one Total per tag. It locks one shard at a time, so it is not
+// one moment's picture of the whole, and costs time in proportion to the lanes.
+func (l *Lanes) Totals() []Total {
+	totals := make([]Total, max(l.config.Tags, 1))
+	now := l.now()
+	for i := range l.shards {
+		l.shards[i].total(totals, now)
+	}
+	return totals
+}
+
+func (s *shard) total(totals []Total, now time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, first := range s.lanes {
+		for ln := first; ln != nil; ln = ln.chain {
+			of := &totals[ln.oldest().tag]
+			of.Lanes++
+			of.DepthMax = max(of.DepthMax, ln.waiting.len)
+			for t := ln.waiting.head; t != nil; t = t.next {
+				of := &totals[t.tag]
+				of.Waiting++
+				of.Bytes += t.bytes
+				of.OldestWait = max(of.OldestWait, now-t.since)
+			}
+			for t := ln.running.head; t != nil; t = t.next {
+				totals[t.tag].Running++
+				if t.held {
+					totals[t.tag].Held++
+				}
+			}
+		}
+	}
+}
+
+func (ln *lane) oldest() *Ticket {
+	if ln.running.head != nil {
+		return ln.running.head
+	}
+	return ln.waiting.head
+}
+
+// Snapshot is one lane at a moment.
+type Snapshot struct {
+	Key     string
+	Depth   int // waiting
+	Bytes   int // waiting
+	Running int
+	Service time.Duration // of a turn, smoothed; 0 = not known yet
+	Tickets []Place       // in order: those with a turn, then those that wait
+}
+
+// Place is one ticket of a Snapshot.
+type Place struct {
+	ID    ID
+	Class Class
+	Turn  bool
+	Held  bool          // a turn whose request has been answered
+	Age   time.Duration // of the turn, or of the wait
+	Bytes int
+	Tag   int
+}
+
+// Head is the ticket that everything else in the lane waits for.
+func (s *Snapshot) Head() Place { return s.Tickets[0] }
+
+// Lane returns the lane of key with all its tickets, and whether there is one.
+func (l *Lanes) Lane(key []byte) (Snapshot, bool) {
+	hash := l.hash(key)
+	s := &l.shards[hash%shardCount]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ln := s.find(hash, key)
+	if ln == nil {
+		return Snapshot{}, false
+	}
+	return ln.snapshot(l.now(), ln.running.len+ln.waiting.len), true
+}
+
+// Deepest returns at most n lanes, those with the most waiting tickets first,
+// then those whose head has run longest, each with its head alone.
+func (l *Lanes) Deepest(n int) []Snapshot {
+	var deepest []Snapshot
+	for i := range l.shards {
+		deepest = append(deepest, l.shards[i].deepest(n, l.now())...)
+	}
+	slices.SortFunc(deepest, deeper)
+	return deepest[:min(n, len(deepest))]
+}
+
+func (s *shard) deepest(n int, now time.Duration) []Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var found []Snapshot
+	for _, first := range s.lanes {
+		for ln := first; ln != nil; ln = ln.chain {
+			found = append(found, ln.snapshot(now, 1))
+		}
+	}
+	slices.SortFunc(found, deeper)
+	return found[:min(n, len(found))]
+}
+
+func deeper(a, b Snapshot) int {
+	return cmp.Or(cmp.Compare(b.Depth, a.Depth), cmp.Compare(b.Head().Age, a.Head().Age), cmp.Compare(a.Key, b.Key))
+}
+
+func (ln *lane) snapshot(now time.Duration, places int) Snapshot {
+	s := Snapshot{
+		Key:     string(ln.key),
+		Depth:   ln.waiting.len,
+		Bytes:   ln.bytes,
+		Running: ln.running.len,
+		Service: ln.service,
+		Tickets: make([]Place, 0, places),
+	}
+	for _, line := range [...]*list{&ln.running, &ln.waiting} {
+		for t := line.head; t != nil && len(s.Tickets) < places; t = t.next {
+			s.Tickets = append(s.Tickets, Place{
+				ID: t.ID, Class: t.class, Turn: t.state == turn, Held: t.held,
+				Age: now - t.since, Bytes: t.bytes, Tag: t.tag,
+			})
+		}
+	}
+	return s
+}
