@@ -1,0 +1,200 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// attempts sends the request to the upstream: once, and again only while not a
+// byte was sent, and never again if it is exclusive.
+func (c *call) attempts() *problem {
+	again := 0
+	if c.mode != exclusive {
+		again = c.route.Lane.Retries
+	}
+	for {
+		problem := c.attempt(c.route.upstream.pick(c.key))
+		if problem == nil || problem.executed == unknown || again == 0 {
+			return problem
+		}
+		again--
+	}
+}
+
+// attempt sends the request to t and reads the response, whole or, if it is
+// large, so far that the rest can stream.
+func (c *call) attempt(t *target) *problem {
+	started := time.Now()
+	defer func() { c.upstreamTime += time.Since(started) }()
+
+	if err := c.link.connect(t); err != nil {
+		return notConnected(t, err)
+	}
+	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+	if err := c.send(); err != nil {
+		if c.link.wire.sent == 0 {
+			c.link.close()
+			return upstreamConnect.because(fmt.Sprintf("%s closed the connection before a byte was sent", t.name))
+		}
+		if isTimeout(err) {
+			return c.timedOut(t)
+		}
+		// It may have answered before it closed: 413 to a large body, say.
+		c.link.wire.SetReadDeadline(earlier(c.deadline, time.Now().Add(time.Second))) //nolint:errcheck // as above
+		if c.receive() != nil {
+			c.link.close()
+			return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.name))
+		}
+		return nil
+	}
+	switch err := c.receive(); {
+	case err == nil:
+		return nil
+	case isTimeout(err):
+		return c.timedOut(t)
+	case isClosed(err):
+		c.link.close()
+		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.name))
+	default:
+		c.link.close()
+		return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	}
+}
+
+func notConnected(t *target, err error) *problem {
+	if errors.Is(err, errNoConnection) {
+		return noUpstream.because(fmt.Sprintf("all connections to %s are in use", t.name))
+	}
+	return upstreamConnect.because(fmt.Sprintf("%s: %v", t.name, err))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool } // less than net.Error: not every transport says Temporary
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// isClosed reports whether err is the connection's end rather than nonsense
+// that came over it.
+func isClosed(err error) bool {
+	var operation *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &operation)
+}
+
+// send writes the request, head and body as one if they are small.
+func (c *call) send() error {
+	c.scratch = c.appendHead(c.scratch[:0])
+	body := c.ctx.Request.Body()
+	if len(body) <= smallBody {
+		c.scratch = append(c.scratch, body...)
+		body = nil
+	}
+	if _, err := c.link.wire.Write(c.scratch); err != nil || len(body) == 0 {
+		return err
+	}
+	_, err := c.link.wire.Write(body)
+	return err
+}
+
+// smallBody is copied behind its head, which costs less than a second write.
+const smallBody = 8 << 10
+
+const interimMax = 100 // 1xx responses before the one that counts
+
+var (
+	errInterim  = fmt.Errorf("more than %d interim responses", interimMax)
+	errSwitched = errors.New("it switched protocols, which nobody asked for")
+)
+
+// receive reads the response into c.ctx.Response.
+func (c *call) receive() error {
+	response := &c.ctx.Response
+	if err := c.receiveHead(); err != nil {
+		return err
+	}
+	head := &response.Header
+	reuse, length := !head.ConnectionClose(), head.ContentLength()
+	c.clean(head)
+	c.link.answered = true
+	switch {
+	case c.ctx.IsHead() || bodiless(head.StatusCode()):
+		response.SkipBody = true
+	case length >= 0 && length <= c.holds():
+		if err := response.ReadBody(c.link.reader, 0); err != nil {
+			c.link.owed = int64(length - len(response.Body()))
+			return err
+		}
+	default:
+		return c.receiveLong(length, reuse && length != lengthless)
+	}
+	c.link.done(reuse)
+	return nil
+}
+
+func (c *call) receiveHead() error {
+	head := &c.ctx.Response.Header
+	for range interimMax {
+		if err := head.Read(c.link.reader); err != nil {
+			return err
+		}
+		switch status := head.StatusCode(); {
+		case status == fasthttp.StatusSwitchingProtocols:
+			return errSwitched
+		case status >= fasthttp.StatusOK:
+			return nil
+		}
+	}
+	return errInterim
+}
+
+func bodiless(status int) bool {
+	return status == fasthttp.StatusNoContent || status == fasthttp.StatusNotModified
+}
+
+// holds is the size of the largest response that is read whole.
+func (c *call) holds() int {
+	if c.mode == bypass {
+		return inlineBody
+	}
+	return c.route.Lane.MaxResponse
+}
+
+// receiveLong reads a response whose length is too large or not known: whole if
+// it turns out to fit, else it streams from here on.
+func (c *call) receiveLong(length int, reuse bool) error {
+	response := &c.ctx.Response
+	r := &relay{call: c, reuse: reuse, up: fasthttp.AcquireResponse()}
+	response.Header.CopyTo(&r.up.Header)
+	r.up.StreamBody = true
+	if err := r.up.ReadBody(c.link.reader, 0); err != nil {
+		return err
+	}
+	r.body = r.up.BodyStream()
+	c.link.rest = r
+	if length < 0 && c.mode != bypass {
+		whole, err := r.fill(response, c.holds())
+		if err != nil {
+			return err
+		}
+		if whole {
+			r.release()
+			c.link.done(reuse)
+			return nil
+		}
+		r.prefix = bytes.Clone(response.Body())
+	}
+	r.start(length)
+	return nil
+}

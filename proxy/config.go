@@ -1,0 +1,206 @@
+package proxy
+
+import (
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Config is everything the edge needs to know, already validated: New refuses
+// what it could not serve, but the sentences a person reads about a bad file
+// are written where the file is read.
+type Config struct {
+	// Node is this node's name. It reaches clients only with ViaNode.
+	Node    string
+	ViaNode bool // put Node into Via
+
+	// Forwarded says which header families tell the upstream who the client
+	// was. Inbound ones are believed only from TrustedProxies.
+	Forwarded      Forwarded
+	TrustedProxies []netip.Prefix
+
+	MaxBody    int // bytes of a request body that is held; beyond: 413. Bypass streams instead
+	MaxHeader  int // bytes of a request's head; beyond: 431
+	MaxURI     int // bytes of a request target; beyond: 414
+	MaxHeaders int // header lines of a request; beyond: 431
+
+	HeaderTimeout     time.Duration // first byte of a request to the end of its head; 0 = none
+	ReadTimeout       time.Duration // end of the head to the end of the body; 0 = none
+	IdleTimeout       time.Duration // between two requests of a connection; 0 = none
+	BypassIdleTimeout time.Duration // without a byte either way on a bypass request; 0 = none
+
+	MaxConnections           int // client connections; beyond: 503 and close
+	MaxRequestsPerConnection int // then the connection is closed; 0 = no limit
+	MaxInflight              int // requests at upstreams at once; beyond: 503 overloaded
+
+	// TicketHeader puts Lanekeeper-Ticket on responses, so that a client can
+	// name its request.
+	TicketHeader bool
+
+	NativeHistograms bool // also as Prometheus' native histograms
+
+	Access  Access   // which requests the access log holds
+	LogKeys KeyStyle // how keys appear in it; they are often personal data
+
+	Upstreams []Upstream
+	Routes    []Route // the first that matches wins
+}
+
+// Access selects the requests that are logged.
+type Access uint8
+
+// The access log policies.
+const (
+	AccessErrors Access = iota // answers that are lanekeeper's own, 5xx, and clients that hung up
+	AccessAll
+	AccessNone
+)
+
+// KeyStyle is how a key is written into logs.
+type KeyStyle uint8
+
+// The key styles.
+const (
+	KeysHashed KeyStyle = iota // the first 64 bits of SHA-256: enough to find, not to read; a small set of keys can be guessed
+	KeysPlain
+	KeysNone
+)
+
+// Forwarded selects how the upstream learns of the client's address.
+type Forwarded uint8
+
+// The forwarded header families.
+const (
+	ForwardedX    Forwarded = iota // X-Forwarded-For, -Proto, -Host
+	ForwardedRFC                   // Forwarded, RFC 7239
+	ForwardedBoth                  // both families
+	ForwardedNone                  // neither; inbound ones are removed unless trusted
+)
+
+// Upstream is a named set of interchangeable targets.
+type Upstream struct {
+	Name           string
+	Targets        []string // http://host:port
+	Balance        Balance
+	ConnectTimeout time.Duration // dialling, and waiting for a free connection
+	MaxConnections int           // per target
+	IdleTimeout    time.Duration // kept below the upstream's own keep-alive
+
+	// Dial opens a connection to a target's host:port; nil means TCP.
+	Dial func(address string) (net.Conn, error)
+}
+
+// Balance picks one target of an upstream for a request.
+type Balance uint8
+
+// The balancing policies.
+const (
+	LeastPending Balance = iota // fewest requests in flight from this node; ties take turns
+	RoundRobin                  // in turn
+	KeyHash                     // by the key, so that a key stays on its target
+)
+
+// Route says which requests it takes, where they go, where their key is, and
+// how their lane behaves.
+type Route struct {
+	Name     string
+	Match    Match
+	Upstream string
+	Key      Key
+	Lane     Lane
+}
+
+// Match selects requests. Empty fields match everything; all given ones must match.
+type Match struct {
+	Host    string   // exact, without port, case-insensitive
+	Path    string   // template in the grammar of net/http.ServeMux: /orders/{id}/{rest...}
+	Methods []string // upper case
+	Headers []Header
+}
+
+// Header is a name and, unless empty, the exact value it must have.
+type Header struct{ Name, Value string }
+
+// Key says where a route's key is.
+type Key struct {
+	Space     string   // routes with one space share lanes
+	From      []Source // the first that is present wins
+	Missing   Missing  // what to do when none is
+	Normalize []string // "trim", "lower", in order
+	MaxLength int      // bytes of the key without its space
+}
+
+// Source is one place a key may be; exactly one field is set.
+type Source struct {
+	Path   string // a wildcard of the route's path template
+	Header string
+	Query  string
+	Cookie string
+	JSON   string   // dotted path of members of a JSON body
+	All    []Source // composite: every part must be present
+}
+
+// Missing is what happens to a request without a key.
+type Missing uint8
+
+// The policies for a request without a key.
+const (
+	MissingReject   Missing = iota // 400 missing-key
+	MissingBypass                  // forward it without a lane
+	MissingClientIP                // the client's address is the key
+)
+
+// Lane is how a route's requests queue and run.
+type Lane struct {
+	Exclusive, Shared, Bypass []string // methods; "*" is every method not named elsewhere. Unnamed methods are exclusive
+
+	MaxDepth  int // waiting per key; beyond: 429 lane-full
+	MaxBytes  int // bytes of waiting bodies per key; beyond: 429 lane-full
+	MaxShared int // shared requests of a key at the upstream at once
+
+	QueueTimeout    time.Duration // waiting; then 503 lane-timeout
+	UpstreamTimeout time.Duration // first byte sent to last byte received; then 504
+	AfterTimeout    AfterTimeout
+	HoldFor         time.Duration // bound of AfterTimeout hold
+	ClientGone      ClientGone
+	Retries         int // further attempts while no byte was sent; never for exclusive requests
+	Reentrant       Reentrant
+	Mode            Mode
+	MaxResponse     int // bytes of a response that is read before the lane is freed; a larger one streams under the lane
+}
+
+// AfterTimeout is what becomes of a lane whose upstream did not answer in time.
+type AfterTimeout uint8
+
+// The policies after an upstream timeout.
+const (
+	Hold    AfterTimeout = iota // until the upstream answers or closes, or HoldFor has passed
+	Release                     // at once: the next request may run beside the late one
+)
+
+// ClientGone is what becomes of a waiting request whose client hung up.
+type ClientGone uint8
+
+// The policies for a client that hung up.
+const (
+	Skip ClientGone = iota // it leaves its lane unexecuted
+	Run                    // it runs all the same
+)
+
+// Reentrant is what becomes of a request for the key that its own sender is being run under.
+type Reentrant uint8
+
+// The policies for re-entry.
+const (
+	RejectReentry Reentrant = iota // 508 reentrant-lane, at once
+	PassReentry                    // forwarded without a lane: it runs inside its holder's turn
+)
+
+// Mode is whether a route's lanes order requests or only watch them.
+type Mode uint8
+
+// The lane modes.
+const (
+	Enforce Mode = iota
+	Observe      // nothing queues, nothing is refused for its key; what would have overlapped is counted
+)

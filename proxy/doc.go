@@ -1,0 +1,28 @@
+// Package proxy is the edge: HTTP in, HTTP out. It gives every request its
+// lane, its turn, one attempt at the upstream, and exactly one answer.
+//
+// One request, in the order of the source:
+//
+//  1. gate.go refuses what could be read in two ways.
+//  2. route.go finds the first route that matches; a path that another reading
+//     would send to another lane is refused.
+//  3. key.go takes the key from the request, or says precisely why it cannot.
+//  4. proxy.go takes a ticket in the key's lane and waits for its turn.
+//  5. attempt.go sends the request to a target of upstream.go, once, and reads
+//     the response whole; then the lane is free, and only then is the client
+//     answered. A response too large for that streams under the lane
+//     (stream.go); an upstream that does not answer in time has its lane held
+//     (hold.go).
+//  6. outcome.go is the one table of answers that are lanekeeper's own; each
+//     says whether the request was executed.
+//
+// Requests outside any lane (bypass.go) stream both ways.
+//
+// Not promised: that an upstream which never saw its caller give up stops
+// working. A cancelled call is not a stopped one, which is why lanes are held.
+//
+// Goroutines: one per client connection, fasthttp's, which itself waits for
+// its turn and itself talks to the upstream, so that no request object ever
+// changes hands; one per held lane and two per tunnel, which Proxy owns and
+// Stop ends.
+package proxy

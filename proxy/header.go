@@ -1,0 +1,250 @@
+package proxy
+
+import (
+	"bytes"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// The header fields between lanekeeper and its neighbours, in canonical form.
+const (
+	headerKey      = "Lanekeeper-Key"      // to the upstream: the lane
+	headerTicket   = "Lanekeeper-Ticket"   // to the upstream, and back with a re-entrant request
+	headerDeadline = "Lanekeeper-Deadline" // to the upstream: when lanekeeper gives up
+	headerUpload   = "Lanekeeper-Upload"   // within this process: a body that is not read yet
+)
+
+// prepare turns the client's request head into the one for the upstream, less
+// the fields that appendHead adds.
+func (c *call) prepare() {
+	h := &c.ctx.Request.Header
+	c.dropFields(h)
+	h.SetNoDefaultContentType(true)
+	h.ResetConnectionClose()
+	if h.ContentLength() == chunked {
+		// The body has arrived whole, so it has a length; trailers end here.
+		h.SetContentLength(len(c.ctx.Request.Body()))
+	}
+}
+
+// appendHead appends the request's head as the upstream gets it. It is written
+// from the parsed fields, never copied raw, but for the target, which stays
+// byte for byte.
+func (c *call) appendHead(b []byte) []byte {
+	h := &c.ctx.Request.Header
+	b = h.AppendBytes(b)
+	b = b[:len(b)-len("\r\n")]
+	b = append(append(append(b, "Via: "...), c.proxy.via...), "\r\n"...)
+	b = c.appendForwarded(b, h)
+	if c.protocol != nil {
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.protocol...), "\r\n"...)
+	}
+	if c.mode != bypass {
+		b = appendKey(append(b, headerKey+": "...), c.key)
+		b = c.id.AppendText(append(b, "\r\n"+headerTicket+": "...))
+		b = c.deadline.UTC().AppendFormat(append(b, "\r\n"+headerDeadline+": "...), "2006-01-02T15:04:05.000Z")
+		b = append(b, "\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// dropFields removes what must not reach the upstream, and keeps what the
+// client, if it is trusted, said of those before it.
+func (c *call) dropFields(h *fasthttp.RequestHeader) {
+	trusted := c.proxy.trusts(c.peer())
+	nominated := h.Peek("Connection")
+	var drop [][]byte
+	for name, value := range h.All() {
+		switch string(name) {
+		case "X-Forwarded-For":
+			if trusted {
+				c.forwardedFor = append(append(c.forwardedFor, value...), ", "...)
+			}
+		case "Forwarded":
+			if trusted {
+				c.forwardedElements = append(append(c.forwardedElements, value...), ", "...)
+			}
+		case "X-Forwarded-Proto", "X-Forwarded-Host":
+			if trusted {
+				continue
+			}
+		case "Expect": // answered by this node
+		default:
+			if !hopByHop(name) && !reserved(name) && !nominates(nominated, name) {
+				continue
+			}
+		}
+		drop = append(drop, bytes.Clone(name))
+	}
+	for _, name := range drop {
+		h.DelBytes(name)
+	}
+}
+
+// hopByHop reports whether a field, its name in canonical form, ends at the
+// next hop (RFC 9110, section 7.6.1). Transfer-Encoding is rewritten with the body.
+func hopByHop(name []byte) bool {
+	switch string(name) {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Upgrade", "Transfer-Encoding":
+		return true
+	}
+	return false
+}
+
+// nominates reports whether a Connection field lists name. The fields that
+// frame and route a message cannot be taken away that way.
+func nominates(connection, name []byte) bool {
+	if len(connection) == 0 {
+		return false
+	}
+	for option := range bytes.SplitSeq(connection, []byte(",")) {
+		if bytes.EqualFold(bytes.TrimSpace(option), name) {
+			return !bytes.EqualFold(name, []byte("Host")) && !bytes.EqualFold(name, []byte("Content-Length"))
+		}
+	}
+	return false
+}
+
+// reserved reports whether a field is one of lanekeeper's, which clients may not
+// set, but for those that say who produced a request and which in a row it is.
+// An underscore counts as a hyphen, as it does to CGI and WSGI servers.
+func reserved(name []byte) bool {
+	const prefix = "lanekeeper-"
+	if len(name) < len(prefix) || name[0]|0x20 != 'l' {
+		return false
+	}
+	plain := strings.ToLower(strings.ReplaceAll(string(name), "_", "-"))
+	if !strings.HasPrefix(plain, prefix) {
+		return false
+	}
+	ours := !bytes.EqualFold(name, []byte("Lanekeeper-Producer")) && !bytes.EqualFold(name, []byte("Lanekeeper-Seq"))
+	return ours
+}
+
+// appendForwarded appends the fields that tell the upstream who the client is.
+// What a client that is not trusted says of itself has been dropped.
+func (c *call) appendForwarded(b []byte, h *fasthttp.RequestHeader) []byte {
+	style := c.proxy.config.Forwarded
+	if style == ForwardedX || style == ForwardedBoth {
+		b = append(append(b, "X-Forwarded-For: "...), c.forwardedFor...)
+		b = append(c.peer().AppendTo(b), "\r\n"...)
+		if len(h.Peek("X-Forwarded-Proto")) == 0 {
+			b = append(append(append(b, "X-Forwarded-Proto: "...), c.scheme()...), "\r\n"...)
+		}
+		if len(h.Peek("X-Forwarded-Host")) == 0 && len(h.Host()) > 0 {
+			b = append(append(append(b, "X-Forwarded-Host: "...), h.Host()...), "\r\n"...)
+		}
+	}
+	if style == ForwardedRFC || style == ForwardedBoth {
+		b = append(append(b, "Forwarded: "...), c.forwardedElements...)
+		b = append(c.appendElement(b, h.Host()), "\r\n"...)
+	}
+	return b
+}
+
+func (c *call) scheme() string {
+	if c.ctx.IsTLS() {
+		return "https"
+	}
+	return "http"
+}
+
+// appendElement appends what RFC 7239 calls an element: this hop.
+func (c *call) appendElement(b, host []byte) []byte {
+	peer := c.peer()
+	b = append(b, "for="...)
+	if peer.Is4() {
+		b = peer.AppendTo(b)
+	} else {
+		b = append(peer.AppendTo(append(b, `"[`...)), `]"`...)
+	}
+	b = append(append(append(b, `;host="`...), host...), `";proto=`...)
+	return append(b, c.scheme()...)
+}
+
+// peer is the address the connection comes from.
+func (c *call) peer() netip.Addr {
+	if !c.address.IsValid() {
+		c.address = addrOf(c.ctx.RemoteAddr())
+	}
+	return c.address
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	if tcp, ok := a.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap()
+	}
+	return netip.IPv4Unspecified() // a transport without addresses
+}
+
+// client is the address of the client: the last in X-Forwarded-For that is no
+// trusted proxy, if the connection comes from one.
+func (c *call) client() netip.Addr {
+	client := c.peer()
+	if !c.proxy.trusts(client) {
+		return client
+	}
+	lines := bytes.Join(c.ctx.Request.Header.PeekAll("X-Forwarded-For"), []byte(","))
+	chain := strings.Split(string(append(lines, c.forwardedFor...)), ",")
+	for i := len(chain) - 1; i >= 0 && c.proxy.trusts(client); i-- {
+		text := strings.TrimSpace(chain[i])
+		if text == "" {
+			continue
+		}
+		addr, err := netip.ParseAddr(text)
+		if err != nil {
+			break
+		}
+		client = addr.Unmap()
+	}
+	return client
+}
+
+func (p *Proxy) trusts(addr netip.Addr) bool {
+	for _, prefix := range p.config.TrustedProxies {
+		if prefix.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+// preferredWait reads wait=N of a Prefer field (RFC 7240).
+func preferredWait(prefer []byte) (time.Duration, bool) {
+	if len(prefer) == 0 {
+		return 0, false
+	}
+	for preference := range bytes.SplitSeq(prefer, []byte(",")) {
+		token, _, _ := bytes.Cut(preference, []byte(";"))
+		name, value, _ := bytes.Cut(token, []byte("="))
+		if !bytes.EqualFold(bytes.TrimSpace(name), []byte("wait")) {
+			continue
+		}
+		n, err := strconv.ParseUint(string(bytes.Trim(value, ` "`)), 10, 31)
+		return time.Duration(n) * time.Second, err == nil
+	}
+	return 0, false
+}
+
+// clean turns the upstream's response head into the one for the client.
+func (c *call) clean(h *fasthttp.ResponseHeader) {
+	h.ResetConnectionClose()
+	nominated := h.Peek("Connection")
+	var drop [][]byte
+	for name := range h.All() {
+		// Transfer-Encoding goes when the length is set, or stays with a stream.
+		if string(name) != "Transfer-Encoding" && (hopByHop(name) || nominates(nominated, name)) {
+			drop = append(drop, bytes.Clone(name))
+		}
+	}
+	for _, name := range drop {
+		h.DelBytes(name)
+	}
+	h.Add("Via", c.proxy.via)
+}

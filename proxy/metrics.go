@@ -1,0 +1,222 @@
+package proxy
+
+import (
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lanekeeper/queue"
+)
+
+// metrics are the proxy's figures, in Prometheus' terms. No label ever holds a
+// key: a series per key would outgrow everything else.
+type metrics struct {
+	proxy *Proxy
+
+	requests, rejected, unknown, clientGone *prometheus.CounterVec
+	holdExpired, observedTotal              *prometheus.CounterVec
+	duration, laneWait, upstreamTime        *prometheus.HistogramVec
+
+	gauges []gauge
+	all    []prometheus.Collector
+}
+
+// gauge is a figure of the lanes, read when somebody asks.
+type gauge struct {
+	desc  *prometheus.Desc
+	value func(total queue.Total) float64
+}
+
+var buckets = []float64{.005, .01, .025, .05, .075, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10}
+
+func newMetrics(p *Proxy) *metrics {
+	m := &metrics{proxy: p}
+	m.requests = m.counter("lanekeeper_requests_total", "Requests answered.", "route", "mode", "code")
+	m.rejected = m.counter("lanekeeper_rejected_total", "Answers that lanekeeper made itself, by their slug.", "route", "reason")
+	m.unknown = m.counter("lanekeeper_unknown_total", "Requests whose outcome nobody can say.", "route")
+	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
+	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
+	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
+	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
+	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(buckets, 30, 60), "route", "mode")
+	m.upstreamTime = m.histogram("lanekeeper_upstream_duration_seconds", "From the first byte sent to the last byte read.", buckets, "upstream", "code")
+	m.gauge("lanekeeper_lanes", "Keys with a request that waits or runs.", func(t queue.Total) float64 { return float64(t.Lanes) })
+	m.gauge("lanekeeper_queued_requests", "Requests that wait for their turn.", func(t queue.Total) float64 { return float64(t.Waiting) })
+	m.gauge("lanekeeper_queued_bytes", "Bodies of the requests that wait.", func(t queue.Total) float64 { return float64(t.Bytes) })
+	m.gauge("lanekeeper_inflight_requests", "Turns, held ones included.", func(t queue.Total) float64 { return float64(t.Running) })
+	m.gauge("lanekeeper_lane_depth_max", "Requests that wait in the deepest lane.", func(t queue.Total) float64 { return float64(t.DepthMax) })
+	m.gauge("lanekeeper_lane_oldest_wait_seconds", "Age of the request that has waited longest.", func(t queue.Total) float64 { return t.OldestWait.Seconds() })
+	for _, r := range p.routes {
+		r.metrics = m.route(r)
+	}
+	return m
+}
+
+func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	m.all = append(m.all, v)
+	return v
+}
+
+func (m *metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	options := prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
+	if m.proxy.config.NativeHistograms {
+		options.NativeHistogramBucketFactor = 1.1
+		options.NativeHistogramMaxBucketNumber = 160
+		options.NativeHistogramMinResetDuration = time.Hour
+	}
+	v := prometheus.NewHistogramVec(options, labels)
+	m.all = append(m.all, v)
+	return v
+}
+
+func (m *metrics) gauge(name, help string, value func(queue.Total) float64) {
+	m.gauges = append(m.gauges, gauge{prometheus.NewDesc(name, help, []string{"route"}, nil), value})
+}
+
+// Collectors are to be registered by whoever serves the metrics.
+func (p *Proxy) Collectors() []prometheus.Collector {
+	m := p.metrics
+	return append(m.all,
+		laneCollector{m},
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_connections", Help: "Client connections."},
+			func() float64 { return float64(p.open.Load()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_held_lanes", Help: "Lanes kept after an upstream timeout, until the upstream's work is known to be over."},
+			func() float64 {
+				held := 0
+				for _, total := range p.lanes.Totals() {
+					held += total.Held
+				}
+				return float64(held)
+			}),
+	)
+}
+
+// laneCollector reads the lanes once per scrape.
+type laneCollector struct{ *metrics }
+
+func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
+	for _, g := range c.gauges {
+		descs <- g.desc
+	}
+}
+
+func (c laneCollector) Collect(values chan<- prometheus.Metric) {
+	totals := c.proxy.lanes.Totals()
+	for _, r := range c.proxy.routes {
+		if !r.keyed {
+			continue
+		}
+		for _, g := range c.gauges {
+			values <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(totals[r.index]), r.Name)
+		}
+	}
+}
+
+// routeMetrics are one route's, looked up once.
+type routeMetrics struct {
+	*metrics
+	name        string
+	upstream    string
+	holdExpired prometheus.Counter
+	unknown     prometheus.Counter
+	observed    [observations]prometheus.Counter
+	laneWait    [modes]prometheus.Observer
+	answers     sync.Map // answer → *answered
+	recent      [modes]atomic.Pointer[answered]
+}
+
+// What a lane would have done, in mode observe.
+const (
+	observedClear = iota
+	observedOverlap
+	observedNoKey
+	observedNoRoom
+	observations
+)
+
+type answer struct {
+	mode mode
+	code int
+}
+
+// answered are the figures of one kind of answer.
+type answered struct {
+	answer
+	requests               prometheus.Counter
+	duration, upstreamTime prometheus.Observer
+}
+
+func (m *metrics) route(r *route) *routeMetrics {
+	rm := &routeMetrics{
+		metrics: m, name: r.Name, upstream: r.Upstream,
+		holdExpired: m.holdExpired.WithLabelValues(r.Name),
+		unknown:     m.unknown.WithLabelValues(r.Name),
+	}
+	for i, result := range [observations]string{"clear", "overlap", "no_key", "no_room"} {
+		rm.observed[i] = m.observedTotal.WithLabelValues(r.Name, result)
+	}
+	for i := range modes {
+		rm.laneWait[i] = m.laneWait.WithLabelValues(r.Name, i.String())
+	}
+	return rm
+}
+
+// of is the figures for an answer. Nearly every answer is like the one before.
+func (r *routeMetrics) of(mode mode, code int) *answered {
+	want := answer{mode, code}
+	if last := r.recent[mode].Load(); last != nil && last.answer == want {
+		return last
+	}
+	found, ok := r.answers.Load(want)
+	if !ok {
+		text := strconv.Itoa(code)
+		found, _ = r.answers.LoadOrStore(want, &answered{
+			answer:       want,
+			requests:     r.requests.WithLabelValues(r.name, mode.String(), text),
+			duration:     r.duration.WithLabelValues(r.name, mode.String(), text),
+			upstreamTime: r.metrics.upstreamTime.WithLabelValues(r.upstream, text),
+		})
+	}
+	r.recent[mode].Store(found.(*answered))
+	return found.(*answered)
+}
+
+// finish counts a call.
+func (m *metrics) finish(c *call) {
+	if c.problem != nil {
+		m.problem(c)
+	}
+	if c.route == nil {
+		return
+	}
+	of := c.route.metrics.of(c.mode, c.status())
+	of.requests.Inc()
+	of.duration.Observe(time.Since(c.arrived).Seconds())
+	if c.upstreamTime > 0 {
+		of.upstreamTime.Observe(c.upstreamTime.Seconds())
+	}
+	if !c.id.IsZero() {
+		c.route.metrics.laneWait[c.mode].Observe(c.laneWait.Seconds())
+	}
+}
+
+func (m *metrics) problem(c *call) {
+	route := ""
+	if c.route != nil {
+		route = c.route.Name
+		if c.problem.executed == unknown {
+			c.route.metrics.unknown.Inc()
+		}
+	}
+	m.rejected.WithLabelValues(route, c.problem.slug).Inc()
+	if c.problem.kind == clientGone {
+		m.clientGone.WithLabelValues("queued").Inc()
+	}
+}
+
+// refused counts a connection that never became a call.
+func (m *metrics) refused(p *problem) { m.rejected.WithLabelValues("", p.slug).Inc() }

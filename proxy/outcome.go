@@ -1,0 +1,124 @@
+package proxy
+
+import (
+	"encoding/json"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// executed says whether a request that lanekeeper answers itself may have
+// reached the service.
+type executed string
+
+const (
+	no      executed = "no"      // never sent: safe to repeat
+	unknown executed = "unknown" // sent, and nobody can say what became of it
+)
+
+// kind is one of the answers that are lanekeeper's own.
+type kind struct {
+	slug     string
+	status   int
+	title    string
+	executed executed
+	// cause is the error type of the Proxy-Status field (RFC 9209, section 2.3).
+	cause string
+	close bool // the connection may be out of step, or is no longer wanted
+	retry bool // Retry-After is sent
+}
+
+// The answers. This is the only place that knows their status codes.
+var (
+	missingKey       = &kind{slug: "missing-key", status: 400, title: "The request has no key", executed: no, cause: "http_request_error"}
+	ambiguousKey     = &kind{slug: "ambiguous-key", status: 400, title: "The request has more than one key", executed: no, cause: "http_request_error"}
+	invalidKey       = &kind{slug: "invalid-key", status: 400, title: "The key cannot be used", executed: no, cause: "http_request_error"}
+	malformedRequest = &kind{slug: "malformed-request", status: 400, title: "The request can be read in more than one way", executed: no, cause: "http_request_error", close: true}
+	upgradeRefused   = &kind{slug: "upgrade-refused", status: 400, title: "This route does not switch protocols", executed: no, cause: "http_request_error"}
+	noRoute          = &kind{slug: "no-route", status: 404, title: "No route matches", executed: no, cause: "destination_not_found"}
+	methodRefused    = &kind{slug: "method-refused", status: 405, title: "The method is not forwarded", executed: no, cause: "http_request_denied", close: true}
+	requestTimeout   = &kind{slug: "request-timeout", status: 408, title: "The request did not arrive in time", executed: no, cause: "http_request_error", close: true}
+	bodyTooLarge     = &kind{slug: "body-too-large", status: 413, title: "The body is larger than this route holds", executed: no, cause: "http_request_error", close: true}
+	uriTooLong       = &kind{slug: "uri-too-long", status: 414, title: "The request target is too long", executed: no, cause: "http_request_error", close: true}
+	expectRefused    = &kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true}
+	headersTooLarge  = &kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true}
+	codingRefused    = &kind{slug: "transfer-coding-refused", status: 501, title: "Only the chunked transfer coding is understood", executed: no, cause: "http_request_error", close: true}
+
+	laneFull      = &kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true}
+	overloaded    = &kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true}
+	draining      = &kind{slug: "draining", status: 503, title: "This node is shutting down", executed: no, cause: "proxy_internal_response", retry: true, close: true}
+	laneTimeout   = &kind{slug: "lane-timeout", status: 503, title: "The request waited too long for its turn", executed: no, cause: "connection_timeout", retry: true}
+	noUpstream    = &kind{slug: "no-upstream", status: 503, title: "No target of the upstream can take the request", executed: no, cause: "destination_unavailable", retry: true}
+	reentrantLane = &kind{slug: "reentrant-lane", status: 508, title: "The request waits for the one that sent it", executed: no, cause: "proxy_loop_detected"}
+
+	upstreamConnect = &kind{slug: "upstream-connect", status: 502, title: "The upstream could not be reached", executed: no, cause: "connection_refused"}
+	upstreamReset   = &kind{slug: "upstream-reset", status: 502, title: "The upstream closed the connection without an answer", executed: unknown, cause: "connection_terminated"}
+	upstreamInvalid = &kind{slug: "upstream-invalid", status: 502, title: "The upstream's answer is not valid HTTP", executed: unknown, cause: "http_protocol_error"}
+	upstreamTimeout = &kind{slug: "upstream-timeout", status: 504, title: "The upstream did not answer in time", executed: unknown, cause: "http_response_timeout"}
+
+	// clientGone is never sent: nobody is there. Logs and metrics show nginx's number.
+	clientGone = &kind{slug: "client-gone", status: 499, title: "The client hung up while it waited", executed: no}
+
+	internalError = &kind{slug: "internal-error", status: 500, title: "lanekeeper failed on this request", executed: unknown, cause: "proxy_internal_error", close: true}
+)
+
+// problem is one such answer to one request.
+type problem struct {
+	*kind
+	detail     string
+	retryAfter time.Duration // 0 = one second, for kinds with retry
+}
+
+func (k *kind) because(detail string) *problem { return &problem{kind: k, detail: detail} }
+
+func (k *kind) after(d time.Duration, detail string) *problem {
+	return &problem{kind: k, detail: detail, retryAfter: d}
+}
+
+// document is the body of a problem (RFC 9457).
+type document struct {
+	Type       string   `json:"type"`
+	Title      string   `json:"title"`
+	Status     int      `json:"status"`
+	Detail     string   `json:"detail"`
+	Instance   string   `json:"instance,omitempty"`
+	Executed   executed `json:"executed"`
+	Route      string   `json:"route,omitempty"`
+	Space      string   `json:"space,omitempty"`
+	QueueDepth *int     `json:"queue_depth,omitempty"`
+	RetryAfter int      `json:"retry_after,omitempty"`
+}
+
+// write answers with p, in place of whatever the response holds.
+func (p *problem) write(response *fasthttp.Response, about document) {
+	about.Type = "urn:lanekeeper:problem:" + p.slug
+	about.Title, about.Status, about.Detail, about.Executed = p.title, p.status, p.detail, p.executed
+	response.Reset()
+	if p.retry {
+		about.RetryAfter = retrySeconds(p.retryAfter)
+		response.Header.Set("Retry-After", strconv.Itoa(about.RetryAfter))
+	}
+	if p.close {
+		response.SetConnectionClose()
+	}
+	body, err := json.Marshal(about)
+	if err != nil {
+		panic("proxy: a problem cannot be encoded: " + err.Error())
+	}
+	response.SetStatusCode(p.status)
+	response.Header.SetContentType("application/problem+json")
+	response.Header.Set("Proxy-Status", `lanekeeper; error=`+p.cause+`; details="`+p.slug+`"`)
+	response.Header.Set("Cache-Control", "no-store")
+	response.SetBodyRaw(body)
+}
+
+// retrySeconds makes an estimate fit for Retry-After: whole seconds from 1 to
+// 30, with up to a fifth added, so that those refused together do not return
+// together.
+func retrySeconds(estimate time.Duration) int {
+	estimate += time.Duration(rand.Float64() * 0.2 * float64(estimate))
+	seconds := int((estimate + time.Second - 1) / time.Second)
+	return min(max(seconds, 1), 30)
+}

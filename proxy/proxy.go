@@ -1,0 +1,403 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime/debug"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"lanekeeper/queue"
+)
+
+// Proxy serves requests by its routes. Its methods are safe for concurrent use.
+type Proxy struct {
+	config    Config
+	lanes     *queue.Lanes
+	log       *slog.Logger
+	routes    []*route
+	upstreams []*upstream
+	server    *fasthttp.Server
+	metrics   *metrics
+	via       string // this node, in the Via field
+
+	inflight atomic.Int64 // requests at upstreams
+	open     atomic.Int64 // client connections
+	calls    sync.Pool    // of *call
+
+	background background // goroutines that outlive their request
+}
+
+// New returns a Proxy whose requests queue in lanes. It starts nothing.
+// Config.Tags of lanes must be at least the number of routes.
+func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
+	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper"}
+	if config.ViaNode {
+		p.via += " (" + config.Node + ")"
+	}
+	p.background.conns = make(map[net.Conn]struct{})
+	p.calls.New = func() any { return &call{proxy: p} }
+	for _, u := range config.Upstreams {
+		upstream, err := newUpstream(u, config.MaxHeader)
+		if err != nil {
+			return nil, err
+		}
+		p.upstreams = append(p.upstreams, upstream)
+	}
+	for i, r := range config.Routes {
+		route, err := newRoute(r, i)
+		if err != nil {
+			return nil, err
+		}
+		at := slices.IndexFunc(p.upstreams, func(u *upstream) bool { return u.Name == r.Upstream })
+		if at < 0 {
+			return nil, fmt.Errorf("route %s: there is no upstream %q", r.Name, r.Upstream)
+		}
+		route.upstream = p.upstreams[at]
+		p.routes = append(p.routes, route)
+	}
+	p.metrics = newMetrics(p)
+	p.server = p.newServer()
+	return p, nil
+}
+
+// Serve accepts connections until Stop. It returns nil after Stop.
+func (p *Proxy) Serve(listener net.Listener) error {
+	return p.server.Serve(&limitedListener{Listener: listener, proxy: p})
+}
+
+// Stop closes the listeners and idle connections, and waits until every request
+// has been answered. When ctx ends first, it closes what is left and returns
+// ctx's error. Lanes are to be drained before.
+func (p *Proxy) Stop(ctx context.Context) error {
+	err := p.server.ShutdownWithContext(ctx)
+	p.background.stop()
+	for _, u := range p.upstreams {
+		u.close()
+	}
+	return err
+}
+
+// call is one request on its way through this node. Its memory is used again
+// for later requests.
+type call struct {
+	proxy   *Proxy
+	ticket  queue.Ticket
+	key     []byte // the lane's name, space:key
+	scratch []byte // the head for the upstream, and a small body
+
+	// pins counts who still needs the call: its handler, and whoever streams
+	// its response or holds its lane after the handler has returned.
+	pins atomic.Int32
+
+	request
+}
+
+// request is what a call knows of its present request.
+type request struct {
+	ctx         *fasthttp.RequestCtx
+	arrived     time.Time
+	path, query []byte // of the target, as sent; they alias ctx
+	address     netip.Addr
+	route       *route
+	captures    captures
+	mode        mode
+
+	id       queue.ID // of the ticket; zero outside lanes
+	depth    int      // tickets before it when it came
+	turn     bool     // the ticket has its turn
+	counted  bool     // among the requests in flight
+	patience time.Duration
+	prefers  bool // patience is the client's wish
+
+	// What trusted proxies before this node said of the client, each with a
+	// comma behind it.
+	forwardedFor, forwardedElements []byte
+	protocol                        []byte // to switch to
+
+	link         link      // to the upstream
+	deadline     time.Time // of the upstream's answer
+	laneWait     time.Duration
+	upstreamTime time.Duration
+
+	problem *problem
+	later   bool // the response streams, and the call ends with it
+	taken   bool // the client's connection is no longer the server's
+}
+
+// serve is the whole life of a request.
+func (p *Proxy) serve(ctx *fasthttp.RequestCtx) {
+	c := p.begin(ctx)
+	defer c.unpin()
+	defer c.rescue()
+	problem := c.run()
+	if !c.later {
+		c.free() // before the client is answered: a slow one never holds a lane
+	}
+	c.answer(problem)
+}
+
+func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
+	c := p.calls.Get().(*call)
+	c.ctx, c.arrived = ctx, ctx.Time()
+	c.pins.Store(1)
+	return c
+}
+
+// run takes the request to its upstream and its response into c.ctx, or says
+// why not.
+func (c *call) run() *problem {
+	if problem := c.gate(); problem != nil {
+		return problem
+	}
+	if problem := c.match(); problem != nil {
+		return problem
+	}
+	if c.mode == bypass || c.uploads() {
+		return c.bypass()
+	}
+	if c.route.Lane.Mode == Observe {
+		return c.observe()
+	}
+	if problem := c.findKey(); problem != nil {
+		return problem
+	}
+	if c.mode == bypass { // missing: bypass
+		return c.bypass()
+	}
+	if c.ctx.Request.Header.ConnectionUpgrade() && c.upgrades() {
+		return upgradeRefused.because("a switched protocol cannot share a lane; route it with bypass for all methods")
+	}
+	switch problem := c.takeTurn(); {
+	case problem == nil:
+		return c.dispatch()
+	case problem.kind == reentrantLane && c.route.Lane.Reentrant == PassReentry:
+		return c.bypass() // inside its holder's turn
+	default:
+		return problem
+	}
+}
+
+// observe takes the request's place without waiting for it, and counts whether
+// it would have had to. A request whose key cannot be told passes all the same:
+// watching must not change what it watches.
+func (c *call) observe() *problem {
+	if problem := c.findKey(); problem != nil || c.mode == bypass {
+		c.route.metrics.observed[observedNoKey].Inc()
+		return c.bypass()
+	}
+	r := queue.Request{Key: c.key, Class: c.class(), Observe: true, MaxShared: c.route.Lane.MaxShared, Tag: c.route.index}
+	if err := c.proxy.lanes.Admit(&c.ticket, &r); err != nil {
+		c.route.metrics.observed[observedNoRoom].Inc()
+		return c.bypass()
+	}
+	c.admitted()
+	c.turn = true
+	if c.ticket.Overlapped {
+		c.route.metrics.observed[observedOverlap].Inc()
+	} else {
+		c.route.metrics.observed[observedClear].Inc()
+	}
+	return c.dispatch()
+}
+
+func (c *call) class() queue.Class {
+	if c.mode == shared {
+		return queue.Shared
+	}
+	return queue.Exclusive
+}
+
+// takeTurn takes a ticket and waits for its turn. The body is already here, so
+// that a slow client never holds a lane.
+func (c *call) takeTurn() *problem {
+	lane := &c.route.Lane
+	c.patience = lane.QueueTimeout
+	if wait, ok := preferredWait(c.ctx.Request.Header.Peek("Prefer")); ok {
+		c.prefers, c.patience = true, min(wait, c.patience)
+	}
+	r := queue.Request{
+		Key: c.key, Class: c.class(), Bytes: len(c.ctx.Request.Body()),
+		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
+		Tag: c.route.index,
+	}
+	if text := c.ctx.Request.Header.Peek(headerTicket); len(text) > 0 {
+		r.Holder, _ = queue.ParseID(text)
+	}
+	err := c.proxy.lanes.Admit(&c.ticket, &r)
+	c.admitted()
+	if err != nil {
+		return c.notAdmitted(err)
+	}
+	return c.wait()
+}
+
+func (c *call) admitted() { c.id, c.depth = c.ticket.ID, c.ticket.Depth }
+
+func (c *call) notAdmitted(err error) *problem {
+	switch {
+	case errors.Is(err, queue.ErrLaneFull):
+		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("%d requests wait for this key already", c.depth))
+	case errors.Is(err, queue.ErrOverloaded):
+		return overloaded.because("the node's limit of waiting requests, their bytes, or lanes is reached")
+	case errors.Is(err, queue.ErrReentrant):
+		return reentrantLane.because("this request carries the ticket of the one that runs for its key, which waits for it")
+	case errors.Is(err, queue.ErrClosed):
+		return draining.because("this node takes no new requests")
+	}
+	panic("proxy: unknown refusal: " + err.Error())
+}
+
+const (
+	firstLook = 250 * time.Millisecond // at the client of a waiting request: is it still there?
+	lastLook  = 2 * time.Second        // looks become rarer up to this, so that many waiting requests cost little
+)
+
+// wait blocks until the request's turn, its patience's end, or its client's.
+func (c *call) wait() *problem {
+	skips := c.route.Lane.ClientGone == Skip
+	deadline := c.arrived.Add(c.patience)
+	for look := firstLook; ; look = min(2*look, lastLook) {
+		until := deadline
+		if next := time.Now().Add(look); skips && next.Before(deadline) {
+			until = next
+		}
+		switch err := c.ticket.Wait(until); {
+		case err == nil:
+			c.turn, c.laneWait = true, c.ticket.Waited()
+			if skips && c.laneWait > 0 && hungUp(c.ctx.Conn()) {
+				return clientGone.because("")
+			}
+			return nil
+		case !errors.Is(err, queue.ErrNotYet):
+			return draining.because("the node shut down before the request's turn")
+		}
+		gone := until != deadline && hungUp(c.ctx.Conn())
+		if until != deadline && !gone || !c.ticket.Leave() {
+			continue // if it could not leave, its turn came in the same moment
+		}
+		c.laneWait = time.Since(c.arrived)
+		if gone {
+			return clientGone.because("")
+		}
+		return laneTimeout.after(time.Duration(c.depth)*c.ticket.Service,
+			fmt.Sprintf("it waited %s behind %d others", c.patience, c.depth))
+	}
+}
+
+// dispatch sends the request to its upstream in its turn.
+func (c *call) dispatch() *problem {
+	if !c.enter() {
+		return overloaded.because("the node's limit of requests at upstreams is reached")
+	}
+	c.deadline = time.Now().Add(c.route.Lane.UpstreamTimeout)
+	c.prepare()
+	return c.attempts()
+}
+
+// enter counts a request that goes to an upstream, unless there are too many.
+func (c *call) enter() bool {
+	if c.proxy.inflight.Add(1) > int64(c.proxy.config.MaxInflight) {
+		c.proxy.inflight.Add(-1)
+		return false
+	}
+	c.counted = true
+	return true
+}
+
+// free ends what the request holds of the node: its turn, and its place among
+// the requests in flight. It may be called again.
+func (c *call) free() {
+	if c.counted {
+		c.counted = false
+		c.proxy.inflight.Add(-1)
+	}
+	if c.turn {
+		c.turn = false
+		c.ticket.Done()
+	}
+}
+
+// answer completes c.ctx.Response.
+func (c *call) answer(problem *problem) {
+	response := &c.ctx.Response
+	c.problem = problem
+	switch {
+	case problem == nil:
+	case problem.kind == clientGone:
+		c.ctx.Conn().Close() // nobody is answered
+	default:
+		unread := c.uploads() // a body that would be taken for the next request
+		problem.write(response, c.about())
+		if unread {
+			response.SetConnectionClose()
+		}
+	}
+	if c.prefers {
+		response.Header.Set("Preference-Applied", "wait="+strconv.Itoa(int(c.patience/time.Second)))
+	}
+	if c.proxy.config.TicketHeader && !c.id.IsZero() {
+		response.Header.Set(headerTicket, c.id.String())
+	}
+	if !c.later {
+		c.finish()
+	}
+}
+
+func (c *call) about() document {
+	about := document{}
+	if !c.id.IsZero() {
+		about.Instance = "urn:uuid:" + c.id.String()
+		about.QueueDepth = &c.depth
+	}
+	if c.route != nil {
+		about.Route, about.Space = c.route.Name, c.route.Key.Space
+	}
+	return about
+}
+
+// finish records a request that has been answered.
+func (c *call) finish() {
+	c.proxy.metrics.finish(c)
+	c.logAccess()
+}
+
+// rescue keeps a panic from costing more than its request. The lane is freed:
+// whatever the upstream does with the request, nobody can wait for it any more.
+func (c *call) rescue() {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
+	c.link.close()
+	c.free()
+	c.later = false
+	c.answer(internalError.because("the cause is in the log"))
+}
+
+// pin keeps c after its handler has returned.
+func (c *call) pin() { c.pins.Add(1) }
+
+func (c *call) unpin() {
+	if c.pins.Add(-1) > 0 {
+		return
+	}
+	c.request = request{}
+	if cap(c.scratch) > keptScratch {
+		c.scratch = nil
+	}
+	c.proxy.calls.Put(c)
+}
+
+// keptScratch is the largest buffer that a call keeps for its next request.
+const keptScratch = 32 << 10

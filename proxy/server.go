@@ -1,0 +1,94 @@
+package proxy
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// newServer sets every option that matters; what is not set has been looked at
+// and is right.
+func (p *Proxy) newServer() *fasthttp.Server {
+	return &fasthttp.Server{
+		Handler:        p.serve,
+		HeaderReceived: p.headReceived,
+		ErrorHandler:   p.refuseUnread,
+		ConnState:      p.connState,
+		Logger:         serverLog{p.log},
+
+		// Buffers are given back while a request waits, and a finished
+		// response is never kept back until the next pipelined one is done.
+		ReduceMemoryUsage:  true,
+		ReadBufferSize:     p.config.MaxHeader,
+		MaxRequestBodySize: p.config.MaxBody,
+		// One limit more than ours: the listener refuses with a problem,
+		// fasthttp with a line of text.
+		Concurrency:        p.config.MaxConnections + 1,
+		MaxRequestsPerConn: p.config.MaxRequestsPerConnection,
+
+		ReadTimeout:  p.config.HeaderTimeout, // of the body: headReceived
+		IdleTimeout:  p.config.IdleTimeout,
+		WriteTimeout: p.config.IdleTimeout, // a client takes its response within this
+		TCPKeepalive: true,
+
+		// The upstream's own stand, or nothing.
+		NoDefaultServerHeader: true,
+		NoDefaultDate:         true,
+		NoDefaultContentType:  true,
+
+		DisablePreParseMultipartForm: true, // a body is bytes
+		CloseOnShutdown:              true,
+		SecureErrorLogMessage:        true, // no bytes of requests in logs
+	}
+}
+
+func (p *Proxy) connState(_ net.Conn, state fasthttp.ConnState) {
+	if state == fasthttp.StateClosed {
+		p.open.Add(-1)
+	}
+}
+
+// serverLog takes the lines fasthttp prints: about connections that broke, and
+// heads that could not be parsed.
+type serverLog struct{ log *slog.Logger }
+
+func (l serverLog) Printf(format string, args ...any) {
+	l.log.Debug(strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+// limitedListener refuses connections above MaxConnections, with an answer.
+type limitedListener struct {
+	net.Listener
+	proxy *Proxy
+}
+
+func (l *limitedListener) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
+			return newClientConn(conn), nil
+		}
+		l.proxy.open.Add(-1)
+		l.proxy.refuseConnection(conn)
+	}
+}
+
+// refuseConnection answers before anything is read. It never blocks: a new
+// connection has room for so little.
+func (p *Proxy) refuseConnection(conn net.Conn) {
+	var response fasthttp.Response
+	problem := overloaded.because(fmt.Sprintf("the node has its %d connections", p.config.MaxConnections))
+	problem.write(&response, document{})
+	response.SetConnectionClose()
+	p.metrics.refused(problem)
+	conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a dead connection fails the write
+	response.WriteTo(conn)                             //nolint:errcheck // best effort
+	conn.Close()
+}
