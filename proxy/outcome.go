@@ -44,7 +44,6 @@ var (
 	uriTooLong       = &kind{slug: "uri-too-long", status: 414, title: "The request target is too long", executed: no, cause: "http_request_error", close: true}
 	expectRefused    = &kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true}
 	headersTooLarge  = &kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true}
-	codingRefused    = &kind{slug: "transfer-coding-refused", status: 501, title: "Only the chunked transfer coding is understood", executed: no, cause: "http_request_error", close: true}
 
 	laneFull      = &kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true}
 	overloaded    = &kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true}

@@ -109,8 +109,8 @@ type Lanes struct {
 	queued atomic.Int64
 	bytes  atomic.Int64
 
-	closed atomic.Bool
-	idle   chan struct{} // closed by the first to see closed and no lane
+	closed atomic.Bool   // Close has been called
+	idle   chan struct{} // closed when it has and no lane is left
 	once   sync.Once     // guards closing idle
 
 	shards [shardCount]shard
@@ -120,11 +120,12 @@ type Lanes struct {
 const shardCount = 256
 
 type shard struct {
-	mu    sync.Mutex       // guards everything below, its lanes and their tickets
-	lanes map[uint64]*lane // by hash of the key; lanes of equal hash are chained
-	peak  int              // largest len(lanes) since the map was made
-	free  *lane            // a few lanes for reuse, linked by chain
-	frees int
+	mu     sync.Mutex       // guards everything below, its lanes and their tickets
+	lanes  map[uint64]*lane // by hash of the key; lanes of equal hash are chained
+	closed bool
+	peak   int   // largest len(lanes) since the map was made
+	free   *lane // a few lanes for reuse, linked by chain
+	frees  int
 
 	_ [64]byte // keeps neighbours off one cache line
 }
@@ -178,7 +179,7 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 		t.ID = l.ids.next(now)
 	}
 	t.Depth, t.Service, t.Overlapped = 0, 0, false
-	if l.closed.Load() {
+	if s.closed {
 		return ErrClosed
 	}
 	ln := s.find(hash, r.Key)

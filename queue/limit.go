@@ -42,14 +42,19 @@ func (l *Lanes) dropLane() {
 // and run on.
 func (l *Lanes) Close() {
 	l.closed.Store(true)
-	// An Admit that read closed as false holds its shard's lock until its lane
-	// is counted: pass through every lock, and the count below is complete.
 	for i := range l.shards {
-		l.shards[i].mu.Lock()
-		l.shards[i].mu.Unlock() //nolint:staticcheck // passing through is the point
+		l.shards[i].close()
 	}
+	// Every shard is closed, so the number of lanes can only fall. If it is
+	// zero already, nobody else will see it become so.
 	l.lanes.Add(1)
 	l.dropLane()
+}
+
+func (s *shard) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // Drain waits, after Close, until no ticket waits or runs, or returns ctx's error.

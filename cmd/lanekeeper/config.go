@@ -1,0 +1,230 @@
+package main
+
+import "time"
+
+// Config is everything a person can set, in the shape of the YAML file. Each
+// field carries, once, what is known of it without looking at other fields:
+//
+//	json     its name in the file
+//	doc      its meaning: `config docs` and the schema print this text
+//	enum     the words it may be
+//	min      the least it may be
+//	pattern  the expression a text must match as a whole
+//	env      "-" if no environment variable sets it
+//
+// What relates fields to each other is in config_check.go.
+type Config struct {
+	Version   int              `json:"version" doc:"format of this file; this build reads 1" min:"1" env:"-"`
+	Node      NodeConfig       `json:"node" doc:"this node"`
+	Server    ServerConfig     `json:"server" doc:"the listener that clients talk to"`
+	Observe   ObserveConfig    `json:"observe" doc:"the read-only listener: /livez /readyz /metrics"`
+	Upstreams []UpstreamConfig `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
+	Limits    LimitsConfig     `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
+	Defaults  DefaultsConfig   `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
+	Routes    []RouteConfig    `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
+	Shutdown  ShutdownConfig   `json:"shutdown" doc:"what happens between SIGTERM and the end"`
+	Log       LogConfig        `json:"log" doc:"the log, on stderr"`
+	Metrics   MetricsConfig    `json:"metrics" doc:"the Prometheus metrics"`
+}
+
+// NodeConfig names this process.
+type NodeConfig struct {
+	Name string `json:"name" doc:"name of this node; empty is the host name" pattern:"[A-Za-z0-9._-]{0,64}"`
+}
+
+// ServerConfig is the listener that clients talk to.
+type ServerConfig struct {
+	Listen                   string   `json:"listen" doc:"host:port; an empty host is every address"`
+	TrustedProxies           []string `json:"trusted_proxies" doc:"CIDRs whose Forwarded, X-Forwarded-* and Lanekeeper-* headers are believed"`
+	Forwarded                string   `json:"forwarded" doc:"headers that tell the upstream who the client was" enum:"x-forwarded rfc7239 both none"`
+	ViaNode                  bool     `json:"via_node" doc:"put the node name into Via"`
+	ReadTimeout              Duration `json:"read_timeout" doc:"for a request's body; 0 = no limit"`
+	IdleTimeout              Duration `json:"idle_timeout" doc:"between two requests of a connection; 0 = no limit"`
+	MaxBody                  Size     `json:"max_body" doc:"largest request body that is held; beyond: 413. Bypass routes stream instead"`
+	MaxHeader                Size     `json:"max_header" doc:"largest head of a request; beyond: 431" min:"1KiB"`
+	HeaderTimeout            Duration `json:"header_timeout" doc:"for a request's head; 0 = no limit"`
+	MaxURI                   Size     `json:"max_uri" doc:"longest request target; beyond: 414; 0 = no limit but max_header"`
+	MaxHeaders               int      `json:"max_headers" doc:"header lines of a request; beyond: 431; 0 = no limit but max_header" min:"0"`
+	MaxConnections           int      `json:"max_connections" doc:"client connections; beyond: 503 and close; 0 = no limit" min:"0"`
+	MaxRequestsPerConnection int      `json:"max_requests_per_connection" doc:"after which a connection is closed; 0 = no limit" min:"0"`
+	BypassIdleTimeout        Duration `json:"bypass_idle_timeout" doc:"without a byte either way on a bypass request; 0 = no limit"`
+	TicketHeader             bool     `json:"ticket_header" doc:"put Lanekeeper-Ticket on responses, so that a client can name its request"`
+}
+
+// ObserveConfig is the listener of probes and scrapers.
+type ObserveConfig struct {
+	Listen string `json:"listen" doc:"host:port; an empty host is every address"`
+}
+
+// UpstreamConfig is a named set of interchangeable targets.
+type UpstreamConfig struct {
+	Name           string   `json:"name" doc:"what routes call it" pattern:"[A-Za-z0-9._-]{1,64}" jsonschema:"required"`
+	Targets        []string `json:"targets" doc:"http://host:port, each able to serve every request" jsonschema:"required"`
+	Balance        string   `json:"balance" doc:"which target gets a request; the lane keeps the order whichever it is" enum:"least_pending round_robin key_hash"`
+	ConnectTimeout Duration `json:"connect_timeout" doc:"for dialling and for waiting for a free connection" min:"1ms"`
+	MaxConnections int      `json:"max_connections" doc:"per target" min:"1"`
+	IdleTimeout    Duration `json:"idle_timeout" doc:"of a connection between two requests; keep it below the upstream's own keep-alive" min:"1ms"`
+}
+
+// LimitsConfig bounds the node as a whole.
+type LimitsConfig struct {
+	MaxInflight    int  `json:"max_inflight" doc:"requests at upstreams at once" min:"1"`
+	MaxQueued      int  `json:"max_queued" doc:"requests waiting in lanes" min:"1"`
+	MaxQueuedBytes Size `json:"max_queued_bytes" doc:"bodies waiting in lanes" min:"1B"`
+	MaxLanes       int  `json:"max_lanes" doc:"keys in use at once" min:"1"`
+}
+
+// DefaultsConfig is what every route starts from.
+type DefaultsConfig struct {
+	Key  KeyDefaults `json:"key" doc:"of every route's key"`
+	Lane LaneConfig  `json:"lane" doc:"of every route's lane"`
+}
+
+// KeyDefaults is the part of a key that routes usually share.
+type KeyDefaults struct {
+	Missing   string   `json:"missing" doc:"what to do with a request without a key: refuse it (400), forward it without a lane, or take the client's address" enum:"reject bypass client_ip"`
+	Normalize []string `json:"normalize" doc:"changes to the key, in order" enum:"trim lower"`
+	MaxLength int      `json:"max_length" doc:"bytes of a key without its space; beyond: 400 invalid-key" min:"1"`
+}
+
+// RouteConfig says which requests it takes, where they go and what orders them.
+type RouteConfig struct {
+	Name     string      `json:"name" doc:"in logs, metrics and error answers" pattern:"[A-Za-z0-9._-]{1,64}" jsonschema:"required"`
+	Match    MatchConfig `json:"match,omitzero" doc:"all that is given must hold; nothing given matches every request"`
+	Upstream string      `json:"upstream" doc:"the name of an upstream" jsonschema:"required"`
+	Key      KeyConfig   `json:"key,omitzero" doc:"what orders the requests; only a route that bypasses all methods goes without"`
+	Lane     LaneConfig  `json:"lane" doc:"how requests of one key queue and run"`
+}
+
+// MatchConfig selects requests.
+type MatchConfig struct {
+	Host    string         `json:"host,omitzero" doc:"exact, without port, in any case"`
+	Path    string         `json:"path,omitzero" doc:"template in the syntax of Go's http.ServeMux: /orders/{id}, /orders/{id}/{rest...}, /{$}"`
+	Methods []string       `json:"methods,omitzero" doc:"upper case"`
+	Headers []HeaderConfig `json:"headers,omitzero" doc:"headers a request must have"`
+}
+
+// HeaderConfig is one header a request must have.
+type HeaderConfig struct {
+	Name  string `json:"name" doc:"in any case" jsonschema:"required"`
+	Value string `json:"value,omitzero" doc:"exact; empty is any value"`
+}
+
+// KeyConfig says where a route's key is. It is KeyDefaults and two fields that
+// have no default: a default space would either split one thing over two
+// lanes or put two things into one.
+type KeyConfig struct {
+	Space string         `json:"space" doc:"kind of the key, such as order; routes with one space share lanes" pattern:"[a-z0-9_-]{1,32}" jsonschema:"required"`
+	From  []SourceConfig `json:"from" doc:"where the key may be; the first that is present wins" jsonschema:"required"`
+	KeyDefaults
+}
+
+// SourceConfig is one place of a key, or several that make one key together.
+type SourceConfig struct {
+	PlaceConfig
+	All []PlaceConfig `json:"all,omitzero" doc:"a key made of several places, all of which must be present"`
+}
+
+// PlaceConfig is one place of a request; exactly one field is set.
+type PlaceConfig struct {
+	Path   string `json:"path,omitzero" doc:"a wildcard of the route's path"`
+	Header string `json:"header,omitzero" doc:"a header"`
+	Query  string `json:"query,omitzero" doc:"a query parameter"`
+	Cookie string `json:"cookie,omitzero" doc:"a cookie"`
+	JSON   string `json:"json,omitzero" doc:"a member of a JSON body: data.order.id, items.0.id; a dot within a name is \\."`
+}
+
+// LaneConfig is how requests of one key queue and run.
+type LaneConfig struct {
+	Exclusive       []string `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
+	Shared          []string `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
+	Bypass          []string `json:"bypass" doc:"methods that never queue"`
+	MaxDepth        int      `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
+	MaxShared       int      `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
+	QueueTimeout    Duration `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
+	UpstreamTimeout Duration `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
+	AfterTimeout    string   `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
+	HoldFor         Duration `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
+	ClientGone      string   `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
+	Retries         int      `json:"retries" doc:"further attempts while no byte was sent; never for exclusive requests" min:"0"`
+	Reentrant       string   `json:"reentrant" doc:"a call for the key its own sender runs under: refuse it (508) or pass it through" enum:"reject pass"`
+	Mode            string   `json:"mode" doc:"enforce order, or observe: nothing waits, what would have overlapped is counted" enum:"enforce observe"`
+	MaxBytes        Size     `json:"max_bytes" doc:"waiting bodies of a key; beyond: 429 lane-full" min:"1B"`
+	MaxResponse     Size     `json:"max_response" doc:"largest response that is read before the lane is freed; a larger one streams while the lane waits"`
+}
+
+// ShutdownConfig is what happens between SIGTERM and the end.
+type ShutdownConfig struct {
+	Delay        Duration `json:"delay" doc:"unready but still serving, so that load balancers notice"`
+	DrainTimeout Duration `json:"drain_timeout" doc:"then, for requests that wait or run"`
+}
+
+// LogConfig is the log on stderr.
+type LogConfig struct {
+	Level  string `json:"level" doc:"least severe line that is written" enum:"debug info warn error"`
+	Format string `json:"format" doc:"auto is text on a terminal, else json" enum:"auto json text"`
+	Access string `json:"access" doc:"which requests get a line" enum:"none errors all"`
+	Keys   string `json:"keys" doc:"how a key appears; keys are often personal data" enum:"plain hash none"`
+}
+
+// MetricsConfig is how metrics are exposed.
+type MetricsConfig struct {
+	NativeHistograms bool `json:"native_histograms" doc:"native histograms beside the classic ones"`
+}
+
+// Default is the one place where defaults exist. Routes and upstreams have
+// none: there is no service to guess. What each of them starts from is
+// Defaults and defaultUpstream.
+func Default() Config {
+	return Config{
+		Version: 1,
+		Server: ServerConfig{
+			Listen:            ":7940",
+			TrustedProxies:    []string{},
+			Forwarded:         "x-forwarded",
+			ReadTimeout:       Duration(15 * time.Second),
+			IdleTimeout:       Duration(75 * time.Second), // above the 60 s of common load balancers, so that they close first
+			MaxBody:           1 * MiB,
+			MaxHeader:         16 * KiB,
+			HeaderTimeout:     Duration(10 * time.Second),
+			MaxURI:            8 * KiB,
+			MaxHeaders:        100,
+			MaxConnections:    16384,
+			BypassIdleTimeout: Duration(5 * time.Minute),
+		},
+		Observe: ObserveConfig{Listen: ":7941"},
+		Limits:  LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536},
+		Defaults: DefaultsConfig{
+			Key: KeyDefaults{Missing: "reject", Normalize: []string{"trim"}, MaxLength: 256},
+			Lane: LaneConfig{
+				Exclusive:       []string{"POST", "PUT", "PATCH", "DELETE"},
+				Shared:          []string{"GET", "HEAD"},
+				Bypass:          []string{"OPTIONS"},
+				MaxDepth:        64,
+				MaxShared:       16,
+				QueueTimeout:    Duration(10 * time.Second),
+				UpstreamTimeout: Duration(30 * time.Second),
+				AfterTimeout:    "hold",
+				HoldFor:         Duration(30 * time.Second),
+				ClientGone:      "skip",
+				Reentrant:       "reject",
+				Mode:            "enforce",
+				MaxBytes:        16 * MiB,
+				MaxResponse:     1 * MiB,
+			},
+		},
+		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},
+		Log:      LogConfig{Level: "info", Format: "auto", Access: "errors", Keys: "hash"},
+		Metrics:  MetricsConfig{NativeHistograms: true},
+	}
+}
+
+// defaultUpstream is what each of the upstreams starts from.
+func defaultUpstream() UpstreamConfig {
+	return UpstreamConfig{
+		Balance:        "least_pending",
+		ConnectTimeout: Duration(2 * time.Second),
+		MaxConnections: 256,
+		IdleTimeout:    Duration(30 * time.Second),
+	}
+}

@@ -1,0 +1,219 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// checker judges what relates settings to each other, and texts with a
+// grammar of their own. What a field alone can tell was checked before.
+type checker struct {
+	cfg       *Config
+	report    *Report
+	partial   bool                 // no routes and no upstreams are fine
+	inherited map[laneProblem]bool // of defaults.lane, and so of every route
+}
+
+func (c *checker) check() {
+	c.checkListeners()
+	c.checkTrusted()
+	c.checkUpstreams()
+	c.checkBodies()
+	c.checkDefaults()
+	c.checkRoutes()
+	if c.partial {
+		return
+	}
+	if len(c.cfg.Upstreams) == 0 {
+		c.errorf("upstreams", "required: at least one")
+	}
+	if len(c.cfg.Routes) == 0 {
+		c.errorf("routes", "required: at least one")
+	}
+	c.checkUse()
+}
+
+// errorf reports an error at path, unless what is there was refused before:
+// then this is only its consequence.
+func (c *checker) errorf(path, format string, args ...any) {
+	if !c.report.blames(path) {
+		c.report.add(c.report.locate(path), SeverityError, path, format, args...)
+	}
+}
+
+func (c *checker) warnf(path, format string, args ...any) {
+	if !c.report.blames(path) {
+		c.report.add(c.report.locate(path), SeverityWarning, path, format, args...)
+	}
+}
+
+func (c *checker) checkListeners() {
+	if err := checkAddress(c.cfg.Server.Listen); err != nil {
+		c.errorf("server.listen", "%v", err)
+	}
+	if err := checkAddress(c.cfg.Observe.Listen); err != nil {
+		c.errorf("observe.listen", "%v", err)
+	}
+	if overlaps(c.cfg.Server.Listen, c.cfg.Observe.Listen) {
+		c.errorf("observe.listen", "%s is taken by server.listen (%s)", c.cfg.Observe.Listen, c.cfg.Server.Listen)
+	}
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$`)
+
+func checkAddress(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("%q is not an address: write host:port or :port", address)
+	}
+	if host != "" && !isHost(host) {
+		return fmt.Errorf("%q is neither a host name nor an IP address", host)
+	}
+	return checkPort(port, 0)
+}
+
+func isHost(host string) bool {
+	_, err := netip.ParseAddr(host)
+	return err == nil || hostName.MatchString(host)
+}
+
+func checkPort(port string, least int) error {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || int(n) < least {
+		return fmt.Errorf("%q is not a port: a number from %d to 65535", port, least)
+	}
+	return nil
+}
+
+// overlaps says whether two listeners cannot both be open. Port 0 is a new
+// port each time.
+func overlaps(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB || portA == "0" {
+		return false
+	}
+	return everyAddress(hostA) || everyAddress(hostB) || strings.EqualFold(hostA, hostB)
+}
+
+func everyAddress(host string) bool {
+	address, err := netip.ParseAddr(host)
+	return host == "" || err == nil && address.IsUnspecified()
+}
+
+func (c *checker) checkTrusted() {
+	for i, text := range c.cfg.Server.TrustedProxies {
+		path := fmt.Sprintf("server.trusted_proxies[%d]", i)
+		prefix, err := netip.ParsePrefix(text)
+		switch address, bare := netip.ParseAddr(text); {
+		case bare == nil && address.Zone() == "":
+			c.errorf(path, "%s has no prefix length: write %s/%d", text, text, address.BitLen())
+		case err != nil:
+			c.errorf(path, "%q is not a CIDR like 10.0.0.0/8", text)
+		case prefix != prefix.Masked():
+			c.errorf(path, "%s has bits beyond its prefix length: write %s", text, prefix.Masked())
+		}
+	}
+}
+
+func (c *checker) checkUpstreams() {
+	first := make(map[string]string)
+	for i, u := range c.cfg.Upstreams {
+		path := fmt.Sprintf("upstreams[%d]", i)
+		c.checkName(first, path, u.Name)
+		if len(u.Targets) == 0 {
+			c.errorf(path+".targets", "required: at least one, like http://127.0.0.1:8080")
+		}
+		seen := make(map[string]bool)
+		for j, target := range u.Targets {
+			at := fmt.Sprintf("%s.targets[%d]", path, j)
+			address, err := targetAddress(target)
+			switch {
+			case err != nil:
+				c.errorf(at, "%v", err)
+			case seen[address]:
+				c.errorf(at, "%s is given twice", target)
+			case callsItself(c.cfg.Server.Listen, address):
+				c.errorf(at, "%s is this node's own server.listen (%s): it would call itself", target, c.cfg.Server.Listen)
+			}
+			seen[address] = true
+		}
+	}
+}
+
+// checkUse warns of upstreams that no route names; not if a route is wrong, as
+// that may be the reason.
+func (c *checker) checkUse() {
+	for i, u := range c.cfg.Upstreams {
+		used := slices.ContainsFunc(c.cfg.Routes, func(r RouteConfig) bool { return r.Upstream == u.Name })
+		if !used && !c.report.blames("routes") {
+			c.warnf(fmt.Sprintf("upstreams[%d]", i), "no route uses the upstream %s", u.Name)
+		}
+	}
+}
+
+// checkName requires a name that no element before has; first remembers where
+// each was.
+func (c *checker) checkName(first map[string]string, path, name string) {
+	switch earlier, twice := first[name]; {
+	case name == "":
+		c.errorf(path+".name", "required")
+	case twice:
+		c.errorf(path+".name", "%s is the name of %s already", name, earlier)
+	default:
+		first[name] = path
+	}
+}
+
+// targetAddress is the host:port of a target.
+func targetAddress(target string) (string, error) {
+	scheme, _, _ := strings.Cut(target, ":")
+	switch {
+	case scheme == "https", scheme == "unix", strings.HasPrefix(scheme, "dns+"), strings.HasPrefix(scheme, "dnssrv+"):
+		return "", fmt.Errorf("%s:// is %s: write http://host:port", scheme, notYet)
+	}
+	u, err := url.Parse(target)
+	if err != nil || u.Scheme != "http" || !isHost(u.Hostname()) {
+		return "", fmt.Errorf("%q is not a target: write http://host:port", target)
+	}
+	if whole := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String(); whole != target {
+		return "", fmt.Errorf("%s: a target is a host and a port: write %s", target, whole)
+	}
+	port := u.Port()
+	if port == "" {
+		if strings.HasSuffix(u.Host, ":") {
+			return "", errors.New(target + " has no port behind its colon")
+		}
+		port = "80"
+	}
+	if err := checkPort(port, 1); err != nil {
+		return "", fmt.Errorf("%s: %w", target, err)
+	}
+	return net.JoinHostPort(u.Hostname(), port), nil
+}
+
+// callsItself sees the commonest loop, a target on this machine's listener,
+// without asking the network what addresses there are.
+func callsItself(listen, target string) bool {
+	listenHost, listenPort, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	host, port, _ := net.SplitHostPort(target)
+	address, err := netip.ParseAddr(host)
+	local := host == "localhost" || err == nil && (address.IsLoopback() || address.IsUnspecified())
+	return port == listenPort && (host == listenHost || local && everyAddress(listenHost))
+}
+
+// checkBodies warns of bounds that one allowed body alone exceeds.
+func (c *checker) checkBodies() {
+	if body := c.cfg.Server.MaxBody; c.cfg.Limits.MaxQueuedBytes < body {
+		c.warnf("limits.max_queued_bytes", "%s is less than server.max_body (%s): such a body is always refused", c.cfg.Limits.MaxQueuedBytes, body)
+	}
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// Mutants killed: a setting of the table is skipped whatever it says; an off
+// value is refused; a section is refused at its own place only.
+func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
+	route := func(more string) string {
+		return someUpstream + "routes:\n  - name: a\n    upstream: app\n    key: {space: s, from: [{header: H}]}\n    " + more + "\n"
+	}
+	upstream := func(more string) string {
+		return someRoute + "upstreams:\n  - name: app\n    targets: [\"http://a:1\"]\n    " + more + "\n"
+	}
+	refused := func(place, path, instead string) []string {
+		if instead != "" {
+			instead = ": " + instead
+		}
+		return []string{"lk.yaml:" + place + ": error: " + path + ": not yet supported in this version" + instead}
+	}
+	runProblemTests(t, []problemTest{
+		{"cluster", "cluster: {enabled: true}\n" + someApp, refused("1:11", "cluster.enabled", "leave it out or write false")},
+		{"more of a cluster", "cluster:\n  enabled: false\n  join: [a]\n" + someApp, refused("3:3", "cluster.join", "")},
+		{"cluster, no section", "cluster: true\n" + someApp, refused("1:1", "cluster", "")},
+		{"admin", "admin: {listen: \":7942\"}\n" + someApp, refused("1:1", "admin", "leave it out")},
+		{"stores", "stores: {redis: {addresses: [\"a:1\"]}}\n" + someApp, refused("1:1", "stores", "leave it out")},
+		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
+		{"coordinator", "coordinator: {type: etcd}\n" + someApp, refused("1:15", "coordinator.type", "leave it out or write none")},
+		{"journal", "journal: {file: stdout}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
+		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
+		{"zone", "node: {zone: a}\n" + someApp, refused("1:8", "node.zone", `leave it out or write ""`)},
+		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
+		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
+		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
+		{"records", "limits: {max_records: 1000000}\n" + someApp, refused("1:10", "limits.max_records", "leave it out or write 0")},
+		{"bytes of records", "limits: {max_records_bytes: 256MiB}\n" + someApp, refused("1:10", "limits.max_records_bytes", "leave it out or write 0")},
+		{"health", upstream("health: {path: /healthz}"), refused("5:5", "upstreams[0].health", "leave it out")},
+		{"circuit", upstream("circuit: {failures: 10}"), refused("5:5", "upstreams[0].circuit", "leave it out")},
+		{"DNS", upstream("dns_refresh: 10s"), refused("5:5", "upstreams[0].dns_refresh", "leave it out")},
+		{"slow start", upstream("slow_start: 1s"), refused("5:5", "upstreams[0].slow_start", "leave it out or write 0s")},
+		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
+		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
+		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
+		{"strict", route("lane: {guarantee: strict}"), refused("6:12", "routes[0].lane.guarantee", "leave it out or write best_effort")},
+		{"strict by default", "defaults: {lane: {guarantee: strict}}\n" + someApp, refused("1:19", "defaults.lane.guarantee", "leave it out or write best_effort")},
+		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
+		{"hot keys", route("lane: {hot: {action: shed}}"), refused("6:18", "routes[0].lane.hot.action", "leave it out or write none")},
+		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
+		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
+		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},
+		{"coalesce", route("coalesce: [{by: DELETE, over: [PUT]}]"), refused("6:5", "routes[0].coalesce", "leave it out or write []")},
+		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
+			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
+		{"an expanded value", "journal: {file: \"${NOT_SET:-stdout}\"}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
+		{"a value of another kind", "journal: {file: [none]}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
+	})
+
+	off := `
+cluster: {enabled: false}
+coordinator: {type: none}
+journal: {file: none}
+tracing: {enabled: false}
+node: {zone: "${ZONE_NOT_SET:-}"}
+server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
+limits: {max_records: 0, max_records_bytes: 0B}
+upstreams:
+  - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
+defaults:
+  lane: {guarantee: best_effort, after_failure: {action: continue}, hot: {action: none}}
+  idempotency: {mode: none}
+  sequence: {mode: none}
+  coalesce: []
+routes:
+  - name: orders
+    upstream: app
+    key: {space: order, from: [{cookie: c, issue: false}]}
+    lane: {guarantee: best_effort, after_failure: {action: continue}, hot: {action: none}}
+    idempotency:
+    sequence: {}
+    coalesce: []
+`
+	cfg := mustLoad(t, off)
+	if have, want := cfg.Routes[0].Lane, Default().Defaults.Lane; !reflect.DeepEqual(have, want) {
+		t.Errorf("got %+v, want %+v", have, want)
+	}
+	for _, s := range laterSettings { // each with an off value is in the text above
+		name := s.path[strings.LastIndex(s.path, ".")+1:]
+		if s.off != never && !strings.Contains(off, name+":") {
+			t.Errorf("the off value of %s is not tested", s.path)
+		}
+	}
+}
+
+// Whatever gets built must leave the table, or it would be dead.
+func TestConfigLaterSettingsAreNotBuilt(t *testing.T) {
+	for _, s := range laterSettings {
+		for _, parent := range []string{"", "defaults.", "routes."} {
+			section := reflect.TypeFor[Config]()
+			names := strings.Split(strings.TrimPrefix(strings.Replace(s.path, "*.", parent, 1), "."), ".")
+			for i, name := range names {
+				f, built := findField(fieldsOf(section), name)
+				if built && i == len(names)-1 {
+					t.Errorf("%s is built", s.path)
+				}
+				if !built || f.element().Kind() != reflect.Struct {
+					break
+				}
+				section = f.element()
+			}
+		}
+	}
+}

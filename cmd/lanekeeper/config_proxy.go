@@ -1,0 +1,150 @@
+package main
+
+import (
+	"math"
+	"net/netip"
+	"os"
+	"time"
+
+	"lanekeeper/proxy"
+)
+
+// What the words of the file are called in package proxy.
+var (
+	forwardedWords = map[string]proxy.Forwarded{
+		"x-forwarded": proxy.ForwardedX, "rfc7239": proxy.ForwardedRFC, "both": proxy.ForwardedBoth, "none": proxy.ForwardedNone,
+	}
+	balanceWords = map[string]proxy.Balance{
+		"least_pending": proxy.LeastPending, "round_robin": proxy.RoundRobin, "key_hash": proxy.KeyHash,
+	}
+	missingWords = map[string]proxy.Missing{
+		"reject": proxy.MissingReject, "bypass": proxy.MissingBypass, "client_ip": proxy.MissingClientIP,
+	}
+	afterTimeoutWords = map[string]proxy.AfterTimeout{"hold": proxy.Hold, "release": proxy.Release}
+	clientGoneWords   = map[string]proxy.ClientGone{"skip": proxy.Skip, "run": proxy.Run}
+	reentrantWords    = map[string]proxy.Reentrant{"reject": proxy.RejectReentry, "pass": proxy.PassReentry}
+	modeWords         = map[string]proxy.Mode{"enforce": proxy.Enforce, "observe": proxy.Observe}
+	accessWords       = map[string]proxy.Access{"none": proxy.AccessNone, "errors": proxy.AccessErrors, "all": proxy.AccessAll}
+	keysWords         = map[string]proxy.KeyStyle{"plain": proxy.KeysPlain, "hash": proxy.KeysHashed, "none": proxy.KeysNone}
+)
+
+// proxyConfig is the edge's part of a configuration that Load found no error in.
+func (c *Config) proxyConfig() proxy.Config {
+	p := proxy.Config{
+		Node:                     c.nodeName(),
+		ViaNode:                  c.Server.ViaNode,
+		Forwarded:                forwardedWords[c.Server.Forwarded],
+		MaxBody:                  int(c.Server.MaxBody),
+		MaxHeader:                int(c.Server.MaxHeader),
+		MaxURI:                   orUnlimited(int(c.Server.MaxURI)),
+		MaxHeaders:               orUnlimited(c.Server.MaxHeaders),
+		HeaderTimeout:            time.Duration(c.Server.HeaderTimeout),
+		ReadTimeout:              time.Duration(c.Server.ReadTimeout),
+		IdleTimeout:              time.Duration(c.Server.IdleTimeout),
+		BypassIdleTimeout:        time.Duration(c.Server.BypassIdleTimeout),
+		MaxConnections:           orUnlimited(c.Server.MaxConnections),
+		MaxRequestsPerConnection: c.Server.MaxRequestsPerConnection,
+		MaxInflight:              c.Limits.MaxInflight,
+		TicketHeader:             c.Server.TicketHeader,
+		Access:                   accessWords[c.Log.Access],
+		LogKeys:                  keysWords[c.Log.Keys],
+		NativeHistograms:         c.Metrics.NativeHistograms,
+	}
+	for _, text := range c.Server.TrustedProxies {
+		p.TrustedProxies = append(p.TrustedProxies, netip.MustParsePrefix(text))
+	}
+	for _, u := range c.Upstreams {
+		p.Upstreams = append(p.Upstreams, u.proxyUpstream())
+	}
+	for _, r := range c.Routes {
+		p.Routes = append(p.Routes, r.proxyRoute())
+	}
+	return p
+}
+
+// nodeName is the configured name, or that of the host.
+func (c *Config) nodeName() string {
+	if c.Node.Name != "" {
+		return c.Node.Name
+	}
+	if host, err := os.Hostname(); err == nil {
+		return host
+	}
+	return "lanekeeper" // a name is for people to read; lacking one stops nothing
+}
+
+// orUnlimited turns the file's 0 for "no limit" into a limit that nothing reaches.
+func orUnlimited(n int) int {
+	if n == 0 {
+		return math.MaxInt32
+	}
+	return n
+}
+
+func (u UpstreamConfig) proxyUpstream() proxy.Upstream {
+	p := proxy.Upstream{
+		Name:           u.Name,
+		Balance:        balanceWords[u.Balance],
+		ConnectTimeout: time.Duration(u.ConnectTimeout),
+		MaxConnections: u.MaxConnections,
+		IdleTimeout:    time.Duration(u.IdleTimeout),
+	}
+	for _, target := range u.Targets {
+		address, err := targetAddress(target)
+		if err != nil {
+			panic("config: unchecked target: " + err.Error())
+		}
+		p.Targets = append(p.Targets, "http://"+address) // with its port, even if that is 80
+	}
+	return p
+}
+
+func (r RouteConfig) proxyRoute() proxy.Route {
+	p := proxy.Route{
+		Name:     r.Name,
+		Match:    proxy.Match{Host: r.Match.Host, Path: r.Match.Path, Methods: r.Match.Methods},
+		Upstream: r.Upstream,
+		Key: proxy.Key{
+			Space:     r.Key.Space,
+			Missing:   missingWords[r.Key.Missing],
+			Normalize: r.Key.Normalize,
+			MaxLength: r.Key.MaxLength,
+		},
+		Lane: r.Lane.proxyLane(),
+	}
+	for _, h := range r.Match.Headers {
+		p.Match.Headers = append(p.Match.Headers, proxy.Header(h))
+	}
+	for _, s := range r.Key.From {
+		source := s.PlaceConfig.proxySource()
+		for _, part := range s.All {
+			source.All = append(source.All, part.proxySource())
+		}
+		p.Key.From = append(p.Key.From, source)
+	}
+	return p
+}
+
+func (p PlaceConfig) proxySource() proxy.Source {
+	return proxy.Source{Path: p.Path, Header: p.Header, Query: p.Query, Cookie: p.Cookie, JSON: p.JSON}
+}
+
+func (l LaneConfig) proxyLane() proxy.Lane {
+	return proxy.Lane{
+		Exclusive:       l.Exclusive,
+		Shared:          l.Shared,
+		Bypass:          l.Bypass,
+		MaxDepth:        l.MaxDepth,
+		MaxBytes:        int(l.MaxBytes),
+		MaxShared:       l.MaxShared,
+		QueueTimeout:    time.Duration(l.QueueTimeout),
+		UpstreamTimeout: time.Duration(l.UpstreamTimeout),
+		AfterTimeout:    afterTimeoutWords[l.AfterTimeout],
+		HoldFor:         time.Duration(l.HoldFor),
+		ClientGone:      clientGoneWords[l.ClientGone],
+		Retries:         l.Retries,
+		Reentrant:       reentrantWords[l.Reentrant],
+		Mode:            modeWords[l.Mode],
+		MaxResponse:     int(l.MaxResponse),
+	}
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"math"
+	"net/netip"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"lanekeeper/proxy"
+)
+
+// Mutants killed: any line of proxyConfig left out or swapped with another;
+// no port added to a target; 0 headers means none.
+func TestConfigForTheProxy(t *testing.T) {
+	have := mustLoad(t, everySetting).proxyConfig()
+	want := proxy.Config{
+		Node:                     "n",
+		ViaNode:                  true,
+		Forwarded:                proxy.ForwardedRFC,
+		TrustedProxies:           []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
+		MaxBody:                  3 << 20,
+		MaxHeader:                4 << 10,
+		MaxURI:                   6 << 10,
+		MaxHeaders:               7,
+		HeaderTimeout:            5 * time.Hour,
+		ReadTimeout:              1500 * time.Millisecond,
+		IdleTimeout:              2 * time.Minute,
+		BypassIdleTimeout:        0,
+		MaxConnections:           8,
+		MaxRequestsPerConnection: 9,
+		MaxInflight:              14,
+		TicketHeader:             true,
+		Access:                   proxy.AccessNone,
+		LogKeys:                  proxy.KeysPlain,
+		Upstreams: []proxy.Upstream{{
+			Name:           "app",
+			Targets:        []string{"http://a:80", "http://[::1]:8080"},
+			Balance:        proxy.KeyHash,
+			ConnectTimeout: 11 * time.Millisecond,
+			MaxConnections: 12,
+			IdleTimeout:    13 * time.Second,
+		}},
+		Routes: []proxy.Route{
+			{
+				Name:     "one",
+				Match:    proxy.Match{Host: "h", Path: "/{id}/{$}", Methods: []string{"PUT"}, Headers: []proxy.Header{{Name: "A", Value: "b"}, {Name: "C"}}},
+				Upstream: "app",
+				Key: proxy.Key{
+					Space: "s",
+					From: []proxy.Source{{Path: "id"}, {Header: "H"}, {Query: "q${x}"}, {Cookie: "c"}, {JSON: `j\.k`},
+						{All: []proxy.Source{{Header: "A"}, {Query: "b"}}}},
+					Missing:   proxy.MissingBypass,
+					Normalize: []string{},
+					MaxLength: 26,
+				},
+			},
+			{Name: "two", Match: proxy.Match{Methods: []string{}}, Upstream: "app"},
+		},
+	}
+	lane := proxy.Lane{
+		MaxDepth:        19,
+		MaxBytes:        25 << 20,
+		MaxShared:       20,
+		QueueTimeout:    21 * time.Second,
+		UpstreamTimeout: 22 * time.Second,
+		AfterTimeout:    proxy.Release,
+		HoldFor:         23 * time.Second,
+		ClientGone:      proxy.Run,
+		Retries:         24,
+		Reentrant:       proxy.PassReentry,
+		Mode:            proxy.Observe,
+		MaxResponse:     0,
+	}
+	want.Routes[0].Lane, want.Routes[1].Lane = lane, lane
+	want.Routes[0].Lane.MaxDepth = 27
+	want.Routes[0].Lane.Exclusive, want.Routes[0].Lane.Shared, want.Routes[0].Lane.Bypass = []string{}, []string{"GET"}, []string{"*"}
+	want.Routes[1].Lane.Exclusive, want.Routes[1].Lane.Shared, want.Routes[1].Lane.Bypass = []string{}, []string{}, []string{"*"}
+	if !reflect.DeepEqual(have, want) {
+		t.Errorf("got  %+v\nwant %+v", have, want)
+	}
+
+	defaults := mustLoad(t, "server: {max_headers: 0, max_uri: 0, max_connections: 0}\n"+someApp).proxyConfig()
+	if !defaults.NativeHistograms {
+		t.Error("native histograms: got false, want true")
+	}
+	if defaults.MaxHeaders != math.MaxInt32 || defaults.MaxURI != math.MaxInt32 || defaults.MaxConnections != math.MaxInt32 {
+		t.Errorf("no limits: got %d, %d, %d", defaults.MaxHeaders, defaults.MaxURI, defaults.MaxConnections)
+	}
+	if host, err := os.Hostname(); err == nil && defaults.Node != host {
+		t.Errorf("node: got %s, want %s", defaults.Node, host)
+	}
+}
+
+// A word that a map lacks would silently be the map's zero value.
+// Mutant killed: a word left out of its map.
+func TestConfigWordsAreAllMapped(t *testing.T) {
+	for enum, words := range map[string]int{
+		enumOf[ServerConfig]("forwarded"):   len(forwardedWords),
+		enumOf[UpstreamConfig]("balance"):   len(balanceWords),
+		enumOf[KeyDefaults]("missing"):      len(missingWords),
+		enumOf[LaneConfig]("after_timeout"): len(afterTimeoutWords),
+		enumOf[LaneConfig]("client_gone"):   len(clientGoneWords),
+		enumOf[LaneConfig]("reentrant"):     len(reentrantWords),
+		enumOf[LaneConfig]("mode"):          len(modeWords),
+		enumOf[LogConfig]("access"):         len(accessWords),
+		enumOf[LogConfig]("keys"):           len(keysWords),
+	} {
+		if have := len(strings.Fields(enum)); have != words {
+			t.Errorf("%s: %d words in the file, %d in the map", enum, have, words)
+		}
+	}
+	for _, word := range strings.Fields(enumOf[ServerConfig]("forwarded")) {
+		if _, ok := forwardedWords[word]; !ok {
+			t.Errorf("%s is not mapped", word)
+		}
+	}
+}
+
+func enumOf[Section any](name string) string {
+	f, _ := findField(fieldsOf(reflect.TypeFor[Section]()), name)
+	return f.tag.Get("enum")
+}

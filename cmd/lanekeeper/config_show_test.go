@@ -1,0 +1,210 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// everySetting is a file that sets every setting to something else than its
+// default, so that what is forgotten on the way shows.
+const everySetting = `
+node: {name: n}
+server:
+  listen: "127.0.0.1:1"
+  trusted_proxies: [10.0.0.0/8, fd00::/8]
+  forwarded: rfc7239
+  via_node: true
+  read_timeout: 1s500ms
+  idle_timeout: 2m
+  max_body: 3MiB
+  max_header: 4KiB
+  header_timeout: 5h
+  max_uri: 6KiB
+  max_headers: 7
+  max_connections: 8
+  max_requests_per_connection: 9
+  bypass_idle_timeout: 0s
+  ticket_header: true
+observe: {listen: "[::1]:2"}
+upstreams:
+  - {name: app, targets: ["http://a", "http://[::1]:8080"], balance: key_hash, connect_timeout: 11ms, max_connections: 12, idle_timeout: 13s}
+limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 17}
+defaults:
+  key: {missing: client_ip, normalize: [lower, trim], max_length: 18}
+  lane: {exclusive: [PUT], shared: ["*"], bypass: [], max_depth: 19, max_shared: 20, queue_timeout: 21s, upstream_timeout: 22s, after_timeout: release,
+    hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B}
+routes:
+  - name: one
+    match: {host: h, path: "/{id}/{$}", methods: [PUT], headers: [{name: A, value: b}, {name: C}]}
+    upstream: app
+    key: {space: s, from: [{path: id}, {header: H}, {query: "q$${x}"}, {cookie: c}, {json: 'j\.k'}, {all: [{header: A}, {query: b}]}], missing: bypass, normalize: [], max_length: 26}
+    lane: {exclusive: [], shared: [GET], bypass: ["*"], max_depth: 27}
+  - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}}
+shutdown: {delay: 28s, drain_timeout: 29s}
+log: {level: warn, format: json, access: none, keys: plain}
+metrics: {native_histograms: false}
+`
+
+// Mutants killed: unexpandText returns its argument; omitted always true or always
+// false; an empty list is written as absent.
+func TestConfigShowReadsBack(t *testing.T) {
+	cfg := mustLoad(t, everySetting)
+	for path := range configSettings {
+		def, have := settingAt(reflect.ValueOf(Default()), path), settingAt(reflect.ValueOf(*cfg), path)
+		if path != "version" && reflect.DeepEqual(def.Interface(), have.Interface()) {
+			t.Errorf("the test does not set %s", path)
+		}
+	}
+	for name, origin := range map[string]func(string) string{"plain": nil, "with origins": func(path string) string { return path }} {
+		var out bytes.Buffer
+		if err := cfg.writeYAML(&out, origin); err != nil {
+			t.Fatal(err)
+		}
+		if have := mustLoad(t, out.String()); !reflect.DeepEqual(have, cfg) {
+			t.Errorf("%s:\n%s\ngot  %+v\nwant %+v", name, out.String(), have, cfg)
+		}
+	}
+	var out bytes.Buffer
+	if err := json.NewEncoder(&out).Encode(cfg); err != nil {
+		t.Fatal(err)
+	}
+	var have Config
+	if err := json.Unmarshal(out.Bytes(), &have); err != nil || !reflect.DeepEqual(&have, cfg) {
+		t.Errorf("JSON: %v\n%s\ngot  %+v\nwant %+v", err, out.String(), have, cfg)
+	}
+}
+
+// settingAt is the value at the path of a setting.
+func settingAt(value reflect.Value, path string) reflect.Value {
+	for name := range strings.SplitSeq(path, ".") {
+		f, _ := findField(fieldsOf(value.Type()), name)
+		value = value.FieldByIndex(f.index)
+	}
+	return value
+}
+
+// Mutant killed: the node's name counts.
+func TestConfigHash(t *testing.T) {
+	hash := mustLoad(t, someApp).hash()
+	if have := mustLoad(t, "# another spelling\nversion: 1\nnode: {name: other}\nserver: {read_timeout: 15000ms}\n"+someApp).hash(); have != hash {
+		t.Errorf("same configuration: got %s, want %s", have, hash)
+	}
+	if have := mustLoad(t, "server: {read_timeout: 16s}\n"+someApp).hash(); have == hash {
+		t.Errorf("other configuration: got %s too", have)
+	}
+}
+
+func TestConfigShowCommand(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("lk.yaml", []byte("server: {listen: \":1\"}\n"+someApp), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("LANEKEEPER_LOG_LEVEL", "debug")
+	for _, test := range []struct {
+		args string
+		want []string // lines that are in the output
+	}{
+		{"config show", []string{"  listen: :7940", "  level: debug", "routes: []"}},
+		{"config show --config lk.yaml", []string{"  listen: :1", "  level: debug", "  - name: orders"}},
+		{"config show --config lk.yaml --origin", []string{
+			"  listen: :1 # lk.yaml:1:10", "  listen: :7941 # default", "  level: debug # LANEKEEPER_LOG_LEVEL", "      shared: [GET, HEAD] # default",
+		}},
+		{"config show --config lk.yaml -o json", []string{`    "listen": ":1",`, `    "read_timeout": "15s",`, `        "space": "order",`}},
+		{"config show --config lk.yaml -o json --origin", []string{`    "path": "routes[0].key.from[0].header",`, `    "origin": "LANEKEEPER_LOG_LEVEL"`}},
+	} {
+		code, out, errs := runArgs(t, strings.Fields(test.args)...)
+		if code != exitOK || errs != "" {
+			t.Errorf("%s: got %d, %s", test.args, code, errs)
+		}
+		for _, line := range test.want {
+			if !strings.Contains(out, line+"\n") {
+				t.Errorf("%s: no line %q in\n%s", test.args, line, out)
+			}
+		}
+	}
+	if code, _, errs := runArgs(t, "config", "show", "--config", "missing.yaml"); code != exitConfig || !strings.HasSuffix(errs, "1 error, 0 warnings\n") {
+		t.Errorf("missing file: got %d, %s", code, errs)
+	}
+	if code, _, errs := runArgs(t, "config", "show", "-o", "toml"); code != exitUsage || errs != "lanekeeper: --output toml: want yaml or json\n" {
+		t.Errorf("unknown format: got %d, %s", code, errs)
+	}
+}
+
+// Mutants killed: elements are compared by index; what only b has is left out.
+func TestConfigDiff(t *testing.T) {
+	t.Chdir(t.TempDir())
+	route := func(name string) string {
+		return "  - {name: " + name + ", match: {host: " + name + "}, upstream: app, lane: {exclusive: [], shared: [], bypass: [\"*\"]}}\n"
+	}
+	for name, content := range map[string]string{
+		"a.yaml": someUpstream + "routes:\n" + route("x") + route("y"),
+		"b.yaml": "# the same\nserver: {read_timeout: 15000ms}\nroutes:\n" + route("x") + route("y") + someUpstream,
+		"c.yaml": "server: {max_body: 2MiB, trusted_proxies: [10.0.0.0/8]}\n" + someUpstream + "routes:\n" + route("y") + route("x"),
+		"d.yaml": someUpstream + "routes:\n" + strings.Replace(route("x"), "host: x", "path: /x", 1) + route("y"),
+		"e.yaml": "nothing: 1\n",
+	} {
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		b    string
+		code int
+		want string
+	}{
+		{"a.yaml", exitOK, ""},
+		{"b.yaml", exitOK, ""},
+		{"c.yaml", exitNegative, "~ server.trusted_proxies: [] -> [10.0.0.0/8]\n~ server.max_body: 1MiB -> 2MiB\n~ routes: [x, y] -> [y, x]\n"},
+		{"d.yaml", exitNegative, "- routes[x].match.host: x\n+ routes[x].match.path: /x\n"},
+		{"e.yaml", exitConfig, ""},
+	} {
+		if code, out, _ := runArgs(t, "config", "diff", "a.yaml", test.b); code != test.code || out != test.want {
+			t.Errorf("%s: got %d\n%swant %d\n%s", test.b, code, out, test.code, test.want)
+		}
+	}
+}
+
+// Mutant killed: init opens its file without O_EXCL.
+func TestConfigInit(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if code, _, errs := runArgs(t, "config", "init"); code != exitOK {
+		t.Fatalf("got %d, %s", code, errs)
+	}
+	if code, out, _ := runArgs(t, "validate", "lanekeeper.yaml"); code != exitOK || out != "0 errors, 0 warnings\n" {
+		t.Errorf("what init wrote: got %d, %s", code, out)
+	}
+	content, err := os.ReadFile("lanekeeper.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := "# yaml-language-server: $schema=./lanekeeper.schema.json\n# $schema: ./lanekeeper.schema.json\n"; !strings.HasPrefix(string(content), lines) {
+		t.Errorf("got %.200s", content)
+	}
+	if err := os.WriteFile("lanekeeper.yaml", []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, _, errs := runArgs(t, "config", "init")
+	if want := "lanekeeper: lanekeeper.yaml exists: choose another --output, or overwrite it with --force\n"; code != exitFailure || errs != want {
+		t.Errorf("again: got %d, %s", code, errs)
+	}
+	if content, _ := os.ReadFile("lanekeeper.yaml"); string(content) != "mine" {
+		t.Errorf("again: got %.200s", content)
+	}
+	if code, _, errs := runArgs(t, "config", "init", "--force"); code != exitOK {
+		t.Errorf("with force: got %d, %s", code, errs)
+	}
+	if now, _ := os.ReadFile("lanekeeper.yaml"); !bytes.Equal(now, content) {
+		t.Errorf("with force: got %.200s", now)
+	}
+	if code, out, _ := runArgs(t, "config", "init", "-o", "-"); code != exitOK || out != string(content) {
+		t.Errorf("to standard output: got %d, %.200s", code, out)
+	}
+	if code, _, _ := runArgs(t, "config", "init", "-o", filepath.Join("missing", "a.yaml")); code != exitFailure {
+		t.Errorf("to a missing directory: got %d", code)
+	}
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layers are the packages from the ground up. Imports go down only, never
+// sideways; loadtest judges from outside and imports nothing of ours, and any
+// test may import it.
+var layers = map[string]int{
+	"queue": 1,
+	"proxy": 3, "admin": 3,
+	"cmd/lanekeeper": 4,
+	"configs":        1, // files for embedding, no code
+	"loadtest":       0,
+}
+
+// homes are the only packages that may import a library, so that each can be
+// replaced in one place.
+var homes = map[string][]string{
+	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
+	"github.com/spf13/viper":             {"cmd/lanekeeper"},
+	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
+	"github.com/tidwall/gjson":           {"proxy"},
+	"github.com/HdrHistogram":            {"loadtest"},
+	"charm.land/bubbles":                 {"cmd/lanekeeper"},
+	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
+	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
+	"github.com/prometheus/client_model": {}, // tests only
+}
+
+// TestImportsGoDown holds the source against layers and homes.
+//
+// Mutants: queue imports proxy's package; admin imports proxy.
+func TestImportsGoDown(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "lanekeeper/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	seen := 0
+	for {
+		var pkg struct {
+			ImportPath string
+			Imports    []string
+		}
+		if err := decoder.Decode(&pkg); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+		name := strings.TrimPrefix(pkg.ImportPath, "lanekeeper/")
+		layer, known := layers[name]
+		if !known {
+			t.Errorf("package %s has no layer: add it, or put its code where it belongs", name)
+		}
+		for _, imported := range pkg.Imports {
+			checkImport(t, name, layer, imported)
+		}
+	}
+	if seen != len(layers) {
+		t.Errorf("%d packages found, %d known", seen, len(layers))
+	}
+}
+
+func checkImport(t *testing.T, name string, layer int, imported string) {
+	t.Helper()
+	if ours, ok := strings.CutPrefix(imported, "lanekeeper/"); ok {
+		if name == "loadtest" {
+			t.Errorf("loadtest imports %s; it may import nothing of ours", ours)
+		}
+		if below := layers[ours]; below >= layer {
+			t.Errorf("%s (layer %d) imports %s (layer %d)", name, layer, ours, below)
+		}
+	}
+	for library, allowed := range homes {
+		if imported != library && !strings.HasPrefix(imported, library+"/") {
+			continue
+		}
+		if !slices.Contains(allowed, name) {
+			t.Errorf("%s imports %s, whose home is %v", name, imported, allowed)
+		}
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lanekeeper/queue"
+)
+
+func serveCommand() *cobra.Command {
+	var file, listen, observe string
+	var quick Quick
+	command := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a node",
+		Long: `Serve runs a node until SIGTERM or SIGINT: it then turns unready, goes on
+serving for shutdown.delay, takes no new requests for lanes, waits for those it
+has for up to shutdown.drain_timeout, and ends. A second signal ends it at once.
+
+It reads a file, or without one orders the requests for one service by one key.
+
+Exit code 0: every request was answered. 6: some were abandoned. 3: the
+configuration has errors. 1: a port could not be opened.`,
+		Example: `  lanekeeper serve --config lanekeeper.yaml
+  lanekeeper serve --upstream http://127.0.0.1:8080 --key header:X-Order-Id
+  lanekeeper serve --upstream http://127.0.0.1:8080 --key 'path:/orders/{id}/{rest...}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			opts := LoadOptions{File: file, Flags: map[string]string{}}
+			if quick != (Quick{}) {
+				opts.Quick = &quick
+			}
+			for path, value := range map[string]string{"server.listen": listen, "observe.listen": observe} {
+				if value != "" {
+					opts.Flags[path] = value
+				}
+			}
+			config, _, err := loadConfig(cmd.ErrOrStderr(), opts)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), config)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVarP(&file, "config", "c", "", "configuration file; see: lanekeeper config init")
+	flags.StringVar(&quick.Upstream, "upstream", "", "without a file: the service, http://host:port")
+	flags.StringVar(&quick.Key, "key", "", "without a file: "+quickKeyHelp)
+	flags.StringVar(&listen, "listen", "", "overrides server.listen")
+	flags.StringVar(&observe, "observe", "", "overrides observe.listen")
+	command.MarkFlagsMutuallyExclusive("config", "upstream")
+	command.MarkFlagsMutuallyExclusive("config", "key")
+	command.MarkFlagsRequiredTogether("upstream", "key")
+	command.MarkFlagsOneRequired("config", "upstream")
+	return command
+}
+
+// nodeConfig is the node that a configuration describes.
+func (c *Config) nodeConfig() nodeConfig {
+	return nodeConfig{
+		proxy: c.proxyConfig(),
+		lanes: queue.Config{
+			MaxQueued:      c.Limits.MaxQueued,
+			MaxQueuedBytes: int64(c.Limits.MaxQueuedBytes),
+			MaxLanes:       c.Limits.MaxLanes,
+			Tags:           len(c.Routes),
+		},
+		listen:  c.Server.Listen,
+		observe: c.Observe.Listen,
+		delay:   time.Duration(c.Shutdown.Delay),
+		drain:   time.Duration(c.Shutdown.DrainTimeout),
+		hash:    c.hash(),
+	}
+}
+
+// serve runs a node until a signal, or until it fails.
+func serve(ctx context.Context, config *Config) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(config.Log.Level)); err != nil {
+		panic("an unchecked log level: " + err.Error())
+	}
+	log := newLogger(os.Stderr, level, config.Log.Format)
+
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+
+	node, err := startNode(config.nodeConfig(), log)
+	if err != nil {
+		return failure(err)
+	}
+	log.Info("serving", "listen", node.traffic.Addr().String(), "observe", node.observeAddr(),
+		"node", config.nodeName(), "routes", len(config.Routes), "config", config.hash())
+
+	var failed error
+	select {
+	case s := <-signals:
+		log.Info("signal", "signal", s.String())
+	case <-ctx.Done():
+	case failed = <-node.failed:
+	}
+
+	now := make(chan struct{})
+	stopped := make(chan error, 1)
+	go func() { stopped <- node.stop(now) }() // ends soon after now is closed
+	select {
+	case err = <-stopped:
+	case s := <-signals:
+		log.Warn("second signal: ending at once", "signal", s.String())
+		close(now)
+		err = <-stopped
+	}
+	switch {
+	case failed != nil:
+		return failure(failed)
+	case errors.Is(err, errAbandoned):
+		return &exitError{code: exitAbandoned, err: err}
+	case err != nil:
+		return failure(fmt.Errorf("stop: %w", err))
+	}
+	return nil
+}

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs every test, with the race detector. What the tests of real servers and
+# clients need is installed from Debian's packages where that is possible (as
+# root); elsewhere those tests say what is missing and are skipped. With CI=true
+# a skipped one is a failure.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+packages=(gcc libc6-dev nginx-light hey wrk curl python3)
+commands=(gcc nginx hey wrk curl python3)
+
+missing=()
+for i in "${!commands[@]}"; do
+	PATH="$PATH:/usr/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		echo "installing what the tests need: ${missing[*]}"
+		apt-get update -qq
+		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${packages[@]}" >/dev/null
+	else
+		echo "not installed, and their tests are skipped: ${missing[*]} (as root, this script installs them from Debian's packages)"
+	fi
+fi
+
+exec go test -race -timeout 15m "$@" ./...
