@@ -28,7 +28,7 @@ import (
 // and clients. It reports medians of the ratios of throughput and of the proxy
 // process's CPU per request; ns/op means nothing here.
 //
-// With LANEKEEPER_BENCH_PROFILE=FILE it also writes lanekeeper's CPU profile.
+// With LANEKEEPER_BENCH_PROFILE=FILE it also writes CPU profiles, FILE.plain and FILE.lanekeeper.
 //
 //	go test ./proxy -run '^$' -bench AgainstPlain -benchtime 9x
 func BenchmarkAgainstPlain(b *testing.B) {
@@ -128,8 +128,8 @@ func runChild(what string) {
 		}
 		go p.Serve(listener)
 	}
-	if path := os.Getenv("LANEKEEPER_BENCH_PROFILE"); path != "" && kind == "lanekeeper" {
-		file, err := os.Create(path)
+	if path := os.Getenv("LANEKEEPER_BENCH_PROFILE"); path != "" {
+		file, err := os.Create(path + "." + kind)
 		if err != nil {
 			panic(err)
 		}

@@ -12,7 +12,7 @@ import (
 // reads again; a clientConn reads for that byte all that is there, into a buffer
 // that it has only while there are bytes in it.
 type clientConn struct {
-	net.Conn
+	patientConn
 	raw   syscall.RawConn
 	ready func(fd uintptr) (done bool)
 
@@ -36,7 +36,8 @@ func newClientConn(conn net.Conn) net.Conn {
 	if err != nil {
 		return conn
 	}
-	c := &clientConn{Conn: conn, raw: raw}
+	c := &clientConn{raw: raw}
+	c.init(conn)
 	c.ready = c.readAhead
 	return c
 }
@@ -48,10 +49,16 @@ func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil 
 func (c *clientConn) Read(b []byte) (int, error) {
 	if c.ahead == nil {
 		if len(b) != 1 {
-			return c.Conn.Read(b)
+			return c.patientConn.Read(b)
 		}
-		if err := c.raw.Read(c.ready); err != nil {
-			return 0, err
+		for {
+			err := c.raw.Read(c.ready)
+			if err == nil {
+				break
+			}
+			if !c.read.premature(err) {
+				return 0, err
+			}
 		}
 		if c.err != nil || c.ahead == nil {
 			return 0, c.end()

@@ -121,7 +121,7 @@ func dialer(u Upstream) fasthttp.DialFunc {
 // which decides between "no" and "unknown", and can be asked whether the
 // upstream has said anything unasked.
 type wire struct {
-	net.Conn
+	patientConn
 	sent  int // bytes of the present request
 	raw   syscall.RawConn
 	probe func(fd uintptr)
@@ -129,7 +129,8 @@ type wire struct {
 }
 
 func newWire(conn net.Conn) *wire {
-	w := &wire{Conn: conn}
+	w := new(wire)
+	w.init(conn)
 	if c, ok := conn.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			w.raw = raw
@@ -140,7 +141,7 @@ func newWire(conn net.Conn) *wire {
 }
 
 func (w *wire) Write(b []byte) (int, error) {
-	n, err := w.Conn.Write(b)
+	n, err := w.patientConn.Write(b)
 	w.sent += n
 	return n, err
 }
