@@ -22,10 +22,10 @@ func (c *call) bypass() *problem {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
 	c.deadline = c.idleDeadline()
-	if c.uploads() {
+	if c.fields.uploads() {
 		return c.upload()
 	}
-	if c.upgrades() {
+	if c.fields.upgrades() {
 		return c.switchProtocols()
 	}
 	c.prepare()
@@ -39,18 +39,11 @@ func (c *call) idleDeadline() time.Time {
 	return time.Time{}
 }
 
-// upgrades reports whether the request wants another protocol. A client's offer
-// of HTTP/2 is one that may be ignored, and is.
-func (c *call) upgrades() bool {
-	h := &c.ctx.Request.Header
-	return h.ConnectionUpgrade() && !bytes.EqualFold(h.Peek("Upgrade"), []byte("h2c"))
-}
-
 // switchProtocols forwards an Upgrade, and if the upstream accepts it, the
 // bytes of both sides from then on. The connection to the upstream is never
 // used again.
 func (c *call) switchProtocols() *problem {
-	c.protocol = bytes.Clone(c.ctx.Request.Header.Peek("Upgrade"))
+	c.protocol = bytes.Clone(c.fields.upgrade)
 	c.prepare()
 
 	t := c.route.upstream.pick(c.key)

@@ -13,16 +13,16 @@ import (
 func (c *call) gate() *problem {
 	h := &c.ctx.Request.Header
 	limits := &c.proxy.config
+	c.readFields()
 	switch {
 	case h.IsConnect(), h.IsTrace():
 		return methodRefused.because("CONNECT and TRACE are for other kinds of proxy")
 	case len(h.RequestURI()) > limits.MaxURI:
 		return uriTooLong.because(fmt.Sprintf("the request target has %d bytes; at most %d are taken", len(h.RequestURI()), limits.MaxURI))
-	case limits.MaxHeaders > 0 && h.Len() > limits.MaxHeaders:
-		return headersTooLarge.because(fmt.Sprintf("the request has %d header lines; at most %d are taken", h.Len(), limits.MaxHeaders))
-	}
-	if expect := h.Peek("Expect"); len(expect) > 0 && !bytes.EqualFold(expect, []byte("100-continue")) {
-		return expectRefused.because(fmt.Sprintf("the request expects %q", expect))
+	case c.fields.count > limits.MaxHeaders:
+		return headersTooLarge.because(fmt.Sprintf("the request has %d header lines; at most %d are taken", c.fields.count, limits.MaxHeaders))
+	case len(c.fields.expect) > 0 && !bytes.EqualFold(c.fields.expect, []byte("100-continue")):
+		return expectRefused.because(fmt.Sprintf("the request expects %q", c.fields.expect))
 	}
 	return c.target()
 }

@@ -23,7 +23,9 @@ const (
 // the fields that appendHead adds.
 func (c *call) prepare() {
 	h := &c.ctx.Request.Header
-	c.dropFields(h)
+	if c.fields.drop {
+		c.dropFields(h)
+	}
 	h.SetNoDefaultContentType(true)
 	h.ResetConnectionClose()
 	if h.ContentLength() == chunked {
@@ -47,17 +49,26 @@ func (c *call) appendHead(b []byte) []byte {
 	if c.mode != bypass {
 		b = appendKey(append(b, headerKey+": "...), c.key)
 		b = c.id.AppendText(append(b, "\r\n"+headerTicket+": "...))
-		b = c.deadline.UTC().AppendFormat(append(b, "\r\n"+headerDeadline+": "...), "2006-01-02T15:04:05.000Z")
+		b = appendMillis(append(b, "\r\n"+headerDeadline+": "...), c.deadline)
 		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// appendMillis appends a time as RFC 3339 with milliseconds, in UTC. The
+// standard library is quick only at the layout without them.
+func appendMillis(b []byte, t time.Time) []byte {
+	b = t.UTC().AppendFormat(b, time.RFC3339)
+	ms := t.Nanosecond() / 1e6
+	return append(b[:len(b)-1], '.', byte('0'+ms/100), byte('0'+ms/10%10), byte('0'+ms%10), 'Z')
 }
 
 // dropFields removes what must not reach the upstream, and keeps what the
 // client, if it is trusted, said of those before it.
 func (c *call) dropFields(h *fasthttp.RequestHeader) {
 	trusted := c.proxy.trusts(c.peer())
-	nominated := h.Peek("Connection")
+	c.fields.proto, c.fields.host = c.fields.proto && trusted, c.fields.host && trusted
+	nominated := bytes.Clone(c.fields.connection)
 	var drop [][]byte
 	for name, value := range h.All() {
 		switch string(name) {
@@ -134,10 +145,10 @@ func (c *call) appendForwarded(b []byte, h *fasthttp.RequestHeader) []byte {
 	if style == ForwardedX || style == ForwardedBoth {
 		b = append(append(b, "X-Forwarded-For: "...), c.forwardedFor...)
 		b = append(c.peer().AppendTo(b), "\r\n"...)
-		if len(h.Peek("X-Forwarded-Proto")) == 0 {
+		if !c.fields.proto {
 			b = append(append(append(b, "X-Forwarded-Proto: "...), c.scheme()...), "\r\n"...)
 		}
-		if len(h.Peek("X-Forwarded-Host")) == 0 && len(h.Host()) > 0 {
+		if !c.fields.host && len(h.Host()) > 0 {
 			b = append(append(append(b, "X-Forwarded-Host: "...), h.Host()...), "\r\n"...)
 		}
 	}

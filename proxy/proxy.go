@@ -106,6 +106,7 @@ type call struct {
 type request struct {
 	ctx         *fasthttp.RequestCtx
 	arrived     time.Time
+	fields      fields
 	path, query []byte // of the target, as sent; they alias ctx
 	address     netip.Addr
 	route       *route
@@ -162,7 +163,7 @@ func (c *call) run() *problem {
 	if problem := c.match(); problem != nil {
 		return problem
 	}
-	if c.mode == bypass || c.uploads() {
+	if c.mode == bypass || c.fields.uploads() {
 		return c.bypass()
 	}
 	if c.route.Lane.Mode == Observe {
@@ -174,7 +175,7 @@ func (c *call) run() *problem {
 	if c.mode == bypass { // missing: bypass
 		return c.bypass()
 	}
-	if c.ctx.Request.Header.ConnectionUpgrade() && c.upgrades() {
+	if c.fields.upgrades() {
 		return upgradeRefused.because("a switched protocol cannot share a lane; route it with bypass for all methods")
 	}
 	switch problem := c.takeTurn(); {
@@ -222,16 +223,13 @@ func (c *call) class() queue.Class {
 func (c *call) takeTurn() *problem {
 	lane := &c.route.Lane
 	c.patience = lane.QueueTimeout
-	if wait, ok := preferredWait(c.ctx.Request.Header.Peek("Prefer")); ok {
+	if wait, ok := preferredWait(c.fields.prefer); ok {
 		c.prefers, c.patience = true, min(wait, c.patience)
 	}
 	r := queue.Request{
 		Key: c.key, Class: c.class(), Bytes: len(c.ctx.Request.Body()),
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
-		Tag: c.route.index,
-	}
-	if text := c.ctx.Request.Header.Peek(headerTicket); len(text) > 0 {
-		r.Holder, _ = queue.ParseID(text)
+		Holder: c.fields.holder, Tag: c.route.index,
 	}
 	err := c.proxy.lanes.Admit(&c.ticket, &r)
 	c.admitted()
@@ -264,6 +262,10 @@ const (
 
 // wait blocks until the request's turn, its patience's end, or its client's.
 func (c *call) wait() *problem {
+	if c.ticket.Turn() {
+		c.turn = true
+		return nil
+	}
 	skips := c.route.Lane.ClientGone == Skip
 	deadline := c.arrived.Add(c.patience)
 	for look := firstLook; ; look = min(2*look, lastLook) {
@@ -336,7 +338,7 @@ func (c *call) answer(problem *problem) {
 	case problem.kind == clientGone:
 		c.ctx.Conn().Close() // nobody is answered
 	default:
-		unread := c.uploads() // a body that would be taken for the next request
+		unread := c.fields.uploads() // a body that would be taken for the next request
 		problem.write(response, c.about())
 		if unread {
 			response.SetConnectionClose()

@@ -62,14 +62,11 @@ func hideBody(h *fasthttp.RequestHeader, length int) {
 	h.Set(headerUpload, strconv.Itoa(length))
 }
 
-// uploads reports whether the request's body is hidden.
-func (c *call) uploads() bool { return len(c.ctx.Request.Header.Peek(headerUpload)) > 0 }
-
 // upload streams the body of a request to its upstream, and the response back.
 // The client's connection is closed afterwards.
 func (c *call) upload() *problem {
 	h := &c.ctx.Request.Header
-	length, err := strconv.Atoi(string(h.Peek(headerUpload)))
+	length, err := strconv.Atoi(string(c.fields.upload))
 	if err != nil {
 		panic("proxy: a hidden body without a length")
 	}

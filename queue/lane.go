@@ -251,6 +251,9 @@ func (l *Lanes) unqueue(t *Ticket) {
 	l.bytes.Add(-int64(t.bytes))
 }
 
+// Turn reports whether t got its turn with Admit, without waiting.
+func (t *Ticket) Turn() bool { return !t.parked && t.state == turn }
+
 // Wait blocks until t's turn, until the given time (zero: no bound), or until t
 // is evicted. It returns nil when t has its turn, which then must be ended by
 // Done; ErrNotYet when the time is up, with t still in its place, to Wait again

@@ -1,0 +1,61 @@
+package proxy
+
+import (
+	"bytes"
+
+	"lanekeeper/queue"
+)
+
+// fields is what one pass over a request's head finds. Slices alias the head,
+// and hold until prepare changes it.
+type fields struct {
+	count      int
+	connection []byte
+	upgrade    []byte
+	expect     []byte
+	prefer     []byte
+	upload     []byte   // the length of a hidden body; see headReceived
+	holder     queue.ID // the ticket under which the request was made
+	proto      bool     // X-Forwarded-Proto is there
+	host       bool     // X-Forwarded-Host is there
+	drop       bool     // some field must not reach the upstream
+}
+
+func (c *call) readFields() {
+	f := &c.fields
+	for name, value := range c.ctx.Request.Header.All() {
+		f.count++
+		switch string(name) {
+		case "Connection":
+			f.connection, f.drop = value, true
+		case "Upgrade":
+			f.upgrade, f.drop = value, true
+		case "Expect":
+			f.expect, f.drop = value, true
+		case "X-Forwarded-For", "Forwarded":
+			f.drop = true
+		case "X-Forwarded-Proto":
+			f.proto, f.drop = true, true
+		case "X-Forwarded-Host":
+			f.host, f.drop = true, true
+		case "Prefer":
+			f.prefer = value
+		case headerTicket:
+			f.holder, _ = queue.ParseID(value)
+			f.drop = true
+		case headerUpload:
+			f.upload, f.drop = value, true
+		default:
+			f.drop = f.drop || hopByHop(name) || reserved(name)
+		}
+	}
+}
+
+// upgrades reports whether the request wants another protocol. A client's offer
+// of HTTP/2 is one that may be ignored, and is.
+func (f *fields) upgrades() bool {
+	return len(f.upgrade) > 0 && !bytes.EqualFold(f.upgrade, []byte("h2c")) && nominates(f.connection, []byte("Upgrade"))
+}
+
+// uploads reports whether the request's body is hidden.
+func (f *fields) uploads() bool { return f.upload != nil }
