@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -94,6 +95,14 @@ func (c *patientConn) Write(b []byte) (written int, err error) {
 			return written, err
 		}
 	}
+}
+
+// CloseWrite ends the connection's sending half.
+func (c *patientConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return errors.ErrUnsupported
 }
 
 // SetReadDeadline implements net.Conn.

@@ -24,7 +24,7 @@ import (
 )
 
 // BenchmarkAgainstPlain compares lanekeeper with a minimal fasthttp reverse
-// proxy: alternating rounds, each proxy a process of its own, the same upstream
+// proxy: alternating rounds, each proxy a process of its own, the same service
 // and clients. It reports medians of the ratios of throughput and of the proxy
 // process's CPU per request; ns/op means nothing here.
 //
@@ -38,27 +38,16 @@ func BenchmarkAgainstPlain(b *testing.B) {
 }
 
 func againstPlain(b *testing.B, delay time.Duration) {
-	upstream := listen(b)
-	server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
-		if delay > 0 {
-			time.Sleep(delay)
-		}
-		ctx.SetContentType("application/json")
-		ctx.WriteString(`{"ok":true}`)
-	}}
-	go server.Serve(upstream)
-	b.Cleanup(func() { server.Shutdown() })
-
-	target := "http://" + upstream.Addr().String()
+	target := "http://" + startChild(b, "service", delay.String()).address
 	plain, ours := startChild(b, "plain", target), startChild(b, "lanekeeper", target)
-	body := make([]byte, 1024)
+	traffic := load{connections: 64, keys: 64_000, body: make([]byte, 1024), length: time.Second}
 	for _, child := range []*child{plain, ours} { // warm both
-		child.round(b, body, 500*time.Millisecond)
+		child.round(b, traffic)
 	}
 	var rate, cpu, p99 []float64
 	for range b.N {
-		a := plain.round(b, body, time.Second)
-		o := ours.round(b, body, time.Second)
+		a := plain.round(b, traffic)
+		o := ours.round(b, traffic)
 		rate = append(rate, o.rate/a.rate)
 		cpu = append(cpu, o.cpu.Seconds()/a.cpu.Seconds())
 		p99 = append(p99, o.p99.Seconds()/a.p99.Seconds())
@@ -67,6 +56,37 @@ func againstPlain(b *testing.B, delay time.Duration) {
 	b.ReportMetric(median(rate), "throughput-ratio")
 	b.ReportMetric(median(cpu), "cpu-ratio")
 	b.ReportMetric(median(p99), "p99-ratio")
+}
+
+// serveAfter answers every request after a while.
+func serveAfter(listener net.Listener, delay time.Duration) {
+	server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
+		if delay > 0 {
+			time.Sleep(delay)
+		}
+		ctx.SetContentType("application/json")
+		ctx.WriteString(`{"ok":true}`)
+	}}
+	server.Serve(listener)
+}
+
+// BenchmarkHotKey sends all requests for one key, over 16 connections, to a
+// service that takes 1 ms, and compares with what one client in a closed loop
+// gets from the service directly: more than that no serial key can have.
+//
+//	go test ./proxy -run '^$' -bench HotKey -benchtime 9x
+func BenchmarkHotKey(b *testing.B) {
+	direct := startChild(b, "service", time.Millisecond.String())
+	ours := startChild(b, "lanekeeper", "http://"+direct.address)
+	one := load{connections: 1, keys: 1, body: make([]byte, 1024), length: time.Second}
+	many := load{connections: 16, keys: 1, body: make([]byte, 1024), length: time.Second}
+	var rate []float64
+	for range b.N {
+		a, o := direct.round(b, one), ours.round(b, many)
+		rate = append(rate, o.rate/a.rate)
+		b.Logf("direct %4.0f/s   lanekeeper %4.0f/s", a.rate, o.rate)
+	}
+	b.ReportMetric(median(rate), "throughput-ratio")
 }
 
 func median(values []float64) float64 {
@@ -81,7 +101,7 @@ type child struct {
 
 const childVariable = "LANEKEEPER_BENCH_CHILD"
 
-// startChild runs this test binary again, as a proxy.
+// startChild runs this test binary again, as a proxy or a service.
 func startChild(b *testing.B, kind, target string) *child {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), childVariable+"="+kind+" "+target)
@@ -113,6 +133,12 @@ func runChild(what string) {
 		panic(err)
 	}
 	switch kind {
+	case "service":
+		delay, err := time.ParseDuration(target)
+		if err != nil {
+			panic(err)
+		}
+		go serveAfter(listener, delay)
 	case "plain":
 		plain, err := loadtest.NewPlain(loadtest.PlainConfig{Targets: []string{target}})
 		if err != nil {
@@ -164,26 +190,31 @@ type round struct {
 	p99  time.Duration
 }
 
-// round sends POSTs of many keys over 64 connections for a while.
-func (c *child) round(b *testing.B, body []byte, length time.Duration) round {
-	const connections = 64
+// load is a closed loop of POSTs.
+type load struct {
+	connections, keys int
+	body              []byte
+	length            time.Duration
+}
+
+func (c *child) round(b *testing.B, l load) round {
 	var sent, failed atomic.Int64
 	var mu sync.Mutex // guards all
 	var all []time.Duration
 	before := cpuTime(b, c.pid)
 	start := time.Now()
 	var wg sync.WaitGroup
-	for n := range connections {
+	for n := range l.connections {
 		wg.Go(func() {
 			client := fasthttp.HostClient{Addr: c.address, MaxConns: 1, MaxIdemponentCallAttempts: 1}
 			defer client.CloseIdleConnections()
 			request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
 			var took []time.Duration
-			for i := 0; time.Since(start) < length; i++ {
+			for i := 0; time.Since(start) < l.length; i++ {
 				request.Reset()
 				request.Header.SetMethod("POST")
-				request.SetRequestURI("http://" + c.address + "/orders/" + strconv.Itoa(n*1000+i%1000) + "/items")
-				request.SetBodyRaw(body)
+				request.SetRequestURI("http://" + c.address + "/orders/" + strconv.Itoa((n*1000+i)%l.keys) + "/items")
+				request.SetBodyRaw(l.body)
 				at := time.Now()
 				if err := client.Do(request, response); err != nil || response.StatusCode() != 200 {
 					failed.Add(1)
@@ -222,12 +253,4 @@ func cpuTime(b *testing.B, pid int) (total time.Duration) {
 		total += time.Duration(ran)
 	}
 	return total
-}
-
-func listen(b *testing.B) net.Listener {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	return listener
 }

@@ -90,8 +90,6 @@ func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	}
 	c := p.begin(ctx)
 	defer c.unpin()
-	if c.arrived.IsZero() {
-		c.arrived = time.Now()
-	}
+	c.arrived = time.Now() // the server's own note may be of the request before
 	c.answer(problem)
 }

@@ -338,9 +338,10 @@ func (t *Ticket) Leave() bool {
 	return true
 }
 
-// Done ends t's turn and passes it on. It must be called exactly once for each
-// turn, after Wait has returned nil, by any goroutine.
-func (t *Ticket) Done() {
+// Done ends t's turn, passes it on, and reports whether there was somebody to
+// pass it on to. It must be called exactly once for each turn, after Wait has
+// returned nil, by any goroutine.
+func (t *Ticket) Done() (passed bool) {
 	l, s := t.lanes, t.shard
 	if s == nil {
 		panic("queue: Done of a ticket that never had a turn")
@@ -361,6 +362,7 @@ func (t *Ticket) Done() {
 	l.closeIfEmpty(s, ln)
 	s.mu.Unlock()
 	woken.wake()
+	return woken.len > 0
 }
 
 // smooth is an exponentially weighted mean with the weight 1/8 of TCP's

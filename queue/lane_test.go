@@ -330,12 +330,12 @@ func TestObservedTicketsNeverWait(t *testing.T) {
 func TestDoneWithoutATurnPanics(t *testing.T) {
 	l := New(roomy)
 	a, b := admit(t, l, "k", Exclusive), admit(t, l, "k", Exclusive)
-	mustPanic(t, "waiting", b.Done)
+	mustPanic(t, "waiting", func() { b.Done() })
 	a.Done()
-	mustPanic(t, "twice", a.Done)
+	mustPanic(t, "twice", func() { a.Done() })
 	b.Wait(time.Time{})
 	b.Done()
-	mustPanic(t, "never admitted", new(Ticket).Done)
+	mustPanic(t, "never admitted", func() { new(Ticket).Done() })
 }
 
 func mustPanic(t *testing.T, when string, f func()) {
