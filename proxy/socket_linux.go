@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"errors"
 	"net"
 	"syscall"
 
@@ -10,9 +9,9 @@ import (
 
 // quiet reports whether a socket is open and has nothing to read.
 func quiet(fd int) bool {
-	var b [1]byte
-	_, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-	return errors.Is(err, unix.EAGAIN)
+	fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN | unix.POLLRDHUP}} //nolint:gosec // a descriptor
+	n, err := unix.Poll(fds[:], 0)
+	return n == 0 && err == nil
 }
 
 // hungUp reports whether the other side of a connection has closed it, or its
