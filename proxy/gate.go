@@ -76,6 +76,16 @@ func cutAuthority(uri []byte) (host, rest []byte, ok bool) {
 	return nil, nil, false
 }
 
+// expects decides whether a client that waits for "100 Continue" is to send its
+// body: not if it would be refused, which is what the client waits to hear.
+func (p *Proxy) expects(ctx *fasthttp.RequestCtx) int {
+	if ctx.Request.Header.ContentLength() > p.config.MaxBody {
+		p.refuseUnread(ctx, fasthttp.ErrBodyTooLarge)
+		return ctx.Response.StatusCode()
+	}
+	return fasthttp.StatusContinue
+}
+
 // refuseUnread answers a request that could not be read.
 func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	var tooLarge *fasthttp.ErrSmallBuffer

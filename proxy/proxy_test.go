@@ -466,3 +466,21 @@ func TestAPanicCostsOneRequest(t *testing.T) {
 		}
 	})
 }
+
+// Mutant: without expects, the client is told to send what is then refused.
+func TestABodyThatWillBeRefusedIsNotInvited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, nil)
+		c := n.open()
+		fmt.Fprint(c.conn, "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nExpect: 100-continue\r\n\r\n")
+		a, err := c.read("POST")
+		if err != nil || a.status != 413 || a.slug() != "body-too-large" || a.problem.Executed != "no" || !a.close {
+			t.Errorf("%d %+v, close %v, %v", a.status, a.problem, a.close, err)
+		}
+		c = n.open()
+		fmt.Fprint(c.conn, "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+		if line, _ := c.reader.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
+			t.Errorf("got %q", line)
+		}
+	})
+}

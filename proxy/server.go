@@ -16,6 +16,7 @@ func (p *Proxy) newServer() *fasthttp.Server {
 	return &fasthttp.Server{
 		Handler:        p.serve,
 		HeaderReceived: p.headReceived,
+		ExpectHandler:  p.expects,
 		ErrorHandler:   p.refuseUnread,
 		ConnState:      p.connState,
 		Logger:         serverLog{p.log},
