@@ -38,33 +38,53 @@ func (c *call) attempt(t *target) *problem {
 	}
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	if err := c.send(); err != nil {
-		if c.link.wire.sent == 0 {
-			c.link.close()
-			return upstreamConnect.because(fmt.Sprintf("%s closed the connection before a byte was sent", t.name))
-		}
-		if isTimeout(err) {
-			return c.timedOut(t)
-		}
-		// It may have answered before it closed: 413 to a large body, say.
-		c.link.wire.SetReadDeadline(earlier(c.deadline, time.Now().Add(time.Second))) //nolint:errcheck // as above
-		if c.receive() != nil {
-			c.link.close()
-			return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.name))
-		}
-		return nil
+		return c.unsent(t, err)
 	}
-	switch err := c.receive(); {
+	if err := c.receive(); err != nil {
+		return c.unanswered(t, err)
+	}
+	return nil
+}
+
+// unsent says what became of a request that was not sent to its end, unless
+// the upstream closed or answered before with a response: 413 to a large body,
+// say.
+func (c *call) unsent(t *target, sending error) *problem {
+	switch {
+	case c.link.wire.sent == 0:
+		c.link.close()
+		return upstreamConnect.because(fmt.Sprintf("%s closed the connection before a byte was sent", t.name))
+	case isTimeout(sending):
+		return c.timedOut(t)
+	}
+	c.link.once = true
+	spoke := errors.Is(sending, errSpoke)
+	if !spoke {
+		c.link.wire.SetReadDeadline(earlier(c.deadline, time.Now().Add(time.Second))) //nolint:errcheck // a dead connection fails the read
+	}
+	err := c.receive()
+	switch {
 	case err == nil:
 		return nil
-	case isTimeout(err):
+	case spoke:
+		return c.unanswered(t, err)
+	}
+	c.link.close()
+	return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.name))
+}
+
+// unanswered says why the request has no response, and ends its part in the
+// connection.
+func (c *call) unanswered(t *target, err error) *problem {
+	late := !c.deadline.IsZero() && !time.Now().Before(c.deadline) // fasthttp hides some causes
+	switch {
+	case late, isTimeout(err):
 		return c.timedOut(t)
 	case isClosed(err):
 		c.link.close()
 		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.name))
-	default:
-		c.link.close()
-		return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
 	}
+	return c.unintelligible(t, err)
 }
 
 func notConnected(t *target, err error) *problem {
@@ -104,12 +124,48 @@ func (c *call) send() error {
 	if _, err := c.link.wire.Write(c.scratch); err != nil || len(body) == 0 {
 		return err
 	}
-	_, err := c.link.wire.Write(body)
-	return err
+	return c.sendLarge(body)
 }
 
 // smallBody is copied behind its head, which costs less than a second write.
 const smallBody = 8 << 10
+
+// watchWrite is how long a write of a body may block before the upstream's side
+// is looked at.
+const watchWrite = 250 * time.Millisecond
+
+var errSpoke = errors.New("the upstream answers, or closes, instead of reading on")
+
+// sendLarge writes a body, unless the upstream stops reading it and answers.
+func (c *call) sendLarge(body []byte) error {
+	w := c.link.wire
+	for {
+		w.SetWriteDeadline(earlier(c.deadline, time.Now().Add(watchWrite))) //nolint:errcheck // a dead connection fails the write
+		n, err := w.Write(body)
+		switch {
+		case !isTimeout(err):
+			return err
+		case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
+			return err
+		case c.spoken():
+			return errSpoke
+		}
+		body = body[n:]
+	}
+}
+
+// spoken reports whether the upstream has answered, or closed, before it has
+// read the request. Interim responses do not count.
+func (c *call) spoken() bool {
+	r := c.link.reader
+	for r.Buffered() > 0 || !c.link.wire.usable() {
+		b, err := r.Peek(len("HTTP/1.1 1"))
+		if err != nil || b[len(b)-1] != '1' || c.ctx.Response.Header.Read(r) != nil {
+			return true
+		}
+	}
+	return false
+}
 
 const interimMax = 100 // 1xx responses before the one that counts
 

@@ -4,9 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net"
+	"runtime/debug"
+	"sync/atomic"
 	"time"
 )
 
@@ -53,17 +54,15 @@ func (c *call) switchProtocols() *problem {
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	if err := c.send(); err != nil {
-		c.link.close()
-		return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.name))
+		return c.unsent(t, err)
 	}
-	err := c.receive()
-	if err == nil {
+	switch err := c.receive(); {
+	case err == nil:
 		return nil // it declined, with an ordinary response
+	case !errors.Is(err, errSwitched):
+		return c.unanswered(t, err)
 	}
-	if !errors.Is(err, errSwitched) {
-		c.link.close()
-		return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
-	}
+	c.ctx.Response.Header.Add("Via", c.proxy.via)
 	c.takeOver(c.tunnel)
 	return nil
 }
@@ -75,18 +74,26 @@ func (c *call) takeOver(serve func(client net.Conn)) {
 	c.pin()
 	c.ctx.HijackSetNoResponse(true)
 	c.ctx.Hijack(func(client net.Conn) {
-		done := make(chan struct{})
-		c.proxy.background.run(socket(client), func() {
-			defer close(done)
-			serve(client)
-		})
-		<-done
-		c.link.close()
-		c.free()
-		c.finish()
-		c.proxy.open.Add(-1)
-		c.unpin()
+		defer c.proxy.background.enter(socket(client))()
+		if c.link.wire != nil {
+			defer c.proxy.background.enter(c.link.wire)()
+		}
+		defer c.unpin()
+		defer c.proxy.open.Add(-1)
+		defer c.endTaken()
+		serve(client)
 	})
+}
+
+// endTaken is the end of a call whose connection was taken over, also by a panic.
+func (c *call) endTaken() {
+	if cause := recover(); cause != nil {
+		c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
+		c.problem = internalError.because("the cause is in the log")
+	}
+	c.link.close()
+	c.free()
+	c.finish()
 }
 
 // socket is the connection below a hijacked one, whose Close does nothing.
@@ -94,44 +101,72 @@ func socket(hijacked net.Conn) net.Conn {
 	return hijacked.(interface{ UnsafeConn() net.Conn }).UnsafeConn()
 }
 
-// tunnel sends the 101 on, and copies until one side closes or both are idle.
+// tunnel sends the 101 on, and copies until both sides have ended, one has
+// failed, or both are idle.
 func (c *call) tunnel(client net.Conn) {
-	idle := c.proxy.config.BypassIdleTimeout
+	t := tunnel{idle: c.proxy.config.BypassIdleTimeout}
+	t.touch()
 	w := bufio.NewWriter(client)
+	client.SetWriteDeadline(t.deadline()) //nolint:errcheck // a dead connection fails the write
 	if c.ctx.Response.Header.Write(w) != nil || w.Flush() != nil {
 		return
 	}
 	upstream := c.link.wire
+	both := func() { socket(client).Close(); upstream.Close() }
 	fromClient := make(chan struct{})
 	go func() { // ends when either connection is closed, below at the latest
 		defer close(fromClient)
-		copyIdle(upstream, client, client, idle)
-		upstream.Close()
+		if !t.copy(upstream, client, client) || !endHalf(upstream.Conn) {
+			both()
+		}
 	}()
-	copyIdle(client, c.link.reader, upstream, idle)
-	socket(client).Close()
-	upstream.Close()
+	if !t.copy(client, c.link.reader, upstream) || !endHalf(socket(client)) {
+		both()
+	}
 	<-fromClient
 }
 
-// copyIdle copies until an end, an error, or idle without a byte.
-func copyIdle(to net.Conn, from io.Reader, source net.Conn, idle time.Duration) {
+// endHalf ends our half of a connection, and reports whether it could: the
+// other side may have something to say still.
+func endHalf(conn net.Conn) bool {
+	half, ok := conn.(halfCloser)
+	return ok && half.CloseWrite() == nil
+}
+
+// tunnel is idle when no byte has moved either way.
+type tunnel struct {
+	idle  time.Duration // 0 = for ever
+	moved atomic.Int64  // when a byte last did, in Unix nanoseconds
+}
+
+func (t *tunnel) touch() { t.moved.Store(time.Now().UnixNano()) }
+
+func (t *tunnel) deadline() time.Time {
+	if t.idle == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, t.moved.Load()).Add(t.idle)
+}
+
+// copy copies one way, and reports whether it was to the source's end.
+func (t *tunnel) copy(to net.Conn, from io.Reader, source net.Conn) bool {
 	buffer := make([]byte, 16<<10)
 	for {
-		if idle > 0 {
-			source.SetReadDeadline(time.Now().Add(idle)) //nolint:errcheck // a dead connection fails the read
-		}
+		source.SetReadDeadline(t.deadline()) //nolint:errcheck // a dead connection fails the read
 		n, err := from.Read(buffer)
 		if n > 0 {
-			if idle > 0 {
-				to.SetWriteDeadline(time.Now().Add(idle)) //nolint:errcheck // as above
-			}
+			t.touch()
+			to.SetWriteDeadline(t.deadline()) //nolint:errcheck // as above
 			if _, err := to.Write(buffer[:n]); err != nil {
-				return
+				return false
 			}
+			t.touch()
 		}
-		if err != nil {
-			return
+		switch {
+		case err == nil:
+		case isTimeout(err) && time.Now().Before(t.deadline()): // the other way was not idle
+		default:
+			return errors.Is(err, io.EOF)
 		}
 	}
 }

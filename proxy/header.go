@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,8 +24,14 @@ const (
 // the fields that appendHead adds.
 func (c *call) prepare() {
 	h := &c.ctx.Request.Header
+	var nominated []byte
 	if c.fields.drop {
-		c.dropFields(h)
+		nominated = bytes.Join(h.PeekAll("Connection"), []byte(","))
+		dropTrailers(h)
+		c.dropFields(h, nominated)
+	}
+	if !nominates(nominated, []byte("Cookie")) {
+		restoreCookies(h)
 	}
 	h.SetNoDefaultContentType(true)
 	h.ResetConnectionClose()
@@ -35,12 +42,19 @@ func (c *call) prepare() {
 }
 
 // appendHead appends the request's head as the upstream gets it. It is written
-// from the parsed fields, never copied raw, but for the target, which stays
-// byte for byte.
+// from the parsed fields, never copied raw, but for the target and the cookies,
+// which stay byte for byte.
 func (c *call) appendHead(b []byte) []byte {
 	h := &c.ctx.Request.Header
+	if !h.IsHTTP11() { // the version is ours
+		h.SetProtocol("HTTP/1.1")
+		defer h.SetProtocol("HTTP/1.0")
+	}
 	b = h.AppendBytes(b)
 	b = b[:len(b)-len("\r\n")]
+	if len(h.Host()) == 0 { // HTTP/1.0 may do without
+		b = append(append(append(b, "Host: "...), c.link.target.address...), "\r\n"...)
+	}
 	b = append(append(append(b, "Via: "...), c.proxy.via...), "\r\n"...)
 	b = c.appendForwarded(b, h)
 	if c.protocol != nil {
@@ -65,28 +79,30 @@ func appendMillis(b []byte, t time.Time) []byte {
 
 // dropFields removes what must not reach the upstream, and keeps what the
 // client, if it is trusted, said of those before it.
-func (c *call) dropFields(h *fasthttp.RequestHeader) {
+func (c *call) dropFields(h *fasthttp.RequestHeader, nominated []byte) {
 	trusted := c.proxy.trusts(c.peer())
 	c.fields.proto, c.fields.host = c.fields.proto && trusted, c.fields.host && trusted
-	nominated := bytes.Clone(c.fields.connection)
+	style := c.proxy.config.Forwarded
 	var drop [][]byte
 	for name, value := range h.All() {
 		switch string(name) {
 		case "X-Forwarded-For":
-			if trusted {
+			switch {
+			case trusted && style != ForwardedX && style != ForwardedBoth:
+				continue
+			case trusted:
 				c.forwardedFor = append(append(c.forwardedFor, value...), ", "...)
 			}
 		case "Forwarded":
-			if trusted {
-				c.forwardedElements = append(append(c.forwardedElements, value...), ", "...)
-			}
-		case "X-Forwarded-Proto", "X-Forwarded-Host":
-			if trusted {
+			switch {
+			case trusted && style != ForwardedRFC && style != ForwardedBoth:
 				continue
+			case trusted:
+				c.forwardedElements = append(append(c.forwardedElements, value...), ", "...)
 			}
 		case "Expect": // answered by this node
 		default:
-			if !hopByHop(name) && !reserved(name) && !nominates(nominated, name) {
+			if !hopByHop(name) && !ours(name) && (trusted || !forwards(name)) && !nominates(nominated, name) {
 				continue
 			}
 		}
@@ -95,6 +111,62 @@ func (c *call) dropFields(h *fasthttp.RequestHeader) {
 	for _, name := range drop {
 		h.DelBytes(name)
 	}
+}
+
+// dropTrailers removes the fields that came behind a body. fasthttp would make
+// header fields of them when Trailer goes, past every check.
+func dropTrailers(h *fasthttp.RequestHeader) {
+	trailers := h.PeekTrailerKeys()
+	if len(trailers) == 0 {
+		return
+	}
+	var names [][]byte
+	for _, name := range trailers {
+		names = append(names, bytes.Clone(name))
+	}
+	var kept [][2][]byte // fields of these names that stood before the body
+	for name, value := range h.All() {
+		if slices.ContainsFunc(names, func(trailer []byte) bool { return bytes.Equal(trailer, name) }) {
+			kept = append(kept, [2][]byte{bytes.Clone(name), bytes.Clone(value)})
+		}
+	}
+	for _, name := range names {
+		h.DelBytes(name)
+	}
+	h.Del("Trailer")
+	for _, field := range kept {
+		h.AddBytesKV(field[0], field[1])
+	}
+}
+
+// restoreCookies puts the client's Cookie lines in the place of fasthttp's
+// reading of them, which drops values it does not like and takes quotes away.
+func restoreCookies(h *fasthttp.RequestHeader) {
+	var lines [][]byte
+	raw := h.RawHeaders()
+	for len(raw) > 0 {
+		var line []byte
+		line, raw, _ = bytes.Cut(raw, []byte("\n"))
+		if len(line) < len("Cookie:") || line[0]|0x20 != 'c' || !bytes.EqualFold(line[:len("Cookie:")], []byte("Cookie:")) {
+			continue
+		}
+		line = bytes.TrimSpace(line[len("Cookie:"):])
+		for len(raw) > 0 && (raw[0] == ' ' || raw[0] == '\t') { // folded
+			var more []byte
+			more, raw, _ = bytes.Cut(raw, []byte("\n"))
+			line = append(append(bytes.Clone(line), ' '), bytes.TrimSpace(more)...)
+		}
+		lines = append(lines, line)
+	}
+	if lines == nil {
+		return
+	}
+	h.Del("Cookie")
+	h.DisableSpecialHeader() // or it would be read again
+	for _, line := range lines {
+		h.AddBytesV("Cookie", line)
+	}
+	h.EnableSpecialHeader()
 }
 
 // hopByHop reports whether a field, its name in canonical form, ends at the
@@ -122,20 +194,38 @@ func nominates(connection, name []byte) bool {
 	return false
 }
 
-// reserved reports whether a field is one of lanekeeper's, which clients may not
+// reserved reports whether a field may have to go because it says what only
+// this node, or only a trusted proxy, can say.
+func reserved(name []byte) bool { return ours(name) || forwards(name) }
+
+// ours reports whether a field is one of lanekeeper's, which clients may not
 // set, but for those that say who produced a request and which in a row it is.
-// An underscore counts as a hyphen, as it does to CGI and WSGI servers.
-func reserved(name []byte) bool {
-	const prefix = "lanekeeper-"
-	if len(name) < len(prefix) || name[0]|0x20 != 'l' {
+func ours(name []byte) bool {
+	return beginsLike(name, "lanekeeper-") && string(name) != "Lanekeeper-Producer" && string(name) != "Lanekeeper-Seq"
+}
+
+// forwards reports whether a field says something of the proxies before.
+func forwards(name []byte) bool { return beginsLike(name, "x-forwarded-") }
+
+// beginsLike compares as CGI and WSGI servers do, to whom an underscore is a
+// hyphen. prefix is in lower case.
+func beginsLike(name []byte, prefix string) bool {
+	if len(name) < len(prefix) || name[0]|0x20 != prefix[0] {
 		return false
 	}
-	plain := strings.ToLower(strings.ReplaceAll(string(name), "_", "-"))
-	if !strings.HasPrefix(plain, prefix) {
-		return false
+	for i := range len(prefix) {
+		c := name[i]
+		switch {
+		case 'A' <= c && c <= 'Z':
+			c |= 0x20
+		case c == '_':
+			c = '-'
+		}
+		if c != prefix[i] {
+			return false
+		}
 	}
-	ours := !bytes.EqualFold(name, []byte("Lanekeeper-Producer")) && !bytes.EqualFold(name, []byte("Lanekeeper-Seq"))
-	return ours
+	return true
 }
 
 // appendForwarded appends the fields that tell the upstream who the client is.
@@ -175,8 +265,17 @@ func (c *call) appendElement(b, host []byte) []byte {
 	} else {
 		b = append(peer.AppendTo(append(b, `"[`...)), `]"`...)
 	}
-	b = append(append(append(b, `;host="`...), host...), `";proto=`...)
-	return append(b, c.scheme()...)
+	if len(host) > 0 {
+		b = append(b, `;host="`...)
+		for _, char := range host {
+			if char == '"' || char == '\\' {
+				b = append(b, '\\')
+			}
+			b = append(b, char)
+		}
+		b = append(b, '"')
+	}
+	return append(append(b, ";proto="...), c.scheme()...)
 }
 
 // peer is the address the connection comes from.
@@ -189,7 +288,7 @@ func (c *call) peer() netip.Addr {
 
 func addrOf(a net.Addr) netip.Addr {
 	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap()
+		return tcp.AddrPort().Addr().Unmap().WithZone("")
 	}
 	return netip.IPv4Unspecified() // a transport without addresses
 }
@@ -245,8 +344,9 @@ func preferredWait(prefer []byte) (time.Duration, bool) {
 
 // clean turns the upstream's response head into the one for the client.
 func (c *call) clean(h *fasthttp.ResponseHeader) {
+	h.SetProtocol(nil) // the version is ours
 	h.ResetConnectionClose()
-	nominated := h.Peek("Connection")
+	nominated := bytes.Join(h.PeekAll("Connection"), []byte(","))
 	var drop [][]byte
 	for name := range h.All() {
 		// Transfer-Encoding goes when the length is set, or stays with a stream.

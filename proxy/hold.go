@@ -19,17 +19,29 @@ func (c *call) timedOut(t *target) *problem {
 	if c.mode == bypass {
 		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
 	}
-	c.hold()
+	c.hold(time.Now(), true)
 	return upstreamTimeout.because(detail)
+}
+
+// unintelligible answers a request whose upstream sent what is not HTTP. It may
+// still be at work, on the rest of a response whose head was too large, say.
+func (c *call) unintelligible(t *target, err error) *problem {
+	c.hold(time.Now(), false)
+	return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
 }
 
 // hold ends the request's part in a call whose response is not complete. If
 // the request has a turn and its route holds, a goroutine of its own keeps the
 // turn until the upstream has answered or closed the connection, when its work
-// is known to be over, or until hold_for has passed, which is counted, since
-// from then on the order is at risk.
-func (c *call) hold() {
-	if !c.turn || c.route.Lane.AfterTimeout == Release {
+// is known to be over, or until hold_for has passed since the given time, which
+// is counted, since from then on the order is at risk. legible tells whether
+// the rest of the response can be understood.
+func (c *call) hold(since time.Time, legible bool) {
+	holds := c.route.Lane.AfterTimeout == Hold
+	if holds {
+		since = since.Add(c.route.Lane.HoldFor)
+	}
+	if !c.turn || !since.After(time.Now()) {
 		c.link.close()
 		c.free()
 		return
@@ -39,11 +51,13 @@ func (c *call) hold() {
 	c.link, c.turn = link{}, false
 	counted := c.counted
 	c.counted = false
-	until := time.Now().Add(c.route.Lane.HoldFor)
+	toHead := c.ctx.IsHead()
 	c.ticket.Hold()
-	c.proxy.background.run(held.wire, func() {
-		held.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails the read
-		if err := held.finish(); isTimeout(err) {
+	leave := c.proxy.background.enter(held.wire)
+	go func() { // ends with the connection, at the latest when Stop closes it
+		defer leave()
+		held.wire.SetDeadline(since) //nolint:errcheck // a dead connection fails the read
+		if held.finish(toHead, legible); holds && !time.Now().Before(since) {
 			c.route.metrics.holdExpired.Inc()
 			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
 				"route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.route.Lane.HoldFor)
@@ -54,18 +68,38 @@ func (c *call) hold() {
 		}
 		c.ticket.Done()
 		c.unpin()
-	})
+	}()
 }
 
-// finish reads the rest of the response, and drops it.
-func (l *link) finish() error {
+// finish returns at the end of the response, which is dropped, or of the
+// connection. Once the response makes no sense, the connection's end is all
+// that is left to see; the upstream is asked for it by ending our half.
+func (l *link) finish(toHead, legible bool) {
+	if legible {
+		if err := l.readRest(toHead); err == nil || isTimeout(err) || isClosed(err) {
+			return
+		}
+	}
+	if half, ok := l.wire.Conn.(halfCloser); ok {
+		half.CloseWrite() //nolint:errcheck // a dead connection fails the read
+	}
+	io.Copy(io.Discard, l.reader) //nolint:errcheck // whatever ended it
+}
+
+// halfCloser is a connection whose two directions end apart.
+type halfCloser interface{ CloseWrite() error }
+
+func (l *link) readRest(toHead bool) error {
 	switch {
 	case !l.answered:
 		late := fasthttp.AcquireResponse()
 		defer fasthttp.ReleaseResponse(late)
-		late.StreamBody = true
+		late.SkipBody, late.StreamBody = toHead, true
 		if err := late.ReadLimitBody(l.reader, 0); err != nil {
 			return err
+		}
+		if late.BodyStream() == nil {
+			return nil
 		}
 		_, err := io.Copy(io.Discard, late.BodyStream())
 		return err
@@ -78,29 +112,36 @@ func (l *link) finish() error {
 	return err
 }
 
-// background owns the goroutines that outlive their request.
+// background knows the goroutines that outlive their request, by the
+// connections they depend on.
 type background struct {
 	wg sync.WaitGroup
 
 	mu      sync.Mutex // guards the rest
 	stopped bool
-	conns   map[net.Conn]struct{} // closing one ends its goroutine
+	conns   map[net.Conn]struct{}
 }
 
-// run starts f, which ends soon after conn is closed.
-func (b *background) run(conn net.Conn, f func()) {
+// enter counts a goroutine until it calls leave. It ends soon after the
+// connections are closed, which stop does, and enter itself once stopped.
+func (b *background) enter(conns ...net.Conn) (leave func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stopped {
-		conn.Close()
+	b.wg.Add(1)
+	for _, conn := range conns {
+		b.conns[conn] = struct{}{}
+		if b.stopped {
+			conn.Close()
+		}
 	}
-	b.conns[conn] = struct{}{}
-	b.wg.Go(func() {
-		f()
+	return func() {
 		b.mu.Lock()
-		delete(b.conns, conn)
+		for _, conn := range conns {
+			delete(b.conns, conn)
+		}
 		b.mu.Unlock()
-	})
+		b.wg.Done()
+	}
 }
 
 // stop closes every connection and waits for the goroutines.

@@ -4,8 +4,59 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"mime"
+	"net/textproto"
 	"strings"
+	"unicode/utf8"
+
+	"github.com/valyala/fasthttp"
 )
+
+// source is a Source made ready.
+type source struct {
+	*Source
+	wildcard int        // of Path, among those of the template
+	forwards bool       // Header speaks of the proxies before
+	json     []jsonStep // of JSON
+	parts    []source   // of All
+}
+
+func newSources(from []Source, path *template) ([]source, error) {
+	sources := make([]source, len(from))
+	for i := range from {
+		s := source{Source: &from[i], wildcard: path.wildcard(from[i].Path), forwards: forwards([]byte(from[i].Header))}
+		var err error
+		switch {
+		case s.Path != "" && s.wildcard < 0:
+			return nil, fmt.Errorf("key source %s: the path template has no such wildcard", s)
+		case s.Header != "" && !keptOnTheWay(s.Header):
+			return nil, fmt.Errorf("key source %s: the service does not get this header as it was sent", s)
+		case s.Path+s.Header+s.Query+s.Cookie+s.JSON == "" && len(s.All) == 0:
+			return nil, errors.New("a key source names no place")
+		}
+		if s.JSON != "" {
+			s.json = parseJSONPath(s.JSON)
+		}
+		if len(s.All) > 0 {
+			if s.parts, err = newSources(s.All, path); err != nil {
+				return nil, err
+			}
+		}
+		sources[i] = s
+	}
+	return sources, nil
+}
+
+// keptOnTheWay reports whether the service gets a header as it was sent. Cookies
+// have a source of their own.
+func keptOnTheWay(header string) bool {
+	name := []byte(textproto.CanonicalMIMEHeaderKey(header))
+	switch string(name) {
+	case "Cookie", "Expect", "Forwarded", "X-Forwarded-For":
+		return false
+	}
+	return !hopByHop(name) && !ours(name)
+}
 
 // findKey puts the lane's name, space:key, into c.key.
 //
@@ -14,25 +65,26 @@ import (
 // The key is taken byte for byte: two requests share a lane exactly if their
 // keys are the same bytes after the route's normalisation.
 func (c *call) findKey() *problem {
-	k := &c.route.Key
+	k, from := &c.route.Key, c.route.from
 	c.key = append(append(c.key[:0], k.Space...), ':')
 	prefix := len(c.key)
-	for i := range k.From {
-		key, present, problem := c.value(c.key, &k.From[i])
+	for i := range from {
+		key, present, problem := c.value(c.key, &from[i])
 		if problem != nil {
 			return problem
 		}
 		if !present {
 			continue
 		}
-		normalized := normalize(key[prefix:], k.Normalize)
-		c.key = append(key[:prefix], normalized...)
-		switch {
-		case len(normalized) == 0:
-			return invalidKey.because(k.From[i].String() + " is there, but empty")
-		case len(normalized) > k.MaxLength:
-			return invalidKey.because(fmt.Sprintf("%s has %d bytes; a key has at most %d", &k.From[i], len(normalized), k.MaxLength))
+		if n := len(key) - prefix; n > k.MaxLength {
+			return invalidKey.because(fmt.Sprintf("%s has %d bytes; a key has at most %d", &from[i], n, k.MaxLength))
 		}
+		if from[i].readsBody() && !c.meansJSON() {
+			if problem := c.contradicted(key[prefix:], &from[i], from[i+1:]); problem != nil {
+				return problem
+			}
+		}
+		c.key = key
 		return nil
 	}
 	switch k.Missing {
@@ -44,6 +96,24 @@ func (c *call) findKey() *problem {
 		return nil
 	}
 	return missingKey.because("none of the key's sources is present: " + sourceList(k.From))
+}
+
+// contradicted refuses a key from a body that not every service would look at,
+// if the request without its body has another one.
+func (c *call) contradicted(key []byte, s *source, later []source) *problem {
+	for i := range later {
+		other, present, problem := c.value(nil, &later[i])
+		if problem != nil {
+			return problem
+		}
+		if present && !bytes.Equal(key, other) {
+			return ambiguousKey.because(fmt.Sprintf("%s and %s differ, and a service may not look for JSON in the body of such a request: one of GET, HEAD, DELETE or OPTIONS, or not sent as application/json", s, &later[i]))
+		}
+		if present {
+			return nil
+		}
+	}
+	return nil
 }
 
 func normalize(key []byte, steps []string) []byte {
@@ -64,15 +134,30 @@ func normalize(key []byte, steps []string) []byte {
 // agrees on.
 func lower(key []byte) []byte {
 	for i, c := range key {
-		if 'A' <= c && c <= 'Z' {
-			key[i] = c + 'a' - 'A'
-		}
+		key[i] = lowered(c)
 	}
 	return key
 }
 
-// value appends the value of a source to b, if it is present.
-func (c *call) value(b []byte, s *Source) (_ []byte, present bool, _ *problem) {
+// value appends the normalised value of a source to b, if it is present.
+func (c *call) value(b []byte, s *source) (_ []byte, present bool, _ *problem) {
+	if s.parts != nil {
+		return c.compositeValue(b, s)
+	}
+	start := len(b)
+	b, present, problem := c.sent(b, s)
+	if problem != nil || !present {
+		return b, false, problem
+	}
+	normalized := normalize(b[start:], c.route.Key.Normalize)
+	if len(normalized) == 0 {
+		return b, false, invalidKey.because(s.String() + " is there, but empty")
+	}
+	return append(b[:start], normalized...), true, nil
+}
+
+// sent appends the value of a source, as the service decodes it, to b.
+func (c *call) sent(b []byte, s *source) (_ []byte, present bool, _ *problem) {
 	switch {
 	case s.Path != "":
 		return c.pathValue(b, s)
@@ -82,108 +167,149 @@ func (c *call) value(b []byte, s *Source) (_ []byte, present bool, _ *problem) {
 		return c.queryValue(b, s)
 	case s.Cookie != "":
 		return c.cookieValue(b, s)
-	case s.JSON != "":
-		return c.jsonValue(b, s)
 	}
-	return c.compositeValue(b, s)
+	return c.jsonValue(b, s)
 }
 
 // compositeValue joins parts with "/". A "/" inside a part is escaped, and so
 // is the escape, so that no two lists of parts give one key.
-func (c *call) compositeValue(b []byte, s *Source) ([]byte, bool, *problem) {
-	for i := range s.All {
+func (c *call) compositeValue(b []byte, s *source) ([]byte, bool, *problem) {
+	for i := range s.parts {
 		if i > 0 {
 			b = append(b, '/')
 		}
-		part, present, problem := c.value(nil, &s.All[i])
+		start := len(b)
+		with, present, problem := c.value(b, &s.parts[i])
 		if problem != nil || !present {
 			return b, false, problem
 		}
-		for _, char := range part {
-			switch char {
-			case '%':
-				b = append(b, "%25"...)
-			case '/':
-				b = append(b, "%2F"...)
-			default:
-				b = append(b, char)
-			}
-		}
+		b = escapePart(with, start)
 	}
 	return b, true, nil
 }
 
+// escapePart escapes b from start on.
+func escapePart(b []byte, start int) []byte {
+	if bytes.IndexByte(b[start:], '%') < 0 && bytes.IndexByte(b[start:], '/') < 0 {
+		return b
+	}
+	part := bytes.Clone(b[start:])
+	b = b[:start]
+	for _, char := range part {
+		switch char {
+		case '%':
+			b = append(b, "%25"...)
+		case '/':
+			b = append(b, "%2F"...)
+		default:
+			b = append(b, char)
+		}
+	}
+	return b
+}
+
 // pathValue decodes once; %2F gives a slash inside the value.
-func (c *call) pathValue(b []byte, s *Source) ([]byte, bool, *problem) {
-	raw := c.captures[c.route.path.wildcard(s.Path)]
+func (c *call) pathValue(b []byte, s *source) ([]byte, bool, *problem) {
+	raw := c.captures[s.wildcard]
 	if len(raw) == 0 {
 		return b, false, nil // {rest...} may be empty
 	}
 	value, err := unescape(b, raw)
 	if err != nil {
-		return b, false, malformedRequest.because(fmt.Sprintf("%s is %q: %v", s, raw, err))
+		return b, false, malformedRequest.because(fmt.Sprintf("%s holds %v", s, err))
 	}
 	return value, true, nil
 }
 
-// headerValue takes the whole field line: a comma is data. Underscores are
-// looked at because CGI and WSGI servers read X_Order_Id and X-Order-Id as one.
-func (c *call) headerValue(b []byte, s *Source) ([]byte, bool, *problem) {
-	h := &c.ctx.Request.Header
-	lines := h.PeekAll(s.Header)
-	if strings.IndexByte(s.Header, '-') >= 0 {
-		for name := range h.All() {
-			if !bytes.EqualFold(name, []byte(s.Header)) && sameVariable(name, s.Header) {
-				return b, false, ambiguousKey.because(fmt.Sprintf("header %s and %s are one to some servers; send %s alone", name, s.Header, s.Header))
-			}
-		}
-	}
-	switch len(lines) {
-	case 0:
+// headerValue takes the whole field line: a comma is data. What is removed
+// unless a trusted proxy says it is not there.
+func (c *call) headerValue(b []byte, s *source) ([]byte, bool, *problem) {
+	if s.forwards && !c.proxy.trusts(c.peer()) {
 		return b, false, nil
-	case 1:
-		return append(b, lines[0]...), true, nil
 	}
-	return b, false, ambiguousKey.because(fmt.Sprintf("%s is sent %d times", s, len(lines)))
+	value, lines, doubt := field(&c.ctx.Request.Header, s.Header)
+	if doubt != "" {
+		return b, false, ambiguousKey.because(fmt.Sprintf("%s %s", s, doubt))
+	}
+	return append(b, value...), lines > 0, nil
 }
 
-// sameVariable compares header names as the environment of a CGI script would.
+// field is a header field as the upstream will get it, and how many lines it
+// has. Trailers do not get there and are no part of it. It says what is
+// doubtful if servers may see something else.
+func field(h *fasthttp.RequestHeader, name string) (value []byte, lines int, doubt string) {
+	twin, nominated, endToEnd := "", false, true
+	for have, v := range h.All() {
+		switch {
+		case equalFold(have, name):
+			if lines++; lines == 1 {
+				value, endToEnd = v, !hopByHop(have)
+			}
+		case sameVariable(have, name):
+			twin = string(have)
+		case string(have) == "Connection":
+			nominated = nominated || nominates(v, []byte(name))
+		}
+	}
+	switch {
+	case lines > 1:
+		doubt = fmt.Sprintf("is sent %d times", lines)
+	case twin != "":
+		doubt = fmt.Sprintf("and header %s are one to some servers; send the former alone", twin)
+	case nominated && lines > 0 && endToEnd:
+		doubt = "is named by Connection, and so does not reach every service"
+	}
+	return value, lines, doubt
+}
+
+// sameVariable compares header names as the environment of a CGI or WSGI script
+// would: X_Order_Id and X-Order-Id are one.
 func sameVariable(name []byte, header string) bool {
 	if len(name) != len(header) {
 		return false
 	}
 	for i, c := range name {
-		if d := header[i]; c|0x20 != d|0x20 && (c != '_' || d != '-') {
+		if d := header[i]; lowered(c) != lowered(d) && (isAlphanumeric(c) || isAlphanumeric(d)) {
 			return false
 		}
 	}
 	return true
 }
 
+func isAlphanumeric(c byte) bool {
+	c = lowered(c)
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
+}
+
 // queryValue reads the query as a form does. A semicolon that would split the
 // query differently is refused, since servers disagree on it.
-func (c *call) queryValue(b []byte, s *Source) ([]byte, bool, *problem) {
-	value, found, err := formValue(c.query, s.Query, "&")
-	if err != nil {
-		return b, false, malformedRequest.because(fmt.Sprintf("%s: %v", s, err))
-	}
+func (c *call) queryValue(b []byte, s *source) ([]byte, bool, *problem) {
+	raw, found, twin := parameter(c.query, s.Query, "&")
 	if bytes.IndexByte(c.query, ';') >= 0 {
-		other, n, err := formValue(c.query, s.Query, "&;")
-		if err != nil || n != found || !bytes.Equal(value, other) {
+		other, n, _ := parameter(c.query, s.Query, "&;")
+		if n != found || !bytes.Equal(raw, other) {
 			return b, false, ambiguousKey.because(s.String() + " depends on whether a semicolon separates parameters; encode it as %3B")
 		}
 	}
-	switch found {
-	case 0:
+	switch {
+	case twin:
+		return b, false, ambiguousKey.because(s.String() + " and another parameter are one to some servers; they differ in case, dots, brackets or a bad escape")
+	case found > 1:
+		return b, false, ambiguousKey.because(fmt.Sprintf("%s is given %d times", s, found))
+	case found == 0:
 		return b, false, nil
-	case 1:
-		return append(b, value...), true, nil
 	}
-	return b, false, ambiguousKey.because(fmt.Sprintf("%s is given %d times", s, found))
+	value, err := unescapeForm(b, raw)
+	if err != nil {
+		return b, false, malformedRequest.because(fmt.Sprintf("%s holds %v", s, err))
+	}
+	return value, true, nil
 }
 
-// formValue is the first value of a form's parameter, and how many it has.
-func formValue(query []byte, name, separators string) (value []byte, found int, err error) {
+// parameter is the first raw value of a query's parameter, and how many it has.
+// twin reports whether there is another one that some server takes for it.
+func parameter(query []byte, name, separators string) (value []byte, found int, twin bool) {
+	var buffer [64]byte
 	for len(query) > 0 {
 		pair := query
 		if end := bytes.IndexAny(query, separators); end >= 0 {
@@ -192,76 +318,198 @@ func formValue(query []byte, name, separators string) (value []byte, found int, 
 			query = nil
 		}
 		rawName, rawValue, _ := bytes.Cut(pair, []byte("="))
-		if !nameIs(rawName, name) {
-			continue
-		}
-		if found++; found > 1 {
-			continue
-		}
-		if value, err = unescapeForm(rawValue); err != nil {
-			return nil, found, err
+		decoded, err := unescapeForm(buffer[:0], rawName)
+		switch {
+		case err == nil && string(decoded) == name:
+			if found++; found == 1 {
+				value = rawValue
+			}
+		case err != nil || mistakable(decoded, name):
+			twin = true
 		}
 	}
-	return value, found, nil
+	return value, found, twin
 }
 
-func nameIs(raw []byte, name string) bool {
-	if string(raw) == name {
-		return true
+// mistakable reports whether some server takes the parameter or cookie have for
+// name. ASP.NET ignores case; PHP drops leading spaces and what follows a zero
+// byte, and turns dots and spaces into underscores; PHP, Rails and Express take
+// name[...] for parts of name.
+func mistakable(have []byte, name string) bool {
+	have = bytes.TrimLeft(have, " ")
+	if end := bytes.IndexByte(have, 0); end >= 0 {
+		have = have[:end]
 	}
-	if bytes.IndexAny(raw, "%+") < 0 {
+	if end := bytes.IndexByte(have, '['); end > 0 && strings.IndexByte(name, '[') < 0 {
+		have = have[:end]
+	}
+	if len(have) != len(name) {
 		return false
 	}
-	decoded, err := unescapeForm(raw)
-	return err == nil && string(decoded) == name
+	for i, c := range have {
+		if underscored(c) != underscored(name[i]) {
+			return false
+		}
+	}
+	return true
 }
 
-func unescapeForm(raw []byte) ([]byte, error) {
-	if bytes.IndexByte(raw, '+') >= 0 {
-		raw = bytes.ReplaceAll(raw, []byte("+"), []byte(" "))
+func underscored(c byte) byte {
+	if c == '.' || c == ' ' {
+		return '_'
 	}
-	return unescape(nil, raw)
+	return lowered(c)
+}
+
+// unescapeForm appends raw to b, decoded as forms are: a plus is a space.
+func unescapeForm(b, raw []byte) ([]byte, error) {
+	for {
+		word, rest, more := bytes.Cut(raw, []byte("+"))
+		decoded, err := unescape(b, word)
+		if err != nil || !more {
+			return decoded, err
+		}
+		b, raw = append(decoded, ' '), rest
+	}
 }
 
 // cookieValue takes a cookie that is sent once. The quotes that RFC 6265 allows
-// around a value are not part of it.
-func (c *call) cookieValue(b []byte, s *Source) ([]byte, bool, *problem) {
-	var value []byte
-	found := 0
-	for name, v := range c.ctx.Request.Header.Cookies() {
-		if string(name) == s.Cookie {
-			value = v
-			found++
-		}
+// around a value are not part of it; percent signs are, since it knows no
+// escapes.
+func (c *call) cookieValue(b []byte, s *source) ([]byte, bool, *problem) {
+	h := &c.ctx.Request.Header
+	// Not h.Cookies, which leaves out what it does not understand.
+	value, found, doubtful := cookie(h.RawHeaders(), s.Cookie)
+	if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
+		value = value[1 : n-1]
 	}
-	switch found {
-	case 0:
+	switch {
+	case found > 1:
+		return b, false, ambiguousKey.because(fmt.Sprintf("%s is sent %d times", s, found))
+	case doubtful || bytes.ContainsAny(value, `",\`):
+		return b, false, ambiguousKey.because(s.String() + " is read differently by servers that know quoted strings, commas between cookies, or names in other letters")
+	case found == 0:
 		return b, false, nil
-	case 1:
-		if n := len(value); n >= 2 && value[0] == '"' && value[n-1] == '"' {
-			value = value[1 : n-1]
-		}
-		return append(b, value...), true, nil
 	}
-	return b, false, ambiguousKey.because(fmt.Sprintf("%s is sent %d times", s, found))
+	if _, _, doubt := field(h, "Cookie"); doubt != "" {
+		return b, false, ambiguousKey.because(fmt.Sprintf("%s: header Cookie %s", s, doubt))
+	}
+	return append(b, value...), true, nil
 }
 
+// cookie is the first value of a cookie in a request's header lines, and how
+// many there are. It is doubtful if some server would find another one.
+func cookie(head []byte, name string) (value []byte, found int, doubtful bool) {
+	var line []byte
+	twin, broken, inCookie := false, false, false
+	for len(head) > 0 {
+		line, head, _ = bytes.Cut(head, []byte("\n"))
+		if inCookie && len(line) > 0 && (line[0] == ' ' || line[0] == '\t') {
+			twin = true // over two lines, where anything may be
+			continue
+		}
+		fieldName, pairs, _ := bytes.Cut(bytes.TrimSuffix(line, []byte("\r")), []byte(":"))
+		if inCookie = equalFold(fieldName, "Cookie"); !inCookie {
+			continue
+		}
+		var pair []byte
+		for len(pairs) > 0 {
+			pair, pairs, _ = bytes.Cut(pairs, []byte(";"))
+			have, v, _ := bytes.Cut(pair, []byte("="))
+			have, v = trimBlanks(have), trimBlanks(v)
+			switch {
+			case string(have) != name:
+				twin = twin || mistakable(have, name)
+			case found == 0:
+				value = v
+				fallthrough
+			default:
+				found++
+			}
+			broken = broken || len(v) > 0 && v[0] == '"' && (len(v) == 1 || v[len(v)-1] != '"')
+			for more := true; more; {
+				if _, v, more = bytes.Cut(v, []byte(",")); more {
+					have, _, _ = bytes.Cut(v, []byte("="))
+					twin = twin || mistakable(trimBlanks(have), name)
+				}
+			}
+		}
+	}
+	return value, found, twin || broken && found > 0
+}
+
+// trimBlanks removes what HTTP calls whitespace, and no other space.
+func trimBlanks(b []byte) []byte { return bytes.Trim(b, " \t") }
+
 // jsonValue takes a member of a JSON body.
-func (c *call) jsonValue(b []byte, s *Source) ([]byte, bool, *problem) {
+func (c *call) jsonValue(b []byte, s *source) ([]byte, bool, *problem) {
 	body := c.ctx.Request.Body()
 	if len(body) == 0 {
 		return b, false, nil
 	}
-	value, present, err := jsonMember(b, body, s.JSON)
+	value, present, err := jsonMember(b, body, s.json)
+	if errors.Is(err, errNotJSON) && !c.saysJSON() && !looksLikeJSON(body) {
+		return b, false, nil
+	}
+	if coding := c.coding(body); coding != "" {
+		return b, false, invalidKey.because(fmt.Sprintf("%s: the body is %s; only plain UTF-8 is read", s, coding))
+	}
 	switch {
 	case err == nil:
 		return value, present, nil
-	case errors.Is(err, errNotJSON) && !c.saysJSON():
-		return b, false, nil
 	case errors.Is(err, errAmbiguous):
 		return b, false, ambiguousKey.because(fmt.Sprintf("%s: %v", s, err))
 	}
 	return b, false, invalidKey.because(fmt.Sprintf("%s: %v", s, err))
+}
+
+// looksLikeJSON reports whether a lenient decoder might find an object or an
+// array: behind a byte order mark, say, or in UTF-16.
+func looksLikeJSON(body []byte) bool {
+	for _, mark := range []string{"\xef\xbb\xbf", "\xfe\xff", "\xff\xfe"} {
+		body = bytes.TrimPrefix(body, []byte(mark))
+	}
+	body = bytes.TrimLeft(body, " \t\r\n\x00")
+	return len(body) > 0 && (body[0] == '{' || body[0] == '[')
+}
+
+// coding says in what the body is coded, if a server that decodes it would see
+// something else.
+func (c *call) coding(body []byte) string {
+	h := &c.ctx.Request.Header
+	for _, coding := range h.PeekAll("Content-Encoding") {
+		if len(coding) > 0 && !equalFold(coding, "identity") {
+			return "coded in " + string(coding)
+		}
+	}
+	media := h.ContentType()
+	if !bytes.Contains(bytes.ToLower(media), []byte("charset")) {
+		return ""
+	}
+	_, parameters, err := mime.ParseMediaType(string(media))
+	if err != nil {
+		return "of a Content-Type that is not well formed"
+	}
+	switch charset := strings.ToLower(parameters["charset"]); charset {
+	case "", "utf-8", "utf8":
+		return ""
+	case "us-ascii", "ascii", "iso-8859-1", "windows-1252":
+		if !bytes.ContainsFunc(body, func(r rune) bool { return r >= utf8.RuneSelf }) {
+			return ""
+		}
+		fallthrough
+	default:
+		return "in " + charset
+	}
+}
+
+// meansJSON reports whether every service would look for JSON in the body.
+func (c *call) meansJSON() bool {
+	switch h := &c.ctx.Request.Header; string(h.Method()) {
+	case fasthttp.MethodGet, fasthttp.MethodHead, fasthttp.MethodDelete, fasthttp.MethodOptions:
+		return false
+	}
+	return c.saysJSON()
 }
 
 // saysJSON reports whether the body is declared as JSON: application/json or
@@ -270,6 +518,16 @@ func (c *call) saysJSON() bool {
 	media, _, _ := bytes.Cut(c.ctx.Request.Header.ContentType(), []byte(";"))
 	media = bytes.ToLower(bytes.TrimSpace(media))
 	return bytes.HasSuffix(media, []byte("/json")) || bytes.HasSuffix(media, []byte("+json"))
+}
+
+// readsBody reports whether the value depends on the request's body.
+func (s *source) readsBody() bool {
+	for i := range s.parts {
+		if s.parts[i].readsBody() {
+			return true
+		}
+	}
+	return s.json != nil
 }
 
 // String names a source as configuration and command lines do: header:X-Order-Id.

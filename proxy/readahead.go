@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -40,6 +41,15 @@ func newClientConn(conn net.Conn) net.Conn {
 	c.init(conn)
 	c.ready = c.readAhead
 	return c
+}
+
+// CloseWrite ends our half of the connection.
+func (c *clientConn) CloseWrite() error {
+	half, ok := c.Conn.(halfCloser)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
 }
 
 // SyscallConn implements syscall.Conn.

@@ -28,11 +28,17 @@ type route struct {
 	Route
 	index    int // among the routes, first to last; the tag of its tickets
 	path     template
-	methods  map[string]mode
+	from     []source // Key.From made ready
+	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream
 	keyed    bool // some method of it queues
 	metrics  *routeMetrics
+}
+
+type methodMode struct {
+	method string
+	mode   mode
 }
 
 func newRoute(r Route, index int) (*route, error) {
@@ -40,7 +46,12 @@ func newRoute(r Route, index int) (*route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("route %s: %w", r.Name, err)
 	}
-	compiled := &route{Route: r, index: index, path: path, methods: map[string]mode{}, others: exclusive}
+	from, err := newSources(r.Key.From, &path)
+	if err != nil {
+		return nil, fmt.Errorf("route %s: %w", r.Name, err)
+	}
+	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
+	compiled := &route{Route: r, index: index, path: path, from: from, others: exclusive}
 	for _, list := range []struct {
 		mode    mode
 		methods []string
@@ -50,65 +61,88 @@ func newRoute(r Route, index int) (*route, error) {
 				compiled.others = list.mode
 				continue
 			}
-			compiled.methods[method] = list.mode
+			compiled.methods = append(compiled.methods, methodMode{method, list.mode})
 		}
 	}
 	compiled.keyed = compiled.others != bypass
 	for _, m := range compiled.methods {
-		compiled.keyed = compiled.keyed || m != bypass
+		compiled.keyed = compiled.keyed || m.mode != bypass
 	}
 	return compiled, nil
 }
 
+// mode is how requests of a method run. A method in other letters is the same
+// one here, as it is to servers that raise them; fetch, for one, sends "patch".
 func (r *route) mode(method []byte) mode {
-	if m, ok := r.methods[string(method)]; ok {
-		return m
+	for i := range r.methods {
+		if equalFold(method, r.methods[i].method) {
+			return r.methods[i].mode
+		}
 	}
 	return r.others
 }
 
-// accepts reports whether everything but the path matches.
-func (r *route) accepts(h *fasthttp.RequestHeader) bool {
-	if m := r.Match.Methods; len(m) > 0 && !slices.Contains(m, string(h.Method())) {
-		return false
+// orders reports whether requests of a method wait for their turn.
+func (r *route) orders(method []byte) bool {
+	return r.Lane.Mode != Observe && r.mode(method) != bypass
+}
+
+// accepts reports whether everything but the path matches. It is doubtful if
+// that depends on a header which servers may see differently.
+func (r *route) accepts(h *fasthttp.RequestHeader) (accepted, doubtful bool) {
+	if m := r.Match.Methods; len(m) > 0 && !slices.ContainsFunc(m, func(method string) bool { return equalFold(h.Method(), method) }) {
+		return false, false
 	}
-	if r.Match.Host != "" && !strings.EqualFold(r.Match.Host, string(hostname(h.Host()))) {
-		return false
+	if r.Match.Host != "" && !equalFold(hostname(h.Host()), r.Match.Host) {
+		return false, false
 	}
+	accepted = true
 	for _, want := range r.Match.Headers {
-		have := h.Peek(want.Name)
-		if len(have) == 0 || want.Value != "" && string(have) != want.Value {
-			return false
+		have, _, doubt := field(h, want.Name)
+		matches := len(have) > 0 && (want.Value == "" || string(have) == want.Value)
+		if !matches && doubt == "" {
+			return false, false
 		}
+		accepted = accepted && matches
+		doubtful = doubtful || doubt != ""
 	}
-	return true
+	return accepted, doubtful
 }
 
 // hostname is a Host field without its port.
 func hostname(host []byte) []byte {
 	if i := bytes.LastIndexByte(host, ':'); i >= 0 && !bytes.HasSuffix(host, []byte("]")) {
-		return host[:i]
+		host = host[:i]
 	}
-	return host
+	return bareHost(host)
+}
+
+// bareHost is a host without the dot that ends a complete name, or without the
+// brackets of an address.
+func bareHost(host []byte) []byte {
+	return bytes.Trim(bytes.TrimSuffix(host, []byte(".")), "[]")
 }
 
 // match finds the first route for the request, and the values of its path
 // wildcards, into c.
 //
-// It looks at the path as sent. A path that a server behind may read
-// differently (with dot segments resolved, slashes merged, or parameters cut)
-// is also matched the way such a server would, and refused when that reading
-// leads to another lane: else a second spelling of a key would run beside the
-// first.
+// It looks at the path as sent. A server behind may understand it in another
+// way, see readings, and so the request is refused when one of these ways leads
+// to another lane: else a second spelling of a key would run beside the first.
 func (c *call) match() *problem {
 	h := &c.ctx.Request.Header
 	c.route = c.proxy.find(h, c.path, &c.captures)
+	if problem := c.checkReading(&reading{path: c.path}); problem != nil {
+		return problem
+	}
 	if !plain(c.path) {
-		for reading := range readings(c.path) {
-			var captures captures
-			other := c.proxy.find(h, reading.path, &captures)
-			if reading.otherLane(h.Method(), c.route, &c.captures, other, &captures) {
-				return malformedRequest.because(fmt.Sprintf("the path can also be read as %q (%s), which is another lane; send it in that form", reading.path, reading.why))
+		others, ok := readings(c.path)
+		if !ok && slices.ContainsFunc(c.proxy.routes, func(r *route) bool { return r.orders(h.Method()) }) {
+			return malformedRequest.because("the path can be read in too many ways; send it without dot segments, empty segments, backslashes and parameters")
+		}
+		for i := range others {
+			if problem := c.checkReading(&others[i]); problem != nil {
+				return problem
 			}
 		}
 	}
@@ -121,28 +155,74 @@ func (c *call) match() *problem {
 
 func (p *Proxy) find(h *fasthttp.RequestHeader, path []byte, captures *captures) *route {
 	for _, r := range p.routes {
-		if r.path.match(path, captures) && r.accepts(h) {
+		if !r.path.match(path, captures, strictly) {
+			continue
+		}
+		if accepted, _ := r.accepts(h); accepted {
 			return r
 		}
 	}
 	return nil
 }
 
-// otherLane reports whether a request that matched route a as sent, and route b
-// when read differently, would be in b's lane without being in it. If b queues
-// nothing there is no such lane, whatever order a gives the request.
-func (reading *reading) otherLane(method []byte, a *route, as *captures, b *route, bs *captures) bool {
+// checkReading refuses a request that, if its path is read this way, belongs
+// into a lane that it is not in. It looks at every route that some server might
+// take, up to the one that none can miss.
+func (c *call) checkReading(reading *reading) *problem {
+	h := &c.ctx.Request.Header
+	var captures captures
+	for _, r := range c.proxy.routes {
+		if !r.path.match(reading.path, &captures, loosely) {
+			continue
+		}
+		accepted, doubtful := r.accepts(h)
+		if (accepted || doubtful) && c.misses(r, &captures, reading) {
+			return c.otherLane(r, reading, doubtful)
+		}
+		if accepted && !doubtful && r.path.match(reading.path, &captures, strictly) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// otherLane says so without the path, which the log must not hold.
+func (c *call) otherLane(r *route, reading *reading, doubtful bool) *problem {
 	switch {
-	case b == nil || b.mode(method) == bypass:
+	case reading.why != "":
+		return malformedRequest.because(fmt.Sprintf("some servers read the path with %s: a request of route %s, in another lane; send it in the form that is meant", reading.why, r.Name))
+	case doubtful:
+		return malformedRequest.because(fmt.Sprintf("route %s depends on a header that is sent twice, in two spellings, or named by Connection", r.Name))
+	}
+	return malformedRequest.because(fmt.Sprintf("the path is that of route %s but for the case of letters, a bad escape or the last slash, which not all servers look at; send it in the form that is meant", r.Name))
+}
+
+// misses reports whether a request of route r, whose wildcards have the given
+// values, would be in a lane that c, as sent, is not in. If r orders nothing
+// there is no such lane, whatever c's own route does.
+func (c *call) misses(r *route, values *captures, reading *reading) bool {
+	method, own := c.ctx.Request.Header.Method(), c.route
+	switch {
+	case !r.orders(method):
 		return false
-	case a == nil || a.mode(method) == bypass:
+	case own == nil || !own.orders(method):
 		return true
-	case a == b && reading.slashInValue:
+	case own == r && reading.slashInValue:
 		return false // an encoded slash stays inside the value
-	case a.Key.Space != b.Key.Space || !slices.EqualFunc(a.Key.From, b.Key.From, equalSource):
+	case own != r && !own.sharesLanes(r):
+		return true
+	case own.mode(method) == shared && r.mode(method) == exclusive:
 		return true
 	}
-	return !samePathValues(a.Key.From, a, as, b, bs)
+	return !samePathValues(own.from, r.from, &c.captures, values)
+}
+
+// sharesLanes reports whether two routes find the same key in the same request,
+// but for the values of path wildcards.
+func (r *route) sharesLanes(other *route) bool {
+	a, b := &r.Key, &other.Key
+	return a.Space == b.Space && a.Missing == b.Missing && slices.Equal(a.Normalize, b.Normalize) &&
+		slices.EqualFunc(a.From, b.From, equalSource)
 }
 
 func equalSource(a, b Source) bool {
@@ -150,17 +230,15 @@ func equalSource(a, b Source) bool {
 		slices.EqualFunc(a.All, b.All, equalSource)
 }
 
-func samePathValues(sources []Source, a *route, as *captures, b *route, bs *captures) bool {
-	for _, source := range sources {
-		if source.All != nil && !samePathValues(source.All, a, as, b, bs) {
+// samePathValues compares the values, as sent, of the wildcards that two equal
+// lists of sources name.
+func samePathValues(as, bs []source, ofA, ofB *captures) bool {
+	for i := range as {
+		a, b := &as[i], &bs[i]
+		if !samePathValues(a.parts, b.parts, ofA, ofB) {
 			return false
 		}
-		if source.Path == "" {
-			continue
-		}
-		va, errA := unescape(nil, as[a.path.wildcard(source.Path)])
-		vb, errB := unescape(nil, bs[b.path.wildcard(source.Path)])
-		if errA != nil || errB != nil || !bytes.Equal(va, vb) {
+		if a.Path != "" && !bytes.Equal(ofA[a.wildcard], ofB[b.wildcard]) {
 			return false
 		}
 	}
@@ -246,6 +324,9 @@ func (t *template) parseSegment(part string, last bool) error {
 		if err != nil {
 			return err
 		}
+		if literal == "." || literal == ".." {
+			return fmt.Errorf("segment %q: a dot segment never matches", part)
+		}
 		t.segments = append(t.segments, segment{literal: literal})
 		return nil
 	}
@@ -285,8 +366,16 @@ func isName(s string) bool {
 // wildcard is the index of name among the captures.
 func (t *template) wildcard(name string) int { return slices.Index(t.names, name) }
 
-// match reports whether path, as sent, matches, and captures the wildcards.
-func (t *template) match(path []byte, captures *captures) bool {
+// How a path is compared with a template.
+const (
+	strictly = false
+	// loosely: without regard to the case of literals and to a last slash, and
+	// a bad escape is any literal. Some servers route like that.
+	loosely = true
+)
+
+// match reports whether a path matches, and captures the wildcards.
+func (t *template) match(path []byte, captures *captures, loose bool) bool {
 	rest, captured := path, 0
 	for i := range t.segments {
 		if len(rest) == 0 || rest[0] != '/' {
@@ -301,7 +390,7 @@ func (t *template) match(path []byte, captures *captures) bool {
 		s := &t.segments[i]
 		switch {
 		case s.name == "":
-			if !equalDecoded(value, s.literal) {
+			if !s.equals(value, loose) {
 				return false
 			}
 		case len(value) == 0:
@@ -311,12 +400,23 @@ func (t *template) match(path []byte, captures *captures) bool {
 			captured++
 		}
 	}
+	if loose && (t.tail == exact || t.tail == slash) {
+		return len(rest) <= len("/")
+	}
 	switch t.tail {
 	case slash:
 		return len(rest) == 1
 	case everything:
+		// A target in another form is no path; only * may be forwarded.
+		if len(rest) > 0 && rest[0] != '/' && string(path) != "*" {
+			return false
+		}
 		if t.rest != "" {
-			captures[captured] = bytes.TrimPrefix(rest, []byte("/"))
+			value := bytes.TrimPrefix(rest, []byte("/"))
+			if loose {
+				value = bytes.TrimSuffix(value, []byte("/"))
+			}
+			captures[captured] = value
 		}
 		return true
 	default:
@@ -324,16 +424,40 @@ func (t *template) match(path []byte, captures *captures) bool {
 	}
 }
 
-// equalDecoded compares a segment as sent with a decoded literal.
-func equalDecoded(raw []byte, literal string) bool {
-	if string(raw) == literal {
+// equals compares a segment as sent with a literal.
+func (s *segment) equals(raw []byte, loose bool) bool {
+	if string(raw) == s.literal {
 		return true
 	}
 	if bytes.IndexByte(raw, '%') < 0 {
+		return loose && equalFold(raw, s.literal)
+	}
+	var buffer [64]byte
+	decoded, err := unescape(buffer[:0], raw)
+	if err != nil {
+		return loose
+	}
+	return string(decoded) == s.literal || loose && equalFold(decoded, s.literal)
+}
+
+// equalFold compares ASCII text without regard to case.
+func equalFold(b []byte, s string) bool {
+	if len(b) != len(s) {
 		return false
 	}
-	decoded, err := unescape(nil, raw)
-	return err == nil && string(decoded) == literal
+	for i, c := range b {
+		if c != s[i] && lowered(c) != lowered(s[i]) {
+			return false
+		}
+	}
+	return true
+}
+
+func lowered(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		return c + 'a' - 'A'
+	}
+	return c
 }
 
 var errEscape = errors.New("a % that two hexadecimal digits do not follow")

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -17,6 +18,7 @@ type relay struct {
 	up     *fasthttp.Response // keeps body's framing
 	body   io.Reader
 	reuse  bool // the connection outlives the response
+	bare   bool // the client takes the connection's end for the body's
 	ended  bool // the last byte has been read
 	moved  time.Time
 	since  time.Time
@@ -46,14 +48,53 @@ func (r *relay) start(length int) {
 	c.pin()
 	c.later, r.since = true, time.Now()
 	response := &c.ctx.Response
-	if c.mode == bypass {
+	switch {
+	case length < 0 && !c.ctx.Request.Header.IsHTTP11():
+		r.bare = true // fasthttp would send chunks
+		if !c.taken {
+			c.takeOver(r.writeBare)
+		}
+		return
+	case c.mode == bypass:
 		response.ImmediateHeaderFlush = true
-	} else {
+	default:
 		// The slow client of a response that streams under its lane holds the
 		// lane no longer than a slow upstream would.
-		c.ctx.Conn().SetWriteDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+		c.ctx.SetWriteDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	}
 	response.SetBodyStream(r, max(length, -1))
+}
+
+// writeBare sends a response without a length to an HTTP/1.0 client, to which
+// the connection's end is the body's.
+func (r *relay) writeBare(client net.Conn) {
+	defer r.Close()
+	c := r.call
+	h := &c.ctx.Response.Header
+	h.Del("Transfer-Encoding")
+	h.Del("Connection")
+	h.SetConnectionClose()
+	if c.mode != bypass {
+		client.SetWriteDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+	}
+	if _, err := client.Write(h.Header()); err != nil {
+		return
+	}
+	if _, err := io.Copy(struct{ io.Writer }{client}, r); err != nil {
+		abort(socket(client))
+	}
+}
+
+// abort resets a connection whose orderly end would mean that all was said.
+func abort(conn net.Conn) {
+	below := conn
+	if c, ok := conn.(*clientConn); ok {
+		below = c.Conn
+	}
+	if tcp, ok := below.(*net.TCPConn); ok {
+		tcp.SetLinger(0) //nolint:errcheck // best effort
+	}
+	conn.Close()
 }
 
 // Read implements io.Reader for the server.
@@ -81,7 +122,7 @@ func (r *relay) touch() {
 	if now := time.Now(); c.mode == bypass && idle > 0 && now.Sub(r.moved) > idle/8 {
 		r.moved = now
 		c.link.wire.SetReadDeadline(now.Add(idle)) //nolint:errcheck // a dead connection fails the read
-		c.ctx.Conn().SetWriteDeadline(now.Add(idle))
+		c.ctx.SetWriteDeadline(now.Add(idle))      //nolint:errcheck // a dead connection fails the write
 	}
 }
 
@@ -95,12 +136,17 @@ func (r *relay) end() {
 }
 
 // Close implements io.Closer for the server. If the body has not ended, the
-// client hung up or the upstream was late: the lane is held for the rest.
+// client hung up or the upstream was late: the lane is held for the rest, which
+// has the time it would have had.
 func (r *relay) Close() error {
 	c := r.call
 	if !r.ended {
 		c.upstreamTime += time.Since(r.since)
-		c.hold()
+		since := c.deadline
+		if now := time.Now(); now.After(since) {
+			since = now
+		}
+		c.hold(since, true)
 	}
 	if r.ended {
 		r.release()

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http/httputil"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -51,13 +52,24 @@ const (
 
 const forever = 365 * 24 * time.Hour
 
+// routeOf is the route that match will find.
 func (p *Proxy) routeOf(h *fasthttp.RequestHeader) *route {
-	path, _, _ := bytes.Cut(h.RequestURI(), []byte("?"))
+	uri := h.RequestURI()
+	if len(uri) > 0 && uri[0] != '/' && string(uri) != "*" {
+		_, rest, ok := cutAuthority(uri)
+		if !ok {
+			return nil
+		}
+		uri = rest
+	}
+	path, _, _ := bytes.Cut(uri, []byte("?"))
 	var captures captures
 	return p.find(h, path, &captures)
 }
 
+// hideBody makes fasthttp take the request for one without a body.
 func hideBody(h *fasthttp.RequestHeader, length int) {
+	h.Del("Trailer") // first: a field that it announces could not be set
 	h.SetContentLength(0)
 	h.Set(headerUpload, strconv.Itoa(length))
 }
@@ -73,109 +85,201 @@ func (c *call) upload() *problem {
 	c.prepare()
 	h.SetContentLength(length)
 	c.takeOver(func(client net.Conn) {
-		body := &uploadBody{reader: bufio.NewReader(client), client: client, idle: c.proxy.config.BypassIdleTimeout}
-		problem := c.exchangeUpload(body)
-		response := &c.ctx.Response
-		if problem != nil {
-			c.problem = problem
-			problem.write(response, c.about())
+		body := &uploadBody{reader: bufio.NewReader(client), client: client, length: length, idle: c.proxy.config.BypassIdleTimeout}
+		defer body.sent.wait()
+		defer socket(client).Close() // these two end the sender
+		defer c.link.close()
+		t := c.route.upstream.pick(c.key)
+		if err := c.link.connect(t); err != nil {
+			c.problem = notConnected(t, err)
+		} else {
+			defer c.proxy.background.enter(c.link.wire)()
+			c.problem = c.exchangeUpload(t, body)
 		}
-		response.SetConnectionClose()
-		w := bufio.NewWriter(client)
-		if response.Write(w) == nil && w.Flush() == nil {
-			body.linger()
-		}
-		c.link.close() // ends the sender
-		socket(client).Close()
-		body.sent.wait()
+		c.answerUpload(client, body)
 	})
 	return nil
 }
 
 // exchangeUpload sends the request while it waits for the response, which may
 // come before the body's end.
-func (c *call) exchangeUpload(body *uploadBody) *problem {
-	t := c.route.upstream.pick(c.key)
-	if err := c.link.connect(t); err != nil {
-		return notConnected(t, err)
-	}
+func (c *call) exchangeUpload(t *target, body *uploadBody) *problem {
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+	c.deadline = time.Time{}            // moved by the sender from now on
 	c.scratch = c.appendHead(c.scratch[:0])
 	wire := c.link.wire
-	body.sent.start(func() error { return body.send(wire, c.scratch, &c.ctx.Request.Header) })
+	body.sent.start(func() error { return body.send(wire, c.scratch) })
 	err := c.receive()
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case isTimeout(err):
-		return upstreamTimeout.because(fmt.Sprintf("%s was silent for %s", t.name, body.idle))
-	case isClosed(err):
-		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.name))
 	}
-	return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	defer c.link.close()
+	switch body.stage.Load() {
+	case stageBroken:
+		return body.problem()
+	case stageReading:
+		if isTimeout(err) { // both fell silent at once, and it was the client's turn
+			return body.silent()
+		}
+	}
+	return c.unanswered(t, err)
+}
+
+// answerUpload writes the response, or the problem in its place.
+func (c *call) answerUpload(client net.Conn, body *uploadBody) {
+	response := &c.ctx.Response
+	if c.problem != nil {
+		c.problem.write(response, c.about())
+	}
+	if body.idle > 0 {
+		client.SetWriteDeadline(time.Now().Add(body.idle)) //nolint:errcheck // a dead connection fails the write
+	}
+	if rest := c.link.rest; c.problem == nil && rest != nil && rest.bare {
+		rest.writeBare(client)
+	} else {
+		if rest == nil {
+			c.endUpstream()
+		}
+		response.SetConnectionClose()
+		w := bufio.NewWriter(client)
+		if response.Write(w) != nil || w.Flush() != nil {
+			return
+		}
+	}
+	c.endUpstream()
+	body.linger()
+}
+
+// endUpstream gives up what the call holds for its upstream, before a slow
+// client is waited for.
+func (c *call) endUpstream() {
+	c.link.close()
+	c.free()
 }
 
 // uploadBody is a body on its way from the client to the upstream.
 type uploadBody struct {
 	client net.Conn
 	reader *bufio.Reader
+	length int // or chunked
 	idle   time.Duration
 	sent   task
+
+	stage atomic.Int32 // of the sender
+	cause error        // once it is stageBroken
+	until time.Time    // until then the client may be silent; the sender's
+	ended atomic.Bool  // nobody needs the rest
 }
+
+// What the sender is at.
+const (
+	stageWriting int32 = iota // or done
+	stageReading              // waiting for the client
+	stageBroken               // the client's body broke off
+)
 
 var errShort = errors.New("the client closed before its body's end")
 
+// The service has seen a part of the request, and nobody can say what it made
+// of that.
+var (
+	uploadMalformed = uncertain(malformedRequest)
+	uploadSilent    = uncertain(requestTimeout)
+)
+
+func uncertain(k *kind) *kind {
+	other := *k
+	other.executed = unknown
+	return &other
+}
+
+// problem says why the body broke off.
+func (b *uploadBody) problem() *problem {
+	if isTimeout(b.cause) || b.idle > 0 && !time.Now().Before(b.until) {
+		return b.silent()
+	}
+	return uploadMalformed.because("the body broke off: " + b.cause.Error())
+}
+
+func (b *uploadBody) silent() *problem {
+	return uploadSilent.because(fmt.Sprintf("nothing came of the body for %s", b.idle))
+}
+
 // send writes the head and then the body, in the framing it came in, each piece
-// as soon as it is there. If the body breaks off, so does the connection to the
-// upstream, which must not take a part for the whole.
-func (b *uploadBody) send(wire *wire, head []byte, framing *fasthttp.RequestHeader) (err error) {
-	defer func() {
-		if err != nil {
-			wire.Close()
-		}
-	}()
+// as soon as it is there. An upstream that takes no more of it may have answered.
+func (b *uploadBody) send(wire *wire, head []byte) error {
 	if _, err := wire.Write(head); err != nil {
 		return err
 	}
 	request := fasthttp.AcquireRequest() // parses the body
 	defer fasthttp.ReleaseRequest(request)
-	framing.CopyTo(&request.Header)
-	length := framing.ContentLength()
-	w := bufio.NewWriter(wire)
+	request.Header.SetContentLength(b.length)
+	b.await(wire)
 	if err := request.ContinueReadBodyStream(b.reader, 1, false); err != nil {
-		return err
+		return b.broken(wire, err)
 	}
+	w := bufio.NewWriterSize(wire, pieceSize+64) // a piece and its chunk's framing
 	var to io.Writer = w
-	if length == chunked {
+	if b.length == chunked {
 		to = httputil.NewChunkedWriter(w)
 	}
 	total, err := b.copy(to, w, request.BodyStream(), wire)
 	switch {
 	case err != nil:
 		return err
-	case length >= 0 && total < length:
-		return errShort
-	case length == chunked:
-		if _, err := w.WriteString("0\r\n\r\n"); err != nil {
-			return err
-		}
+	case b.length >= 0 && total < b.length:
+		return b.broken(wire, errShort)
+	case b.length == chunked:
+		w.WriteString("0\r\n\r\n") //nolint:errcheck // Flush reports it
 	}
 	return w.Flush()
 }
 
-// copy moves both connections' deadlines with every piece.
+// await begins to wait for the client.
+func (b *uploadBody) await(wire *wire) {
+	b.stage.Store(stageReading)
+	b.move(wire)
+	if b.idle == 0 {
+		return
+	}
+	b.client.SetReadDeadline(b.until) //nolint:errcheck // a dead connection fails the read
+	if b.ended.Load() {               // linger has set its own, perhaps before
+		b.client.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // as above
+	}
+}
+
+// move gives the upstream as long again.
+func (b *uploadBody) move(wire *wire) {
+	if b.idle > 0 {
+		b.until = time.Now().Add(b.idle)
+		wire.SetDeadline(b.until) //nolint:errcheck // a dead connection fails the write
+	}
+}
+
+// broken ends the connection to the upstream, which must not take a part of the
+// body for the whole.
+func (b *uploadBody) broken(wire *wire, err error) error {
+	b.cause = err
+	b.stage.Store(stageBroken)
+	wire.Close()
+	return err
+}
+
+const pieceSize = 16 << 10
+
 func (b *uploadBody) copy(to io.Writer, w *bufio.Writer, from io.Reader, wire *wire) (total int, err error) {
-	buffer := make([]byte, 16<<10)
+	buffer := make([]byte, pieceSize)
 	for {
-		if b.idle > 0 {
-			deadline := time.Now().Add(b.idle)
-			b.client.SetReadDeadline(deadline) //nolint:errcheck // a dead connection fails the read
-			wire.SetDeadline(deadline)         //nolint:errcheck // a dead connection fails the write
-		}
+		b.await(wire)
 		n, err := from.Read(buffer)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return total, b.broken(wire, err)
+		}
+		b.stage.Store(stageWriting)
+		b.move(wire)
+		total += n
 		if n > 0 {
-			total += n
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return total, err
 			}
@@ -183,30 +287,22 @@ func (b *uploadBody) copy(to io.Writer, w *bufio.Writer, from io.Reader, wire *w
 				return total, err
 			}
 		}
-		if errors.Is(err, io.EOF) {
-			return total, nil
-		}
 		if err != nil {
-			return total, err
+			return total, nil
 		}
 	}
 }
 
-const (
-	lingerTime  = time.Second
-	lingerBytes = 1 << 20
-)
+const lingerTime = time.Second
 
 // linger lets a client that is still sending read the response: closing its
 // connection with unread bytes would reset it, and the response with it.
 func (b *uploadBody) linger() {
-	raw := socket(b.client)
-	if half, ok := raw.(interface{ CloseWrite() error }); ok {
-		half.CloseWrite() //nolint:errcheck // best effort
-	}
+	b.ended.Store(true)
 	b.client.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a dead connection fails the read
+	endHalf(socket(b.client))
 	b.sent.wait()
-	io.CopyN(io.Discard, b.reader, lingerBytes) //nolint:errcheck // best effort
+	io.Copy(io.Discard, b.reader) //nolint:errcheck // best effort, and only until the deadline
 }
 
 // task is a goroutine that somebody waits for.
@@ -217,7 +313,7 @@ func (t *task) start(f func() error) {
 	t.done = make(chan struct{})
 	go func() {
 		defer close(t.done)
-		f() //nolint:errcheck // it closes its connection on an error, which the other side then sees
+		f() //nolint:errcheck // whoever waits for the response sees why there is none
 	}()
 }
 
