@@ -399,7 +399,7 @@ var behaviours = []behaviour{
 		x.conn.Close()
 	}, status: 200, body: "ok"},
 	{name: "more than it announced", answer: func(x *exchange) {
-		x.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+		x.write("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok%s", strings.Repeat("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", 200)) // more than a reader takes
 	}, status: 200, body: "ok"},
 	{name: "a body where there is none", answer: func(x *exchange) {
 		x.write("HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
@@ -578,6 +578,50 @@ func TestALateResponseIsReadToItsEnd(t *testing.T) {
 			n.idle()
 		})
 	}
+}
+
+// An upstream whose answer makes no sense may be at work still. Mutants: the
+// lane is free at once; the upstream is not asked to end the connection.
+func TestAnUnintelligibleAnswerHoldsItsLane(t *testing.T) {
+	const nonsense = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc"
+	for _, c := range []struct {
+		name  string
+		after proxy.AfterTimeout
+		close time.Duration // when the upstream does, after the first answer
+		want  time.Duration // until the next request runs
+	}{
+		{"until it closes", proxy.Hold, 7 * time.Second, 7 * time.Second},
+		{"until hold_for", proxy.Hold, time.Hour, 20 * time.Second},
+		{"not at all", proxy.Release, time.Hour, 0},
+	} {
+		bubble(t, c.name, func(t *testing.T) {
+			s := newScript(t, func(x *exchange) {
+				x.write(nonsense)
+				time.AfterFunc(c.close, func() { x.conn.Close() })
+			})
+			n := start(t, func(config *proxy.Config) { only(s)(config); config.Routes[0].Lane.AfterTimeout = c.after })
+			began := time.Now()
+			if a := n.send("PUT", "/orders/7", nil, ""); a.slug() != "upstream-invalid" || time.Since(began) != 0 {
+				t.Errorf("%d %s after %v", a.status, a.slug(), time.Since(began))
+			}
+			if a := n.send("PUT", "/orders/7/canary", nil, ""); a.status != 200 || time.Since(began) != c.want {
+				t.Errorf("the next request: %d %s after %v, want %v", a.status, a.slug(), time.Since(began), c.want)
+			}
+			n.idle()
+		})
+	}
+	t.Run("a server that closes when it is asked to", func(t *testing.T) {
+		s := newScript(t, func(x *exchange) { x.write(nonsense) }) // and then waits for the next request
+		n := startOnSockets(t, s, nil)
+		began := time.Now()
+		c := n.open()
+		if a := c.send("PUT", "/orders/7", nil, ""); a.slug() != "upstream-invalid" {
+			t.Errorf("%d %s", a.status, a.slug())
+		}
+		if a := c.send("PUT", "/orders/7/canary", nil, ""); a.status != 200 || time.Since(began) > 5*time.Second {
+			t.Errorf("the next request: %d %s after %v", a.status, a.slug(), time.Since(began))
+		}
+	})
 }
 
 // Mutants: the slow client's deadline is the server's ordinary one; release
@@ -769,13 +813,13 @@ func TestAnEarlyAnswerToALargeBody(t *testing.T) {
 			if a.status != 413 || a.body != "refused" {
 				t.Errorf("%d %s %q", a.status, a.slug(), a.body)
 			}
-			if name == "then neither reads nor closes" {
-				close(stopped)
-			}
 			if a := n.open().send("PUT", "/orders/7/canary", nil, ""); a.body != "canary for /orders/7/canary" {
 				t.Errorf("the next request: %d %s %q", a.status, a.slug(), a.body)
 			}
 			n.empty()
+			if name == "then neither reads nor closes" {
+				close(stopped)
+			}
 		})
 	}
 	t.Run("a reset in place of an answer", func(t *testing.T) {

@@ -503,15 +503,22 @@ func TestAnEarlyResponseToAnUpload(t *testing.T) {
 				s.head = func(x *exchange) { serve(x, stop) }
 				n := startOnSockets(t, s, nil)
 				c := n.open()
-				head, body := upload(20 << 20)
+				head, body := upload(6 << 20)
 				io.WriteString(c.conn, "POST /upload HTTP/1.1\r\nHost: a\r\n"+head)
 				var wg sync.WaitGroup
-				wg.Go(func() { body(c.conn) }) // may fail once the response is there
+				wg.Go(func() {
+					if err := body(c.conn); err != nil {
+						t.Errorf("sending: %v", err)
+					}
+				})
 				if m := c.response("POST"); m.status() != 413 || m.body != "refused" || m.get("Connection") != "close" {
 					t.Errorf("%q %q", m.head, m.body)
 				}
-				c.conn.Close()
 				wg.Wait()
+				c.conn.(*net.TCPConn).CloseWrite()
+				if rest, err := io.ReadAll(c.reader); len(rest) > 0 || err != nil {
+					t.Errorf("after the response: %q, %v; want an orderly end", rest, err)
+				}
 				close(stop)
 			})
 		}
@@ -604,39 +611,54 @@ func TestAnUploadThatBreaksOff(t *testing.T) {
 }
 
 // Mutants: the upstream's time runs while the client sends; it began with the
-// client's last wait.
+// client's last wait; a late failure is taken for silence.
 func TestAnUploadsUpstreamHasItsTime(t *testing.T) {
 	for name, c := range map[string]struct {
-		pieces []time.Duration // the client's pauses before each piece of a thousand bytes
-		answer time.Duration   // the upstream's pause after the last
+		pauses []time.Duration // the client's, before each piece
+		answer time.Duration   // the upstream's, after the last
+		closes bool            // in place of an answer
 		status int
 		took   time.Duration
 	}{
-		"a slow client":              {[]time.Duration{59 * time.Second, 59 * time.Second, 59 * time.Second}, 59 * time.Second, 200, 236 * time.Second},
-		"a silent upstream":          {[]time.Duration{0, 0, 0}, time.Hour, 504, time.Minute},
-		"a slow client and a silent": {[]time.Duration{0, 59 * time.Second, 59 * time.Second}, time.Hour, 504, 178 * time.Second},
+		"a slow client":              {[]time.Duration{59 * time.Second, 59 * time.Second, 59 * time.Second}, 59 * time.Second, false, 200, 236 * time.Second},
+		"a silent upstream":          {[]time.Duration{0, 0, 0}, time.Hour, false, 504, time.Minute},
+		"a slow client and a silent": {[]time.Duration{0, 59 * time.Second, 59 * time.Second}, time.Hour, false, 504, 178 * time.Second},
+		"a slow client and a closed": {[]time.Duration{0, 59 * time.Second, 59 * time.Second}, 0, true, 502, 118 * time.Second},
 	} {
-		bubble(t, name, func(t *testing.T) {
-			s := newScript(t, func(x *exchange) {
-				time.Sleep(c.answer)
-				x.ok("")
+		for framing, upload := range uploads {
+			bubble(t, name+", "+framing, func(t *testing.T) {
+				s := newScript(t, func(x *exchange) {
+					time.Sleep(c.answer)
+					if c.closes {
+						x.conn.Close()
+					}
+					x.ok("")
+				})
+				n := start(t, only(s))
+				began := time.Now()
+				c2 := n.open()
+				head, body := upload(len(c.pauses) * len(piece))
+				io.WriteString(c2.conn, "POST /upload HTTP/1.1\r\nHost: a\r\n"+head)
+				pauses := c.pauses
+				body(writerFunc(func(b []byte) (int, error) {
+					if len(b) == len(piece) {
+						time.Sleep(pauses[0])
+						pauses = pauses[1:]
+					}
+					return c2.conn.Write(b)
+				}))
+				if m := c2.response("POST"); m.status() != c.status || time.Since(began) != c.took {
+					t.Errorf("%q after %v, want %d after %v", m.start, time.Since(began), c.status, c.took)
+				}
+				s.stop()
 			})
-			n := start(t, only(s))
-			began := time.Now()
-			c2 := n.open()
-			io.WriteString(c2.conn, "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
-			for _, pause := range c.pieces {
-				time.Sleep(pause)
-				fmt.Fprintf(c2.conn, "3e8\r\n%s\r\n", strings.Repeat("u", 1000))
-			}
-			io.WriteString(c2.conn, "0\r\n\r\n")
-			if m := c2.response("POST"); m.status() != c.status || time.Since(began) != c.took {
-				t.Errorf("%q after %v, want %d after %v", m.start, time.Since(began), c.status, c.took)
-			}
-			s.stop()
-		})
+		}
 	}
 }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 // Whatever an upstream does to an upload, it runs at most once and costs
 // nothing afterwards. Mutants: as of ordinary requests; the wait for the sender

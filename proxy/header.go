@@ -34,7 +34,6 @@ func (c *call) prepare() {
 		restoreCookies(h)
 	}
 	h.SetNoDefaultContentType(true)
-	h.ResetConnectionClose()
 	if h.ContentLength() == chunked {
 		// The body has arrived whole, so it has a length; trailers end here.
 		h.SetContentLength(len(c.ctx.Request.Body()))
@@ -345,7 +344,6 @@ func preferredWait(prefer []byte) (time.Duration, bool) {
 // clean turns the upstream's response head into the one for the client.
 func (c *call) clean(h *fasthttp.ResponseHeader) {
 	h.SetProtocol(nil) // the version is ours
-	h.ResetConnectionClose()
 	nominated := bytes.Join(h.PeekAll("Connection"), []byte(","))
 	var drop [][]byte
 	for name := range h.All() {

@@ -29,7 +29,7 @@ func newSources(from []Source, path *template) ([]source, error) {
 		switch {
 		case s.Path != "" && s.wildcard < 0:
 			return nil, fmt.Errorf("key source %s: the path template has no such wildcard", s)
-		case s.Header != "" && !keptOnTheWay(s.Header):
+		case s.Header != "" && !CheckHeader(s.Header):
 			return nil, fmt.Errorf("key source %s: the service does not get this header as it was sent", s)
 		case s.Path+s.Header+s.Query+s.Cookie+s.JSON == "" && len(s.All) == 0:
 			return nil, errors.New("a key source names no place")
@@ -47,9 +47,9 @@ func newSources(from []Source, path *template) ([]source, error) {
 	return sources, nil
 }
 
-// keptOnTheWay reports whether the service gets a header as it was sent. Cookies
-// have a source of their own.
-func keptOnTheWay(header string) bool {
+// CheckHeader reports whether the service gets a header as it was sent, so that
+// it may hold a key. Cookies have a source of their own.
+func CheckHeader(header string) bool {
 	name := []byte(textproto.CanonicalMIMEHeaderKey(header))
 	switch string(name) {
 	case "Cookie", "Expect", "Forwarded", "X-Forwarded-For":
@@ -89,7 +89,7 @@ func (c *call) findKey() *problem {
 	}
 	switch k.Missing {
 	case MissingBypass:
-		c.mode = bypass
+		c.mode, c.key = bypass, c.key[:0]
 		return nil
 	case MissingClientIP:
 		c.key = c.client().AppendTo(c.key)
@@ -286,7 +286,8 @@ func isAlphanumeric(c byte) bool {
 func (c *call) queryValue(b []byte, s *source) ([]byte, bool, *problem) {
 	raw, found, twin := parameter(c.query, s.Query, "&")
 	if bytes.IndexByte(c.query, ';') >= 0 {
-		other, n, _ := parameter(c.query, s.Query, "&;")
+		other, n, splitTwin := parameter(c.query, s.Query, "&;")
+		twin = twin || splitTwin
 		if n != found || !bytes.Equal(raw, other) {
 			return b, false, ambiguousKey.because(s.String() + " depends on whether a semicolon separates parameters; encode it as %3B")
 		}
@@ -505,9 +506,10 @@ func (c *call) coding(body []byte) string {
 
 // meansJSON reports whether every service would look for JSON in the body.
 func (c *call) meansJSON() bool {
-	switch h := &c.ctx.Request.Header; string(h.Method()) {
-	case fasthttp.MethodGet, fasthttp.MethodHead, fasthttp.MethodDelete, fasthttp.MethodOptions:
-		return false
+	for _, method := range []string{"GET", "HEAD", "DELETE", "OPTIONS"} {
+		if equalFold(c.ctx.Request.Header.Method(), method) {
+			return false
+		}
 	}
 	return c.saysJSON()
 }

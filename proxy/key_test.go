@@ -256,6 +256,7 @@ func TestQueryKeys(t *testing.T) {
 		{name: "a semicolon that would end it", request: sent{target: "/?order_id=7;a=b"}, want: "!ambiguous-key"},
 		{name: "a semicolon that would begin another", request: sent{target: "/?a=b;order_id=8&order_id=7"}, want: "!ambiguous-key"},
 		{name: "a semicolon that would begin it", request: sent{target: "/?a=b;order_id=7"}, want: "!ambiguous-key"},
+		{name: "a semicolon before a twin", request: sent{target: "/?a=b;Order_ID=8&order_id=7"}, want: "!ambiguous-key"},
 		{name: "a semicolon elsewhere", request: sent{target: "/?a=b;c&order_id=7"}, want: "order:7"},
 		{name: "another case", request: sent{target: "/?Order_ID=8&order_id=7"}, want: "!ambiguous-key"},
 		{name: "another case alone", request: sent{target: "/?Order_ID=7"}, want: "!ambiguous-key"},
@@ -355,6 +356,7 @@ func TestBodyKeys(t *testing.T) {
 		{name: "a body that nobody declared", request: sent{target: "/?id=8", body: `{"id":7}`}, want: "!ambiguous-key"},
 		{name: "a body that agrees", request: sent{target: "/?id=7", header: []string{form}, body: `{"id":7}`}, want: "order:7"},
 		{name: "a body of GET", request: sent{method: "GET", target: "/?id=8", header: []string{asJSON}, body: `{"id":7}`}, want: "!ambiguous-key"},
+		{name: "a body of get", request: sent{method: "get", target: "/?id=8", header: []string{asJSON}, body: `{"id":7}`}, want: "!ambiguous-key"},
 		{name: "a body of DELETE that stands alone", request: sent{method: "DELETE", header: []string{asJSON}, body: `{"id":7}`}, want: "order:7"},
 		{name: "an ambiguous query behind it", request: sent{target: "/?id=8&id=9", header: []string{form}, body: `{"id":7}`}, want: "!ambiguous-key"},
 	} {

@@ -164,8 +164,12 @@ func (c *call) run() *problem {
 	if problem := c.match(); problem != nil {
 		return problem
 	}
-	if c.mode == bypass || c.fields.uploads() {
+	switch {
+	case c.mode == bypass, c.route.Lane.Mode == Observe && c.fields.uploads():
 		return c.bypass()
+	case c.fields.uploads():
+		// The body was hidden by a look at the head that found another route.
+		return malformedRequest.because("the request can be read as one outside its lane")
 	}
 	if c.route.Lane.Mode == Observe {
 		return c.observe()
@@ -399,7 +403,7 @@ func (c *call) unpin() {
 	if c.pins.Add(-1) > 0 {
 		return
 	}
-	c.request = request{}
+	c.request, c.key = request{}, c.key[:0]
 	if cap(c.scratch) > keptScratch {
 		c.scratch = nil
 	}

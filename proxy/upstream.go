@@ -86,7 +86,7 @@ func (u *upstream) pick(key []byte) *target {
 	switch {
 	case n == 1:
 		return u.targets[0]
-	case u.Balance == KeyHash:
+	case u.Balance == KeyHash && len(key) > 0: // requests outside lanes have none
 		return u.targets[crc32.ChecksumIEEE(key)%n]
 	case u.Balance == RoundRobin:
 		return u.targets[u.turn.Add(1)%n]

@@ -72,6 +72,18 @@ func TestKeyHashKeepsAKeyOnItsTarget(t *testing.T) {
 	}
 }
 
+// Mutant: without a key, everything goes to the target of the empty key.
+func TestKeyHashWithoutAKeyBalances(t *testing.T) {
+	u := newTestUpstream(t, KeyHash, 3)
+	counts := map[*target]int{}
+	for range 300 {
+		counts[u.pick(nil)]++
+	}
+	if len(counts) != 3 {
+		t.Errorf("requests without a key use %d of 3 targets", len(counts))
+	}
+}
+
 func TestUpstreamsThatCannotWork(t *testing.T) {
 	for _, targets := range [][]string{nil, {""}, {"app:80"}, {"https://app"}, {"http://"}, {"ftp://app"}} {
 		if _, err := newUpstream(Upstream{Name: "app", Targets: targets}, 4096); err == nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"lanekeeper/proxy"
 )
 
 // checkKey judges where a route's key is; wildcards are those of its path.
@@ -60,6 +62,8 @@ func (c *checker) checkPlace(path string, p PlaceConfig, choices, template strin
 		c.errorf(path+".header", "%q is not the name of a header", p.Header)
 	case strings.HasPrefix(strings.ToLower(p.Header), "lanekeeper-"):
 		c.errorf(path+".header", "%s is never there: Lanekeeper-* headers of clients are removed", p.Header)
+	case p.Header != "" && !proxy.CheckHeader(p.Header):
+		c.errorf(path+".header", "%s does not reach the service as it was sent, so it cannot hold a key", p.Header)
 	case p.Cookie != "" && !tokenText.MatchString(p.Cookie):
 		c.errorf(path+".cookie", "%q is not the name of a cookie", p.Cookie)
 	case p.JSON != "":

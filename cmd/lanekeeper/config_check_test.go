@@ -126,6 +126,11 @@ func TestConfigRoutes(t *testing.T) {
 		{"space", route("key: {space: Order, from: [{header: H}]}"), []string{
 			`lk.yaml:5:11: error: routes[0].key.space: "Order" does not match [a-z0-9_-]{1,32}`,
 		}},
+		{"headers that do not reach the service", route("key:\n      space: s\n      from: [{header: Connection}, {header: cookie}, {header: X-Forwarded-For}]"), []string{
+			`lk.yaml:7:15: error: routes[0].key.from[0].header: Connection does not reach the service as it was sent, so it cannot hold a key`,
+			`lk.yaml:7:37: error: routes[0].key.from[1].header: cookie does not reach the service as it was sent, so it cannot hold a key`,
+			`lk.yaml:7:55: error: routes[0].key.from[2].header: X-Forwarded-For does not reach the service as it was sent, so it cannot hold a key`,
+		}},
 		{"sources", route("match: {path: \"/{order_id}/{rest...}\"}\n    key:\n      space: s\n      from:\n" +
 			"        - {}\n        - {header: A, query: b}\n        - {path: id}\n        - {path: orderid}\n        - {path: rest}\n        - {header: \"a b\"}\n" +
 			"        - {cookie: \"a;b\"}\n        - {json: \"a.#.b\"}\n        - {header: Lanekeeper-Key}\n        - {all: [{header: A}, {}]}\n        - {all: [{header: A}], query: b}\n        - {all: []}"), []string{
