@@ -108,4 +108,4 @@ func checkJSONPath(path string) error {
 	return nil
 }
 
-var errEmptyMember = errors.New(`an empty member: write members joined by single dots; a dot within a name is \.`)
+var errEmptyMember = errors.New(`an empty member: write members joined by single dots, and \. for a dot within a name`)

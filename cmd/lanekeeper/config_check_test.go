@@ -265,7 +265,7 @@ func TestConfigMatchCovers(t *testing.T) {
 
 // Mutant killed: \ is skipped together with whatever follows it.
 func TestConfigJSONPath(t *testing.T) {
-	const empty = `an empty member: write members joined by single dots; a dot within a name is \.`
+	const empty = `an empty member: write members joined by single dots, and \. for a dot within a name`
 	bad := func(path, c string) string {
 		return path + ": " + c + " is not allowed: write members joined by dots, like data.order.id or items.0.id"
 	}
