@@ -482,8 +482,15 @@ func TestAnUpstreamThatCannotBeReached(t *testing.T) {
 			}
 		},
 	} {
-		for _, method := range []string{"POST", "PUT", "GET"} {
-			bubble(t, name+"/"+method, func(t *testing.T) {
+		for kind, request := range map[string]string{
+			"POST":    "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+			"PUT":     "PUT /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+			"GET":     "GET /orders/7 HTTP/1.1\r\nHost: a\r\n\r\n",
+			"bypass":  "PUT /else HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+			"upgrade": upgradeRequest,
+			"upload":  "POST /else HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+		} {
+			bubble(t, name+"/"+kind, func(t *testing.T) {
 				s := newScript(t, func(x *exchange) { x.ok("") })
 				dial := down(s)
 				n := start(t, func(c *proxy.Config) {
@@ -491,21 +498,75 @@ func TestAnUpstreamThatCannotBeReached(t *testing.T) {
 					c.Upstreams[0].Dial = func(address string) (net.Conn, error) { return dial(address) }
 				})
 				for range 2 {
-					a := n.send(method, "/orders/7", nil, "body")
-					if a.status != 502 || a.slug() != "upstream-connect" || a.problem.Executed != "no" {
-						t.Errorf("%d %s, executed %q", a.status, a.slug(), a.problem.Executed)
+					m := n.open().ask("GET", request)
+					slug, executed := ":upstream-connect", `"executed":"no"`
+					if kind == "upload" && name != "refused" { // its head and its body are sent apart
+						slug, executed = ":upstream-reset", `"executed":"unknown"`
 					}
+					if m.status() != 502 || !strings.Contains(m.body, slug) || !strings.Contains(m.body, executed) {
+						t.Errorf("%q %q", m.head, m.body)
+					}
+					time.Sleep(2 * time.Second) // an upload's connection ends later than its answer
 				}
 				if s.executed() != 0 {
 					t.Error("it ran all the same")
 				}
 				dial = s.dial
-				if a := n.send(method, "/orders/7/canary", nil, ""); a.body != "canary for /orders/7/canary" {
+				if a := n.send("PUT", "/orders/7/canary", nil, ""); a.body != "canary for /orders/7/canary" {
 					t.Errorf("the next request: %d %q", a.status, a.body)
 				}
 				n.idle()
 			})
 		}
+	}
+}
+
+// Mutants: an exclusive request is repeated; one that was sent is.
+func TestOnlyWhatWasNotSentIsTriedAgain(t *testing.T) {
+	for _, c := range []struct {
+		method string
+		fails  string // how the first three attempts do
+		dials  int
+		runs   int
+		status int
+	}{
+		{"GET", "refused", 3, 0, 502},
+		{"POST", "refused", 1, 0, 502},
+		{"PUT", "refused", 1, 0, 502},
+		{"GET", "closed", 3, 0, 502},
+		{"PUT", "closed", 1, 0, 502},
+		{"GET", "reset", 1, 1, 502},
+		{"PUT", "reset", 1, 1, 502},
+		{"GET", "refused once", 2, 1, 200},
+		{"PUT", "refused once", 1, 0, 502},
+	} {
+		bubble(t, c.method+" "+c.fails, func(t *testing.T) {
+			s := newScript(t, func(x *exchange) {
+				if c.fails == "reset" {
+					x.conn.Close()
+				}
+				x.ok("")
+			})
+			dials := 0
+			n := start(t, func(config *proxy.Config) {
+				only(s)(config)
+				config.Routes[0].Lane.Retries = 2
+				config.Upstreams[0].Dial = func(string) (net.Conn, error) {
+					dials++
+					if c.fails == "refused" || c.fails == "refused once" && dials == 1 {
+						return nil, errors.New("connection refused")
+					}
+					conn, err := s.dial("")
+					if c.fails == "closed" {
+						conn.Close()
+					}
+					return conn, err
+				}
+			})
+			if a := n.send(c.method, "/orders/7", nil, ""); a.status != c.status || dials != c.dials || s.executed() != c.runs {
+				t.Errorf("%d %s after %d connections, ran %d times; want %d, %d, %d", a.status, a.slug(), dials, s.executed(), c.status, c.dials, c.runs)
+			}
+		})
 	}
 }
 

@@ -22,13 +22,6 @@ const upgradeRequest = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive,
 
 const switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: y\r\n\r\n"
 
-// echo accepts upgrades, and sends back what it gets.
-func echo(x *exchange) {
-	x.write(switched)
-	io.Copy(x.conn, x.reader)
-	x.conn.Close()
-}
-
 // upgrade opens a tunnel and checks the 101.
 func upgrade(c *client) {
 	c.t.Helper()
@@ -654,6 +647,23 @@ func TestAnUploadsUpstreamHasItsTime(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestAnUploadsUpstreamHasItsTimeAfterASlowEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(x *exchange) {
+			time.Sleep(59 * time.Second)
+			x.ok(fmt.Sprint(len(x.body)))
+		})
+		n := start(t, only(s))
+		c := n.open()
+		io.WriteString(c.conn, "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n"+strings.Repeat("u", 69_999))
+		time.Sleep(59 * time.Second)
+		io.WriteString(c.conn, "u")
+		if m := c.response("POST"); m.body != "70000" {
+			t.Errorf("%q %q", m.head, m.body)
+		}
+	})
 }
 
 type writerFunc func([]byte) (int, error)

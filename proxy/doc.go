@@ -23,6 +23,6 @@
 //
 // Goroutines: one per client connection, fasthttp's, which itself waits for
 // its turn and itself talks to the upstream, so that no request object ever
-// changes hands; one per held lane and two per tunnel, which Proxy owns and
+// changes hands; one more per held lane, tunnel or upload, which Proxy owns and
 // Stop ends.
 package proxy

@@ -27,7 +27,7 @@ func (c *call) readFields() {
 		f.count++
 		switch string(name) {
 		case "Connection":
-			f.connection, f.drop = value, true
+			f.connection, f.drop = joined(f.connection, value), true
 		case "Upgrade":
 			f.upgrade, f.drop = value, true
 		case "Expect":
@@ -49,6 +49,14 @@ func (c *call) readFields() {
 			f.drop = f.drop || hopByHop(name) || reserved(name)
 		}
 	}
+}
+
+// joined is a list field's lines as one.
+func joined(list, line []byte) []byte {
+	if list == nil {
+		return line
+	}
+	return append(append(bytes.Clone(list), ','), line...)
 }
 
 // upgrades reports whether the request wants another protocol. A client's offer

@@ -141,15 +141,20 @@ func dropTrailers(h *fasthttp.RequestHeader) {
 // restoreCookies puts the client's Cookie lines in the place of fasthttp's
 // reading of them, which drops values it does not like and takes quotes away.
 func restoreCookies(h *fasthttp.RequestHeader) {
+	const name = "Cookie:"
 	var lines [][]byte
 	raw := h.RawHeaders()
-	for len(raw) > 0 {
-		var line []byte
-		line, raw, _ = bytes.Cut(raw, []byte("\n"))
-		if len(line) < len("Cookie:") || line[0]|0x20 != 'c' || !bytes.EqualFold(line[:len("Cookie:")], []byte("Cookie:")) {
+	for len(raw) > len(name) {
+		isCookie := raw[0]|0x20 == 'c' && raw[len(name)-1] == ':' && bytes.EqualFold(raw[:len(name)], []byte(name))
+		end := bytes.IndexByte(raw, '\n') + 1
+		if end == 0 {
+			break
+		}
+		line := raw[:end]
+		if raw = raw[end:]; !isCookie {
 			continue
 		}
-		line = bytes.TrimSpace(line[len("Cookie:"):])
+		line = bytes.TrimSpace(line[len(name):])
 		for len(raw) > 0 && (raw[0] == ' ' || raw[0] == '\t') { // folded
 			var more []byte
 			more, raw, _ = bytes.Cut(raw, []byte("\n"))
@@ -344,12 +349,21 @@ func preferredWait(prefer []byte) (time.Duration, bool) {
 // clean turns the upstream's response head into the one for the client.
 func (c *call) clean(h *fasthttp.ResponseHeader) {
 	h.SetProtocol(nil) // the version is ours
-	nominated := bytes.Join(h.PeekAll("Connection"), []byte(","))
 	var drop [][]byte
+	connection := false
 	for name := range h.All() {
 		// Transfer-Encoding goes when the length is set, or stays with a stream.
-		if string(name) != "Transfer-Encoding" && (hopByHop(name) || nominates(nominated, name)) {
+		if hopByHop(name) && string(name) != "Transfer-Encoding" {
 			drop = append(drop, bytes.Clone(name))
+			connection = connection || string(name) == "Connection"
+		}
+	}
+	if connection {
+		nominated := bytes.Join(h.PeekAll("Connection"), []byte(","))
+		for name := range h.All() {
+			if nominates(nominated, name) && string(name) != "Transfer-Encoding" {
+				drop = append(drop, bytes.Clone(name))
+			}
 		}
 	}
 	for _, name := range drop {

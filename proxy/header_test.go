@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"regexp"
@@ -232,6 +233,22 @@ func TestAHiddenBodyCannotBeTakenForARequest(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What follows a body that streamed is lost with its connection, never run.
+func TestNothingRunsBehindAnUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(x *exchange) { x.ok(x.start) })
+		n := start(t, only(s))
+		c := n.open()
+		m := c.ask("POST", "POST /else HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\nPOST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
+		if m.body != "POST /else HTTP/1.1" || m.get("Connection") != "close" {
+			t.Errorf("%q %q", m.head, m.body)
+		}
+		if rest, err := io.ReadAll(c.reader); len(rest) > 0 || err != nil || s.executed() != 1 {
+			t.Errorf("then %q, %v; ran: %q", rest, err, s.ran)
+		}
+	})
 }
 
 // Mutants: fasthttp's reading of the cookies goes on; a client's nomination

@@ -37,11 +37,11 @@ func (c *call) unintelligible(t *target, err error) *problem {
 // is counted, since from then on the order is at risk. legible tells whether
 // the rest of the response can be understood.
 func (c *call) hold(since time.Time, legible bool) {
-	holds := c.route.Lane.AfterTimeout == Hold
+	until, holds := since, c.route.Lane.AfterTimeout == Hold
 	if holds {
-		since = since.Add(c.route.Lane.HoldFor)
+		until = since.Add(c.route.Lane.HoldFor)
 	}
-	if !c.turn || !since.After(time.Now()) {
+	if !c.turn || !until.After(time.Now()) {
 		c.link.close()
 		c.free()
 		return
@@ -56,8 +56,8 @@ func (c *call) hold(since time.Time, legible bool) {
 	leave := c.proxy.background.enter(held.wire)
 	go func() { // ends with the connection, at the latest when Stop closes it
 		defer leave()
-		held.wire.SetDeadline(since) //nolint:errcheck // a dead connection fails the read
-		if held.finish(toHead, legible); holds && !time.Now().Before(since) {
+		held.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails the read
+		if held.finish(toHead, legible); holds && !time.Now().Before(until) {
 			c.route.metrics.holdExpired.Inc()
 			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
 				"route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.route.Lane.HoldFor)

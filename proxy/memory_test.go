@@ -77,7 +77,7 @@ func (c *memoryChild) ask(command string, args ...any) int {
 func TestMemoryChild(t *testing.T) {
 	target := os.Getenv(memoryVariable)
 	if target == "" {
-		t.Skip("only as a child of other tests")
+		return
 	}
 	config := benchConfig(target)
 	config.MaxConnections, config.Routes[0].Lane.MaxDepth, config.Routes[0].Lane.MaxBytes = 1<<16, 1<<16, 1<<30

@@ -35,6 +35,7 @@ type Proxy struct {
 	open     atomic.Int64 // client connections
 	calls    sync.Pool    // of *call
 
+	clients    clients
 	background background // goroutines that outlive their request
 }
 
@@ -46,6 +47,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		p.via += " (" + config.Node + ")"
 	}
 	p.background.conns = make(map[net.Conn]struct{})
+	p.clients.conns = make(map[net.Conn]struct{})
 	p.calls.New = func() any { return &call{proxy: p} }
 	for _, u := range config.Upstreams {
 		upstream, err := newUpstream(u, config.MaxHeader)
@@ -81,6 +83,9 @@ func (p *Proxy) Serve(listener net.Listener) error {
 // ctx's error. Lanes are to be drained before.
 func (p *Proxy) Stop(ctx context.Context) error {
 	err := p.server.ShutdownWithContext(ctx)
+	if err != nil {
+		p.clients.close()
+	}
 	p.background.stop()
 	for _, u := range p.upstreams {
 		u.close()
@@ -165,7 +170,10 @@ func (c *call) run() *problem {
 		return problem
 	}
 	switch {
-	case c.mode == bypass, c.route.Lane.Mode == Observe && c.fields.uploads():
+	case c.mode == bypass:
+		return c.bypass()
+	case c.route.Lane.Mode == Observe && c.fields.uploads():
+		c.route.metrics.observed[observedNoKey].Inc()
 		return c.bypass()
 	case c.fields.uploads():
 		// The body was hidden by a look at the head that found another route.

@@ -1,7 +1,9 @@
 package proxy_test
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -481,6 +483,70 @@ func TestABodyThatWillBeRefusedIsNotInvited(t *testing.T) {
 		fmt.Fprint(c.conn, "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
 		if line, _ := c.reader.ReadString('\n'); line != "HTTP/1.1 100 Continue\r\n" {
 			t.Errorf("got %q", line)
+		}
+	})
+}
+
+// Mutant: Stop leaves what has not ended to itself.
+func TestStopClosesWhatOutlastsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, nil)
+		n.service.handle(func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprint(w, "data: 1\n\n")
+			w.(http.Flusher).Flush()
+			<-n.service.stopping
+		})
+		c := n.open()
+		c.write("GET", "/events", nil, "")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := n.proxy.Stop(ctx); err == nil {
+			t.Error("Stop says that everything has ended")
+		}
+		if _, err := io.Copy(io.Discard, c.conn); err != nil {
+			t.Errorf("the client's connection: %v", err)
+		}
+	})
+}
+
+// Mutant: idle_timeout 0 falls back to header_timeout.
+func TestWithoutAnIdleTimeoutConnectionsStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, func(c *proxy.Config) { c.IdleTimeout = 0 })
+		n.service.handle(func(http.ResponseWriter, *http.Request) {})
+		c := n.open()
+		for range 3 {
+			if a := c.send("POST", "/orders/7", nil, "x"); a.status != 200 {
+				t.Fatalf("%d %s", a.status, a.slug())
+			}
+			time.Sleep(time.Hour)
+		}
+	})
+}
+
+func TestConnectionMayBeSeveralLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, nil)
+		c := n.open()
+		fmt.Fprint(c.conn, "POST /orders/7 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n")
+		if a, err := c.read("POST"); err != nil || a.slug() != "upgrade-refused" {
+			t.Errorf("%d %s, %v", a.status, a.slug(), err)
+		}
+	})
+}
+
+func TestObserveCountsWhatItCannotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := start(t, func(c *proxy.Config) { c.Routes[0].Lane.Mode = proxy.Observe })
+		n.service.handle(func(http.ResponseWriter, *http.Request) {})
+		c := n.open()
+		fmt.Fprintf(c.conn, "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n%s", strings.Repeat("x", 2000))
+		if a, err := c.read("POST"); err != nil || a.status != 200 {
+			t.Errorf("%d %s, %v", a.status, a.slug(), err)
+		}
+		if got := n.metric("lanekeeper_observed_total", "result", "no_key"); got != 1 {
+			t.Errorf("no_key = %v", got)
 		}
 	})
 }

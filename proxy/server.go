@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/valyala/fasthttp"
@@ -31,9 +33,9 @@ func (p *Proxy) newServer() *fasthttp.Server {
 		Concurrency:        p.config.MaxConnections + 1,
 		MaxRequestsPerConn: p.config.MaxRequestsPerConnection,
 
-		ReadTimeout:  p.config.HeaderTimeout, // of the body: headReceived
-		IdleTimeout:  p.config.IdleTimeout,
-		WriteTimeout: p.config.IdleTimeout, // a client takes its response within this
+		ReadTimeout:  p.config.HeaderTimeout,                // of the body: headReceived
+		IdleTimeout:  cmp.Or(p.config.IdleTimeout, forever), // 0 would mean the header's
+		WriteTimeout: p.config.IdleTimeout,                  // a client takes its response within this
 		TCPKeepalive: true,
 
 		// The upstream's own stand, or nothing.
@@ -47,9 +49,43 @@ func (p *Proxy) newServer() *fasthttp.Server {
 	}
 }
 
-func (p *Proxy) connState(_ net.Conn, state fasthttp.ConnState) {
-	if state == fasthttp.StateClosed {
+// connState counts the connections that are closed, and keeps those that are
+// fasthttp's, for Stop. One that is taken over is counted when that is over.
+func (p *Proxy) connState(conn net.Conn, state fasthttp.ConnState) {
+	switch state {
+	case fasthttp.StateNew:
+		p.clients.add(conn)
+	case fasthttp.StateClosed:
 		p.open.Add(-1)
+		p.clients.remove(conn)
+	case fasthttp.StateHijacked:
+		p.clients.remove(conn)
+	}
+}
+
+// clients are the connections that the server has.
+type clients struct {
+	mu    sync.Mutex // guards conns
+	conns map[net.Conn]struct{}
+}
+
+func (s *clients) add(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[conn] = struct{}{}
+}
+
+func (s *clients) remove(conn net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+}
+
+func (s *clients) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for conn := range s.conns {
+		conn.Close()
 	}
 }
 

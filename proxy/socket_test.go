@@ -266,8 +266,9 @@ func TestAClientThatStaysOrLeavesLater(t *testing.T) {
 		a, b := n.open(), n.open()
 		fmt.Fprintf(a.conn, post, "a")
 		first := <-arrived
-		fmt.Fprintf(b.conn, post+post, "b", "c")
+		fmt.Fprintf(b.conn, post, "b")
 		n.waiting(1)
+		fmt.Fprintf(b.conn, post, "c")       // stays in the socket
 		<-time.After(300 * time.Millisecond) // longer than the first look
 		close(first.done)
 		for range 2 {
