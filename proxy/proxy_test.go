@@ -504,8 +504,9 @@ func TestStopClosesWhatOutlastsIt(t *testing.T) {
 		if err := n.proxy.Stop(ctx); err == nil {
 			t.Error("Stop says that everything has ended")
 		}
-		if _, err := io.Copy(io.Discard, c.conn); err != nil {
-			t.Errorf("the client's connection: %v", err)
+		stopped := time.Now()
+		if _, err := io.Copy(io.Discard, c.conn); err != nil || time.Since(stopped) > 0 {
+			t.Errorf("the client's connection ends %v after Stop, with %v", time.Since(stopped), err)
 		}
 	})
 }
