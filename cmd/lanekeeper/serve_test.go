@@ -126,6 +126,18 @@ func newHoldingUpstream(t *testing.T) *holdingUpstream {
 	return u
 }
 
+// next is the next request to arrive. One that never does fails the test.
+func (u *holdingUpstream) next(t *testing.T) string {
+	t.Helper()
+	select {
+	case body := <-u.arrived:
+		return body
+	case <-time.After(10 * time.Second):
+		t.Fatal("no request arrives at the upstream")
+		return ""
+	}
+}
+
 // post sends a request on a connection of its own and delivers status and body.
 func post(url, body string) <-chan string {
 	answer := make(chan string, 1)
@@ -166,7 +178,7 @@ func TestShutdownOrder(t *testing.T) {
 		t.Fatalf("/readyz before: %d", got)
 	}
 	running := post(p.address+"/orders/7", "first")
-	<-u.arrived
+	u.next(t)
 
 	p.signal(syscall.SIGTERM)
 	p.log("draining")
@@ -177,7 +189,7 @@ func TestShutdownOrder(t *testing.T) {
 		t.Errorf("/livez while draining: %d", got)
 	}
 	late := post(p.address+"/orders/8", "in the delay")
-	if got := <-u.arrived; got != "in the delay" {
+	if got := u.next(t); got != "in the delay" {
 		t.Errorf("arrived: %q", got)
 	}
 	waiting := post(p.address+"/orders/7", "second")
@@ -199,7 +211,7 @@ func TestAbandonedRequestsAreSaid(t *testing.T) {
 	u := newHoldingUpstream(t)
 	p := serveProcess(t, u.URL, "shutdown: {delay: 0s, drain_timeout: 300ms}\n")
 	post(p.address+"/orders/7", "running")
-	<-u.arrived
+	u.next(t)
 	waiting := post(p.address+"/orders/7", "waiting")
 	waitForMetric(t, p.observe, `lanekeeper_queued_requests{route="order"} 1`)
 	p.signal(syscall.SIGTERM)
@@ -215,7 +227,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	u := newHoldingUpstream(t)
 	p := serveProcess(t, u.URL, "shutdown: {delay: 1m, drain_timeout: 1m}\n")
 	post(p.address+"/orders/7", "running")
-	<-u.arrived
+	u.next(t)
 	p.signal(syscall.SIGTERM)
 	p.log("draining")
 	began := time.Now()
