@@ -14,6 +14,7 @@ var (
 	ErrOverloaded = errors.New("queue: node is full")           // a limit of Config
 	ErrReentrant  = errors.New("queue: holder asks again")      // Request.Holder has a turn in this lane
 	ErrClosed     = errors.New("queue: closed to new requests") // after Close
+	ErrSealed     = errors.New("queue: partition is sealed")    // Request.Partition is not this node's
 )
 
 // ErrNotYet is returned by Wait when its time is up and the ticket still waits.
@@ -34,6 +35,10 @@ type Request struct {
 	Class Class
 	Bytes int // memory the request holds while it waits
 
+	// Partition is the key's, below Config.Partitions; a key always comes with
+	// the same one. It is not looked at where there are no partitions.
+	Partition int
+
 	// Limits of this request, held against the whole lane. They apply only to
 	// a request that has to wait.
 	MaxDepth  int // waiting tickets already in the lane at which it is refused
@@ -51,6 +56,10 @@ type Request struct {
 	Tag int
 }
 
+// Unowned is a Request.Partition that is nobody's and never sealed. Its lanes
+// are apart from those of all partitions.
+const Unowned = -1
+
 // Ticket is a place in a lane. The zero Ticket is ready for Admit. It belongs
 // to one goroutine, may be reused once its turn is Done or it has left, and must
 // not be copied.
@@ -60,6 +69,12 @@ type Ticket struct {
 	Depth      int           // tickets waiting in the lane before this one
 	Service    time.Duration // how long a turn of this lane takes, smoothed; 0 = not known yet
 	Overlapped bool          // Request.Observe: it would have had to wait
+
+	// Notify, if it is set before Admit, is called in place of waking a waiter,
+	// once, when a ticket that had to wait gets its turn or is evicted: Granted
+	// then says which. No lock is held; it must not block. So a request that
+	// waits needs no goroutine.
+	Notify func()
 
 	lanes *Lanes
 	shard *shard
@@ -115,11 +130,13 @@ type Lanes struct {
 	shards [shardCount]shard
 }
 
-// lane is the FIFO of one key. It exists while it has a ticket.
+// lane is the FIFO of one key. It exists while it has a ticket or is blocked.
 type lane struct {
-	key   []byte // the exact bytes; equal hashes do not make equal keys
-	hash  uint64
-	chain *lane
+	key       []byte // the exact bytes; equal hashes do not make equal keys
+	hash      uint64
+	partition int
+	chain     *lane
+	blocked   bool // no turn begins; see Lanes.Block
 
 	waiting    list
 	running    list
@@ -139,22 +156,29 @@ func New(config Config) *Lanes {
 	l.ids = newIDSource(l.started)
 	for i := range l.shards {
 		l.shards[i].lanes = make(map[uint64]*lane)
+		if config.Partitions > 0 {
+			l.shards[i].open = make([]bool, (config.Partitions+shardCount-1)/shardCount)
+		}
 	}
 	return l
 }
+
+// NextID draws a ticket's name, above all that were drawn before, for a request
+// whose lane may be another node's.
+func (l *Lanes) NextID() ID { return l.ids.next(l.now()) }
 
 // Admit takes the next place in the lane of r.Key for t, without blocking. The
 // order of Admit calls is the order of turns; everything after it may race. If
 // the lane lets it run at once, its turn has come with Admit.
 //
-// It returns ErrLaneFull, ErrOverloaded, ErrReentrant or ErrClosed, and then t
-// is outside again.
+// It returns ErrLaneFull, ErrOverloaded, ErrReentrant, ErrSealed or ErrClosed,
+// and then t is outside again.
 func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	if t.state != outside {
 		panic("queue: Admit of a ticket that is in a lane")
 	}
 	hash := l.hash(r.Key)
-	s := &l.shards[hash%shardCount]
+	s := l.shardOf(r.Partition, hash)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -164,16 +188,19 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 		t.ID = l.ids.next(now)
 	}
 	t.Depth, t.Service, t.Overlapped = 0, 0, false
-	if s.closed {
+	switch {
+	case s.sealed(r.Partition):
+		return ErrSealed
+	case s.closed:
 		return ErrClosed
 	}
-	ln := s.find(hash, r.Key)
+	ln := s.find(r.Partition, hash, r.Key)
 	if ln == nil {
 		if l.lanes.Add(1) > int64(l.config.MaxLanes) {
 			l.dropLane()
 			return ErrOverloaded
 		}
-		ln = s.open(hash, r.Key)
+		ln = s.make(r.Partition, hash, r.Key)
 	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
 		return ErrReentrant
 	}
@@ -193,7 +220,7 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 		return err
 	}
 	t.state, t.parked = waiting, true
-	if t.wake == nil {
+	if t.wake == nil && t.Notify == nil {
 		t.wake = make(chan struct{}, 1)
 	}
 	ln.waiting.push(t)
@@ -202,6 +229,9 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 
 // admits reports whether t may start beside what runs (promise 1).
 func (ln *lane) admits(t *Ticket) bool {
+	if ln.blocked {
+		return false
+	}
 	if t.class == Exclusive {
 		return ln.running.len == 0
 	}
@@ -266,6 +296,11 @@ func (t *Ticket) Wait(until time.Time) error {
 	}
 }
 
+// Granted reads what Notify was called for, and is called exactly once after
+// it: nil is t's turn, which then must be ended by Done; an error is the cause of
+// its eviction.
+func (t *Ticket) Granted() error { return t.woken() }
+
 // woken reads what the wake was for. The wake happens after the state was set.
 func (t *Ticket) woken() error {
 	t.parked = false
@@ -297,7 +332,11 @@ func (w *wakes) add(t *Ticket) {
 func (w *wakes) wake() {
 	for t := w.head; t != nil; {
 		behind := t.behind // read first: a woken waiter may reuse its ticket
-		t.wake <- struct{}{}
+		if t.Notify != nil {
+			t.Notify()
+		} else {
+			t.wake <- struct{}{}
+		}
 		t = behind
 	}
 }
@@ -317,9 +356,10 @@ func (t *Ticket) Leave() bool {
 	l.unqueue(t)
 	t.state, t.lane, t.parked = outside, nil, false
 	woken := l.advance(ln, now) // shared tickets may have stood behind an exclusive one
-	l.closeIfEmpty(s, ln)
+	emptied := l.closeIfEmpty(s, ln)
 	s.mu.Unlock()
 	woken.wake()
+	l.tell(emptied)
 	return true
 }
 
@@ -344,9 +384,10 @@ func (t *Ticket) Done() (passed bool) {
 	ln.service = smooth(ln.service, now-t.since)
 	t.state, t.lane = outside, nil
 	woken := l.advance(ln, now)
-	l.closeIfEmpty(s, ln)
+	emptied := l.closeIfEmpty(s, ln)
 	s.mu.Unlock()
 	woken.wake()
+	l.tell(emptied)
 	return woken.len > 0
 }
 

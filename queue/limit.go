@@ -8,6 +8,14 @@ type Config struct {
 	MaxQueuedBytes int64 // Bytes of the tickets that wait
 	MaxLanes       int   // lanes: keys with a ticket that waits or runs
 	Tags           int   // values of Request.Tag: 0 … Tags-1
+
+	// Partitions is how many there are, or 0 where one node has every key. All
+	// are sealed at first.
+	Partitions int
+	// Emptied is called when the last ticket of a key in a sealed partition has
+	// gone, by whoever ended it, with no lock held. It may come late: by then
+	// the key may have tickets again, which Busy tells.
+	Emptied func(partition int, key []byte)
 }
 
 // reserve counts a request that has to wait against its lane and the node, or
@@ -83,14 +91,18 @@ func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
 	defer s.mu.Unlock()
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
-			for t := ln.waiting.head; t != nil; t = ln.waiting.head {
-				l.unqueue(t)
-				t.state, t.lane, t.cause = evicted, nil, cause
-				woken.add(t)
-			}
+			l.evictLane(ln, cause, &woken)
 			// Something runs in this lane, or the head would have had its
-			// turn (promise 4), so the lane stays open.
+			// turn (promise 4), or it is blocked: so the lane stays.
 		}
 	}
 	return woken
+}
+
+func (l *Lanes) evictLane(ln *lane, cause error, woken *wakes) {
+	for t := ln.waiting.head; t != nil; t = ln.waiting.head {
+		l.unqueue(t)
+		t.state, t.lane, t.cause = evicted, nil, cause
+		woken.add(t)
+	}
 }

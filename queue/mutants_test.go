@@ -28,7 +28,7 @@ var mutants = []struct{ name, file, from, to string }{
 		"	woken := l.advance(ln, now) // shared",
 		"	_ = now\n	var woken wakes // shared"},
 	{"an idle lane leaks", "shard.go",
-		"	if ln.running.len > 0 || ln.waiting.len > 0 {\n		return",
+		"	if ln.busy() {\n		return",
 		"	if true {\n		return"},
 	{"a newcomer overtakes", "lane.go",
 		"free := ln.waiting.head == nil && ln.admits(t)",
@@ -40,18 +40,33 @@ var mutants = []struct{ name, file, from, to string }{
 		"ln.running.len < max(t.maxShared, 1)",
 		"ln.running.len <= max(t.maxShared, 1)"},
 	{"one lane for equal hashes", "shard.go",
-		"for ln != nil && !bytes.Equal(ln.key, key) {",
-		"for ln != nil && !bytes.Equal(ln.key[:0], key[:0]) {"},
+		"(!bytes.Equal(ln.key, key) ||",
+		"(!bytes.Equal(ln.key[:0], key[:0]) ||"},
 	{"bytes are not given back", "lane.go",
 		"	t.lane.bytes -= t.bytes\n",
 		""},
 	{"the node's count is not given back", "limit.go",
 		"		l.bytes.Add(-int64(r.Bytes))\n		l.queued.Add(-1)\n",
 		"		l.bytes.Add(-int64(r.Bytes))\n"},
+	{"a sealed partition admits", "partition.go",
+		"	return s.open != nil && ",
+		"	return false && "},
+	{"Seal forgets who waits", "partition.go",
+		"		if ln.busy() {\n			keys",
+		"		if ln.running.len == 0 {\n			keys"},
+	{"a blocked lane runs", "lane.go",
+		"	if ln.blocked {\n		return false",
+		"	if ln.blocked {\n		return true"},
+	{"unblocking grants nothing", "partition.go",
+		"	woken := l.advance(ln, l.now())\n	if !ln.busy()",
+		"	var woken wakes\n	if !ln.busy()"},
+	{"nobody hears of an emptied key", "shard.go",
+		"l.config.Emptied != nil {",
+		"false {"},
 }
 
-// TestMutantsAreCaught plants each mutant and expects TestRandomHistories to
-// go red.
+// TestMutantsAreCaught plants each mutant and expects TestRandomHistories or
+// TestPartitionsChangeHands to go red.
 func TestMutantsAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles and runs the package once per mutant")
@@ -76,7 +91,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	}
 }
 
-// testWith runs TestRandomHistories with other contents for one file.
+// testWith runs both with other contents for one file.
 func testWith(t *testing.T, file, contents string) (output string, err error) {
 	t.Helper()
 	path, err := filepath.Abs(file)
@@ -95,7 +110,7 @@ func testWith(t *testing.T, file, contents string) (output string, err error) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-timeout=60s", "-overlay="+filepath.Join(dir, "overlay.json"),
-		"-run=^TestRandomHistories$", ".")
+		"-run=^(TestRandomHistories|TestPartitionsChangeHands)$", ".")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

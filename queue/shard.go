@@ -11,6 +11,7 @@ const shardCount = 256
 type shard struct {
 	mu     sync.Mutex       // guards everything below, its lanes and their tickets
 	lanes  map[uint64]*lane // by hash of the key; lanes of equal hash are chained
+	open   []bool           // the partitions of this shard that are this node's, by partition/shardCount
 	closed bool
 	peak   int   // largest len(lanes) since the map was made
 	free   *lane // a few lanes for reuse, linked by chain
@@ -19,15 +20,15 @@ type shard struct {
 	_ [64]byte // keeps neighbours off one cache line
 }
 
-func (s *shard) find(hash uint64, key []byte) *lane {
+func (s *shard) find(partition int, hash uint64, key []byte) *lane {
 	ln := s.lanes[hash]
-	for ln != nil && !bytes.Equal(ln.key, key) {
+	for ln != nil && (!bytes.Equal(ln.key, key) || ln.partition != partition) {
 		ln = ln.chain
 	}
 	return ln
 }
 
-func (s *shard) open(hash uint64, key []byte) *lane {
+func (s *shard) make(partition int, hash uint64, key []byte) *lane {
 	ln := s.free
 	if ln == nil {
 		ln = new(lane)
@@ -36,7 +37,7 @@ func (s *shard) open(hash uint64, key []byte) *lane {
 		s.frees--
 	}
 	ln.key = append(ln.key[:0], key...)
-	ln.hash, ln.service = hash, 0
+	ln.hash, ln.partition, ln.service = hash, partition, 0
 	ln.chain = s.lanes[hash]
 	s.lanes[hash] = ln
 	s.peak = max(s.peak, len(s.lanes))
@@ -50,11 +51,22 @@ const (
 	shrinkFrom  = 256 // smaller maps are not worth it
 )
 
-// closeIfEmpty forgets a lane without tickets (promise 6).
-func (l *Lanes) closeIfEmpty(s *shard, ln *lane) {
-	if ln.running.len > 0 || ln.waiting.len > 0 {
-		return
+// closeIfEmpty forgets a lane without tickets (promise 6). If the lane's
+// partition is sealed it returns the key, for tell.
+func (l *Lanes) closeIfEmpty(s *shard, ln *lane) (emptied emptied) {
+	if ln.busy() {
+		return emptied
 	}
+	if s.sealed(ln.partition) && l.config.Emptied != nil {
+		emptied.partition, emptied.key = ln.partition, bytes.Clone(ln.key)
+	}
+	if !ln.blocked {
+		l.closeLane(s, ln)
+	}
+	return emptied
+}
+
+func (l *Lanes) closeLane(s *shard, ln *lane) {
 	s.unchain(ln)
 	if s.frees < freeLanes && cap(ln.key) <= freeKey {
 		ln.chain = s.free

@@ -33,6 +33,9 @@ func (s *shard) total(totals []Total, now time.Duration) {
 	defer s.mu.Unlock()
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
+			if !ln.busy() {
+				continue // only blocked
+			}
 			of := &totals[ln.oldest().tag]
 			of.Lanes++
 			of.DepthMax = max(of.DepthMax, ln.waiting.len)
@@ -65,6 +68,7 @@ type Snapshot struct {
 	Depth   int // waiting
 	Bytes   int // waiting
 	Running int
+	Blocked bool          // another node may still run a request of the key
 	Service time.Duration // of a turn, smoothed; 0 = not known yet
 	Tickets []Place       // in order: those with a turn, then those that wait
 }
@@ -80,16 +84,18 @@ type Place struct {
 	Tag   int
 }
 
-// Head is the ticket that everything else in the lane waits for.
+// Head is the ticket that everything else in the lane waits for. A lane that is
+// only blocked has none.
 func (s *Snapshot) Head() Place { return s.Tickets[0] }
 
-// Lane returns the lane of key with all its tickets, and whether there is one.
-func (l *Lanes) Lane(key []byte) (Snapshot, bool) {
+// Lane returns the lane of a key with all its tickets, and whether there is one.
+// The partition is not looked at where there are none.
+func (l *Lanes) Lane(partition int, key []byte) (Snapshot, bool) {
 	hash := l.hash(key)
-	s := &l.shards[hash%shardCount]
+	s := l.shardOf(partition, hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ln := s.find(hash, key)
+	ln := s.find(partition, hash, key)
 	if ln == nil {
 		return Snapshot{}, false
 	}
@@ -113,7 +119,9 @@ func (s *shard) deepest(n int, now time.Duration) []Snapshot {
 	var found []Snapshot
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
-			found = append(found, ln.snapshot(now, 1))
+			if ln.busy() {
+				found = append(found, ln.snapshot(now, 1))
+			}
 		}
 	}
 	slices.SortFunc(found, deeper)
@@ -130,6 +138,7 @@ func (ln *lane) snapshot(now time.Duration, places int) Snapshot {
 		Depth:   ln.waiting.len,
 		Bytes:   ln.bytes,
 		Running: ln.running.len,
+		Blocked: ln.blocked,
 		Service: ln.service,
 		Tickets: make([]Place, 0, places),
 	}

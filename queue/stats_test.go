@@ -25,7 +25,7 @@ func TestSnapshots(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		head.Hold()
 
-		lane, ok := l.Lane([]byte("busy"))
+		lane, ok := l.Lane(0, []byte("busy"))
 		if !ok || lane.Depth != 2 || lane.Bytes != 14 || lane.Running != 1 || len(lane.Tickets) != 3 {
 			t.Fatalf("Lane = %+v, %v", lane, ok)
 		}
@@ -35,7 +35,7 @@ func TestSnapshots(t *testing.T) {
 		if last := lane.Tickets[2]; last.ID != waits.ID || last.Turn || last.Age != 2*time.Second || last.Bytes != 7 {
 			t.Errorf("last = %+v", last)
 		}
-		if _, ok := l.Lane([]byte("idle")); ok {
+		if _, ok := l.Lane(0, []byte("idle")); ok {
 			t.Error("an idle key has a lane")
 		}
 		if deepest := l.Deepest(1); len(deepest) != 1 || deepest[0].Key != "busy" {
@@ -49,7 +49,7 @@ func TestSnapshots(t *testing.T) {
 			t.Errorf("Totals = %+v, want %+v", got, want)
 		}
 		head.Done()
-		lane, _ = l.Lane([]byte("busy"))
+		lane, _ = l.Lane(0, []byte("busy"))
 		if lane.Service != 3*time.Second || lane.Depth != 1 {
 			t.Errorf("after a turn of 3 s: %+v", lane)
 		}
