@@ -1,0 +1,84 @@
+package peer
+
+import (
+	"time"
+
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// The problems that the hop itself finds, by the slugs of their answers.
+const (
+	PeerLost   = "peer-lost"  // the owner was lost after it had the request
+	Cancelled  = "cancelled"  // the ingress gave up before the request's turn
+	Overloaded = "overloaded" // too much is on its way to other members
+)
+
+// Local is a request as the node that accepted it sees it.
+type Local interface {
+	// AdmitHere takes the request's ticket, under the given name, in this node's
+	// own lanes, and reports false, with nothing done, if its partition is not
+	// this node's. A refusal is kept by the request itself. It is called under a
+	// lock and must not block.
+	AdmitHere(id queue.ID) bool
+}
+
+// Call is a request on its way to its lane, which may be another member's. It
+// ends once: with its ticket taken Here, or with a Response.
+type Call struct {
+	Partition int
+	Ticket    queue.ID // given by Send
+
+	// Valid once Wait has returned true.
+	Here     bool        // the ticket has been taken in this node's lanes, or refused
+	Response Response    // else
+	Owner    ring.Member // who answered, if somebody did
+
+	local   Local
+	payload []byte // of the REQUEST
+	body    []byte // that travels apart
+	until   time.Time
+	done    chan struct{} // holds one element when the call has ended
+
+	// Guarded by the stripe's mutex.
+	stripe     *stripe
+	order      uint64
+	state      callState
+	link       *link
+	seq        uint64
+	first      bool // carries the first bit
+	cancelled  bool
+	sendsBody  bool
+	prev, next *Call
+}
+
+// NewCall makes a call for a request whose lane does not seem to be here. until
+// is when it stops waiting for its turn. r is not retained; r.Bulk is set here.
+func NewCall(partition int, local Local, r *Request, until time.Time) *Call {
+	c := &Call{Partition: partition, local: local, until: until, done: make(chan struct{}, 1)}
+	r.BodySize = len(r.Body)
+	if r.Bulk = len(r.Body) > inlineMax; r.Bulk {
+		c.body = append([]byte(nil), r.Body...)
+		r.Body = nil
+	}
+	size := 128 + len(r.Key) + len(r.Route) + len(r.Head) + len(r.Body)
+	c.payload = appendRequest(make([]byte, 0, size), r)
+	return c
+}
+
+// Wait blocks until c has ended, or until the given time, and reports which.
+func (c *Call) Wait(until time.Time) bool {
+	select {
+	case <-c.done:
+		return true
+	default:
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}

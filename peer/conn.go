@@ -1,0 +1,260 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+)
+
+// keep holds a connection to a member open until the member is gone.
+func (s *stripe) keep(l *link, p *peer) {
+	var last string
+	for pause := redialLeast; p.life.Err() == nil; {
+		greeted, err := s.connect(l, p)
+		if p.life.Err() != nil {
+			return
+		}
+		// One line for each cause in a row, not for each attempt.
+		if text := err.Error(); text != last {
+			last = text
+			s.hop.config.Log.Warn("no connection to a member", "member", p.Name, "address", p.Address, "error", err)
+		}
+		if greeted {
+			pause, last = redialLeast, ""
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause))
+		select {
+		case <-timer.C:
+		case <-p.life.Done():
+			timer.Stop()
+		}
+		pause = min(2*pause, redialMost)
+	}
+}
+
+// connect makes one connection and serves it until it ends. It reports whether
+// the member let it in.
+func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
+	conn, err := s.hop.dial(p)
+	if err != nil {
+		return false, err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(p.life, func() { conn.Close() })
+	defer stop()
+
+	s.mu.Lock()
+	h := s.hop.hello(p)
+	h.stripe = uint16(s.number) //nolint:gosec // a handful
+	h.generation, h.next, h.got = l.connecting()
+	s.mu.Unlock()
+	in := bufio.NewReaderSize(conn, 64<<10)
+	answer, err := greet(conn, in, &h)
+	if err != nil {
+		return false, err
+	}
+
+	s.mu.Lock()
+	if s.stopped || s.outbox.links[l.peer] != l {
+		s.mu.Unlock()
+		return false, errors.New("the member is gone")
+	}
+	l.wire.conn = conn
+	s.outbox.replied(l, answer)
+	s.mu.Unlock()
+	if p.up.Add(1); s.number == 0 {
+		s.hop.config.Up(l.peer)
+	}
+
+	var writer sync.WaitGroup
+	quit := make(chan struct{})
+	writer.Go(func() { // ends with quit, or the connection
+		s.writeRequests(l, conn, quit)
+		conn.Close()
+	})
+	err = s.readAnswers(l, conn, in)
+	conn.Close()
+	close(quit)
+	writer.Wait()
+
+	p.up.Add(-1)
+	s.mu.Lock()
+	l.wire.conn = nil
+	s.outbox.broken(l)
+	s.mu.Unlock()
+	return true, err
+}
+
+// dial opens a connection, of which nothing has been said yet.
+func (h *Hop) dial(p *peer) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(p.life, greetMax)
+	defer cancel()
+	conn, err := h.config.Dial(ctx, p.Address)
+	if err != nil {
+		return nil, err
+	}
+	if h.config.TLS == nil {
+		return conn, nil
+	}
+	secure := tls.Client(conn, h.config.TLS)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", p.Address, err)
+	}
+	return secure, nil
+}
+
+func (h *Hop) hello(p *peer) hello {
+	return hello{
+		least: versionLeast, most: versionMost,
+		cluster: h.config.Cluster, layout: h.config.Layout,
+		from: h.config.Self, to: p.Member.Member,
+	}
+}
+
+// greet sends a HELLO and reads its reply.
+func greet(conn net.Conn, in *bufio.Reader, h *hello) (*reply, error) {
+	conn.SetDeadline(time.Now().Add(greetMax)) //nolint:errcheck // a dead connection fails the write
+	if _, err := conn.Write(h.append(nil)); err != nil {
+		return nil, err
+	}
+	k, payload, err := readFrame(in, nil, frameMax)
+	switch {
+	case err != nil:
+		return nil, err
+	case k == frameRefuse:
+		return nil, refused(payload)
+	case k != frameReply:
+		return nil, fmt.Errorf("%w: kind %d in place of a reply", errFrame, k)
+	}
+	answer, err := parseReply(payload)
+	switch {
+	case err != nil:
+		return nil, err
+	case answer.owner != h.to:
+		return nil, errOther
+	case answer.version < h.least || answer.version > h.most:
+		return nil, fmt.Errorf("it speaks version %d of the protocol, this node %d to %d", answer.version, h.least, h.most)
+	}
+	return &answer, conn.SetDeadline(time.Time{})
+}
+
+// writeRequests writes what l has to write, as much as there is at once.
+func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
+	tend := time.NewTicker(tendEvery)
+	defer tend.Stop()
+	var batch []byte
+	pinged := time.Now()
+	for {
+		tending := false
+		select {
+		case <-l.wire.kick:
+		case <-tend.C:
+			tending = true
+		case <-quit:
+			return
+		}
+		for {
+			now := time.Now()
+			s.mu.Lock()
+			batch = l.take(batch[:0], now, tending)
+			s.mu.Unlock()
+			if now.Sub(pinged) >= pingEvery {
+				batch, pinged = appendBytes(batch, framePing, nil), now
+			}
+			if len(batch) == 0 {
+				break
+			}
+			conn.SetWriteDeadline(now.Add(writeMax)) //nolint:errcheck // a dead connection fails the write
+			if _, err := conn.Write(batch); err != nil {
+				return
+			}
+			if cap(batch) > 2*batchBytes {
+				batch = nil
+			}
+		}
+	}
+}
+
+// take appends what is to be written, and notes that it is on its way. Payloads
+// are copied here, under the lock, so that they belong to nobody else.
+func (l *link) take(b []byte, now time.Time, tending bool) []byte {
+	for c := l.unwritten.head; c != nil && len(b) < batchBytes; c = l.unwritten.head {
+		b = appendSending(b, sending{seq: c.seq, partition: c.Partition, first: c.first, patience: c.until.Sub(now)}, c.payload)
+		l.wrote(c)
+	}
+	for len(l.controls) > 0 && len(b) < batchBytes {
+		b = appendBytes(b, frameControl, l.controls[0])
+		l.controls[0], l.controls = nil, l.controls[1:]
+	}
+	for _, seq := range l.cancels { // of requests that have been written, by now at least
+		b = appendNumber(b, frameCancel, seq)
+	}
+	l.cancels = l.cancels[:0]
+	if l.got > l.confirmed && (tending || len(b) > 0 || l.got-l.confirmed >= confirmEvery) {
+		b = appendNumber(b, frameConfirm, l.got)
+		l.confirmed = l.got
+	}
+	return b
+}
+
+// readAnswers reads what the owner says until the connection ends.
+func (s *stripe) readAnswers(l *link, conn net.Conn, in *bufio.Reader) error {
+	watch := silence{conn: conn}
+	for {
+		watch.reset()
+		k, payload, err := readFrame(in, nil, frameMax)
+		if err != nil {
+			return err
+		}
+		switch k {
+		case frameResponse:
+			var r Response
+			seq, err := parseResponse(payload, &r)
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			s.outbox.responded(l, seq, r)
+			s.mu.Unlock()
+		case frameAdmitted:
+			upTo, err := parseNumber(payload)
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			s.outbox.ack(l, upTo)
+			s.mu.Unlock()
+		case frameMoved:
+			m, err := parseMoved(payload)
+			if err != nil {
+				return err
+			}
+			s.mu.Lock()
+			s.outbox.moved(l, &m)
+			s.mu.Unlock()
+		case framePong:
+		default: // of a later version
+		}
+	}
+}
+
+// silence breaks a connection on which nothing was heard for silenceMax. To arm
+// a deadline costs more than to read a small frame, so it is done rarely.
+type silence struct {
+	conn  net.Conn
+	armed time.Time
+}
+
+func (s *silence) reset() {
+	if now := time.Now(); now.Sub(s.armed) > silenceMax/8 {
+		s.armed = now
+		s.conn.SetReadDeadline(now.Add(silenceMax)) //nolint:errcheck // a dead connection fails the read
+	}
+}

@@ -1,0 +1,88 @@
+// Package peer is the hop between members of a cluster: it takes a request that
+// one member accepted, its ingress, to the member whose lane it belongs to, its
+// owner, and the answer back.
+//
+// It promises:
+//
+//   - Order. Requests of one partition that enter at one ingress take their
+//     tickets in the order of entering, over reconnects and changes of owner.
+//   - Once. A request takes a ticket at most once, and gets exactly one answer.
+//     "Not executed" is only ever the owner's word, or said of a request that was
+//     never sent.
+//   - A slow or stuck member harms only what needs that member.
+//
+// It does not decide who owns what: Config.Owner says so, and Config.Serve has
+// the last word. What keeps the promises is in two files without I/O: outbox.go,
+// the ingress's half, and session.go, the owner's, each with its rules and with
+// what goes wrong without them. hop.go, conn.go and host.go move their bytes;
+// bulk.go moves large bodies.
+//
+// Why not HTTP: pooled connections put closely spaced requests out of order, a
+// third of them or more, and so do streams that get a goroutine each. Here one
+// goroutine per connection reads, and takes the ticket before anything
+// concurrent happens.
+//
+// # Wire format
+//
+// Every connection is dialled by the ingress: members that are ingress for each
+// other have two. TLS 1.3, with a certificate on both sides, is below. All
+// numbers are big endian. A frame is
+//
+//	length u32 (of kind and payload) · kind u8 · payload
+//
+// "text" is a length u16 and bytes, "long" a length u32 and bytes, "member" a
+// text (its name) and a u64 (its incarnation). A later version may add fields at
+// the end of a frame, and kinds; what a reader does not know it skips.
+//
+// On a new connection, from the ingress:
+//
+//	1 HELLO    "LKHOP" · least u16, most u16 (versions) · flags u8 (1: bulk)
+//	           · cluster text · layout u64 · from member · to member
+//	           · stripe u16 · generation u64 · next u64 · got u64
+//	           next: no later request has a lower number. got: answers read
+//
+// and back, one of
+//
+//	2 REPLY    version u16 · owner member · flags u8 (1: the session is known)
+//	           · processed u64 · count u32 · open u64…
+//	           requests above processed were never seen; open ones wait or run;
+//	           the answers of all others follow, from number got+1 on
+//	3 REFUSE   why, for people
+//
+// Then, from the ingress, on an ordered connection:
+//
+//	4 REQUEST  seq u64 · partition u32 · flags u8 (4: first) · patience u32 ms
+//	           · class u8 · flags u8 (1: to HEAD, 2: bulk) · ticket 16 · holder 16
+//	           · max_depth u32 · max_bytes u32 · max_shared u32 · max_response u32
+//	           · retries u32 · upstream_timeout u32 ms · hold_for u32 ms
+//	           · key text · route text · head long · body size u32 · body
+//	5 CANCEL   seq u64
+//	6 CONFIRM  answers read u64, in all
+//	7 PING
+//	8 CONTROL  a message between the members' tables of owners
+//
+// and back:
+//
+//	9 ADMITTED seq u64: every request up to it has a ticket, unless answered
+//	10 MOVED   seq u64 · owner member (perhaps none) · epoch u64: an answer
+//	11 RESPONSE seq u64 · flags u8 (1: stream, 2: unknown) · lane wait u32 µs
+//	           · upstream time u32 µs · problem text · detail text
+//	           · retry after u32 ms · depth u32 · head long · body: an answer
+//	12 PONG
+//
+// Durations are what is left, so that clocks need not agree. On a bulk
+// connection, one transfer after the other:
+//
+//	13 BODY    stripe u16 · seq u64 · size u32, and then size bytes outside any
+//	           frame; answered by END(1) when they have arrived
+//	14 FETCH   stripe u16 · seq u64 · 0 u32; answered by DATA and END
+//	15 DATA    bytes, at most 64 KiB
+//	16 END     u8: 1 = whole, 0 = broken off
+//
+// # Locks
+//
+// Stripe (outbox and links) and hosted (session) each have a mutex; neither is
+// held while the other is taken. Config.Serve is called under the session's,
+// Local.AdmitHere under the stripe's; both may take locks of lanes. Nothing
+// blocks under either.
+package peer

@@ -1,0 +1,471 @@
+package peer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// kind is what a frame is.
+type kind uint8
+
+// The frames; see the package comment for what they hold and who sends them.
+const (
+	frameHello kind = 1 + iota
+	frameReply
+	frameRefuse
+	frameRequest
+	frameCancel
+	frameConfirm
+	framePing
+	frameControl
+	frameAdmitted
+	frameMoved
+	frameResponse
+	framePong
+	frameBody
+	frameFetch
+	frameData
+	frameEnd
+)
+
+const (
+	frameHeader = 5        // length of the rest, kind
+	frameMax    = 32 << 20 // of any frame: a control message may list every key of a partition
+	helloMax    = 4 << 10  // of a frame from somebody who has not been let in
+	inlineMax   = 64 << 10 // a longer body travels on a connection of its own
+	headMax     = 1 << 20
+)
+
+// The versions of the protocol that this build speaks. A frame may grow at its
+// end: what a version does not know there, it ignores.
+const (
+	versionLeast = 1
+	versionMost  = 1
+)
+
+// magic opens a HELLO, so that whatever else calls this port is told apart.
+const magic = "LKHOP"
+
+var errFrame = errors.New("peer: malformed frame")
+
+// begin appends the header of a frame whose length end fills in.
+func begin(b []byte, k kind) []byte { return append(b, 0, 0, 0, 0, byte(k)) }
+
+func end(b []byte, start int) []byte {
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-4)) //nolint:gosec // bounded by frameMax
+	return b
+}
+
+// readFrame reads one frame into buffer, which it grows if it must.
+func readFrame(r io.Reader, buffer []byte, most int) (kind, []byte, error) {
+	var header [frameHeader]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return 0, buffer, err
+	}
+	n := int(binary.BigEndian.Uint32(header[:])) - 1
+	if n < 0 || n > most {
+		return 0, buffer, fmt.Errorf("%w: it has %d bytes, at most %d are taken", errFrame, n, most)
+	}
+	if cap(buffer) < n {
+		buffer = make([]byte, n)
+	}
+	buffer = buffer[:n]
+	_, err := io.ReadFull(r, buffer)
+	return kind(header[4]), buffer, err
+}
+
+// reader takes a frame apart. After the first field that is not there, every
+// field is zero and bad is set.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) take(n int) []byte {
+	if n < 0 || n > len(r.b) {
+		r.bad, r.b = true, nil
+		return nil
+	}
+	part := r.b[:n:n]
+	r.b = r.b[n:]
+	return part
+}
+
+func (r *reader) u8() uint8 {
+	if b := r.take(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *reader) u16() uint16 {
+	if b := r.take(2); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+func (r *reader) u32() uint32 {
+	if b := r.take(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (r *reader) u64() uint64 {
+	if b := r.take(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// text reads bytes behind their length of 16 bits; long, of 32.
+func (r *reader) text() []byte { return r.take(int(r.u16())) }
+func (r *reader) long() []byte { return r.take(int(r.u32())) }
+
+func (r *reader) member() ring.Member {
+	return ring.Member{Name: string(r.text()), Incarnation: r.u64()}
+}
+
+func (r *reader) id() (id queue.ID) {
+	copy(id[:], r.take(len(id)))
+	return id
+}
+
+func (r *reader) millis() time.Duration { return time.Duration(r.u32()) * time.Millisecond }
+func (r *reader) micros() time.Duration { return time.Duration(r.u32()) * time.Microsecond }
+
+// count is an int that fits 32 bits.
+func (r *reader) count() int { return int(r.u32()) }
+
+func (r *reader) err() error {
+	if r.bad {
+		return fmt.Errorf("%w: it is cut off", errFrame)
+	}
+	return nil
+}
+
+func appendText[T string | []byte](b []byte, s T) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) //nolint:gosec // keys and names are bounded where they come from
+}
+
+func appendLong[T string | []byte](b []byte, s T) []byte {
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(s))), s...) //nolint:gosec // bounded by frameMax
+}
+
+func appendMember(b []byte, m ring.Member) []byte {
+	return binary.BigEndian.AppendUint64(appendText(b, m.Name), m.Incarnation)
+}
+
+// clamp32 keeps a duration in units of u, or a count, within 32 bits.
+func clamp32[T ~int | ~int64](n, u T) uint32 { return uint32(min(max(n/u, 0), 1<<32-1)) } //nolint:gosec // clamped
+
+func appendMillis(b []byte, d time.Duration) []byte {
+	return binary.BigEndian.AppendUint32(b, clamp32(d, time.Millisecond))
+}
+
+func appendMicros(b []byte, d time.Duration) []byte {
+	return binary.BigEndian.AppendUint32(b, clamp32(d, time.Microsecond))
+}
+
+func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(b, clamp32(n, 1)) }
+
+// hello is the first frame on every connection, from the one that dialled.
+type hello struct {
+	least, most uint16 // versions it speaks
+	bulk        bool   // the connection carries large bodies
+	cluster     string
+	layout      uint64
+	from, to    ring.Member // to: whom it means to have called
+	stripe      uint16
+	generation  uint64 // rises with every connection of this stripe
+	next        uint64 // the lowest number that its next request may have
+	got         uint64 // answers that it has read
+}
+
+func (h *hello) append(b []byte) []byte {
+	start := len(b)
+	b = append(begin(b, frameHello), magic...)
+	b = binary.BigEndian.AppendUint16(b, h.least)
+	b = binary.BigEndian.AppendUint16(b, h.most)
+	b = append(b, flag(h.bulk, 1))
+	b = appendText(b, h.cluster)
+	b = binary.BigEndian.AppendUint64(b, h.layout)
+	b = appendMember(appendMember(b, h.from), h.to)
+	b = binary.BigEndian.AppendUint16(b, h.stripe)
+	b = binary.BigEndian.AppendUint64(b, h.generation)
+	b = binary.BigEndian.AppendUint64(b, h.next)
+	return end(binary.BigEndian.AppendUint64(b, h.got), start)
+}
+
+func parseHello(b []byte) (h hello, err error) {
+	r := reader{b: b}
+	if string(r.take(len(magic))) != magic {
+		return h, fmt.Errorf("%w: it is no HELLO", errFrame)
+	}
+	h.least, h.most = r.u16(), r.u16()
+	h.bulk = r.u8()&1 != 0
+	h.cluster = string(r.text())
+	h.layout = r.u64()
+	h.from, h.to = r.member(), r.member()
+	h.stripe = r.u16()
+	h.generation, h.next, h.got = r.u64(), r.u64(), r.u64()
+	return h, r.err()
+}
+
+// reply lets a HELLO in, and says what became of the requests before it.
+type reply struct {
+	version   uint16
+	owner     ring.Member
+	known     bool     // there was a session: what follows speaks of its requests
+	processed uint64   // the highest number read; a request above it was never seen
+	open      []uint64 // those at or below it that wait or run, rising
+}
+
+func (p *reply) append(b []byte) []byte {
+	start := len(b)
+	b = begin(b, frameReply)
+	b = binary.BigEndian.AppendUint16(b, p.version)
+	b = appendMember(b, p.owner)
+	b = append(b, flag(p.known, 1))
+	b = binary.BigEndian.AppendUint64(b, p.processed)
+	b = appendCount(b, len(p.open))
+	for _, seq := range p.open {
+		b = binary.BigEndian.AppendUint64(b, seq)
+	}
+	return end(b, start)
+}
+
+func parseReply(b []byte) (p reply, err error) {
+	r := reader{b: b}
+	p.version = r.u16()
+	p.owner = r.member()
+	p.known = r.u8()&1 != 0
+	p.processed = r.u64()
+	n := r.count()
+	if n > len(r.b)/8 {
+		return p, fmt.Errorf("%w: it is cut off", errFrame)
+	}
+	p.open = make([]uint64, n)
+	for i := range p.open {
+		p.open[i] = r.u64()
+	}
+	return p, r.err()
+}
+
+func flag(set bool, bit byte) byte {
+	if set {
+		return bit
+	}
+	return 0
+}
+
+// Request is what the owner needs of a request to run it in its lane as its
+// ingress would: routes and limits are the ingress's own, so that they can be
+// changed by one node after the other.
+type Request struct {
+	Key    []byte // the lane's name, byte for byte
+	Route  string
+	Class  queue.Class
+	Ticket queue.ID
+	Holder queue.ID
+
+	MaxDepth, MaxBytes, MaxShared int
+	MaxResponse                   int
+
+	Patience        time.Duration // left, of the wait for the turn
+	UpstreamTimeout time.Duration
+	HoldFor         time.Duration // 0: the lane is released after a timeout
+	Retries         int
+
+	ToHead bool // the response has no body
+	Bulk   bool // Body is empty, and BodySize bytes come by another connection
+
+	// Head is the request for the upstream, less the fields that only the owner
+	// can tell and the empty line. Body is whole.
+	Head, Body []byte
+	BodySize   int
+}
+
+const (
+	flagToHead = 1 << iota
+	flagBulk
+	flagFirst
+)
+
+// appendRequest appends what of a REQUEST does not change when it is sent again.
+func appendRequest(b []byte, r *Request) []byte {
+	b = append(b, byte(r.Class), flag(r.ToHead, flagToHead)|flag(r.Bulk, flagBulk))
+	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
+	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
+	b = appendCount(b, r.Retries)
+	b = appendMillis(appendMillis(b, r.UpstreamTimeout), r.HoldFor)
+	b = appendText(appendText(b, r.Key), r.Route)
+	b = appendCount(appendLong(b, r.Head), r.BodySize)
+	return append(b, r.Body...)
+}
+
+// ticketAt is where appendRequest puts the ticket, which is known last.
+const ticketAt = 2
+
+// sending is the part of a REQUEST that is made when it is sent.
+type sending struct {
+	seq       uint64
+	partition int
+	first     bool // the partition's route changed, and everything before has been settled
+	patience  time.Duration
+}
+
+func appendSending(b []byte, s sending, payload []byte) []byte {
+	start := len(b)
+	b = begin(b, frameRequest)
+	b = binary.BigEndian.AppendUint64(b, s.seq)
+	b = appendCount(b, s.partition)
+	b = append(b, flag(s.first, flagFirst))
+	b = appendMillis(b, s.patience)
+	return end(append(b, payload...), start)
+}
+
+// parseRequest takes a REQUEST apart. The slices of r alias b.
+func parseRequest(b []byte, r *Request) (s sending, err error) {
+	in := reader{b: b}
+	s.seq = in.u64()
+	s.partition = in.count()
+	s.first = in.u8()&flagFirst != 0
+	s.patience = in.millis()
+	r.Patience = s.patience
+	r.Class = queue.Class(in.u8())
+	flags := in.u8()
+	r.ToHead, r.Bulk = flags&flagToHead != 0, flags&flagBulk != 0
+	r.Ticket, r.Holder = in.id(), in.id()
+	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
+	r.Retries = in.count()
+	r.UpstreamTimeout, r.HoldFor = in.millis(), in.millis()
+	r.Key, r.Route = in.text(), string(in.text())
+	r.Head, r.BodySize = in.long(), in.count()
+	r.Body = in.b
+	switch {
+	case in.bad:
+		return s, in.err()
+	case r.Class > queue.Shared:
+		return s, fmt.Errorf("%w: unknown class %d", errFrame, r.Class)
+	case !r.Bulk && r.BodySize != len(r.Body), r.Bulk && len(r.Body) > 0:
+		return s, fmt.Errorf("%w: a body of %d bytes was announced, %d came", errFrame, r.BodySize, len(r.Body))
+	}
+	return s, nil
+}
+
+// Response is a request's answer: the upstream's, or a problem, which is one of
+// lanekeeper's own.
+type Response struct {
+	LaneWait, UpstreamTime time.Duration
+
+	// Head ends with the empty line. Body is whole, unless Stream: then it is
+	// fetched by another connection.
+	Head, Body []byte
+	Stream     bool
+
+	Problem    string // its slug; "" = the upstream's response
+	Executed   Executed
+	Detail     string
+	RetryAfter time.Duration
+	Depth      int
+}
+
+// Executed says whether a request with a problem may have run.
+type Executed uint8
+
+// What is known of a request that got no response.
+const (
+	NotExecuted Executed = iota // it did not run, and will not
+	Unknown
+)
+
+func appendResponse(b []byte, seq uint64, r *Response) []byte {
+	start := len(b)
+	b = begin(b, frameResponse)
+	b = binary.BigEndian.AppendUint64(b, seq)
+	b = append(b, flag(r.Stream, 1)|flag(r.Executed == Unknown, 2))
+	b = appendMicros(appendMicros(b, r.LaneWait), r.UpstreamTime)
+	b = appendText(appendText(b, r.Problem), r.Detail[:min(len(r.Detail), 1<<12)])
+	b = appendCount(appendMillis(b, r.RetryAfter), r.Depth)
+	return end(append(appendLong(b, r.Head), r.Body...), start)
+}
+
+// parseResponse takes a RESPONSE apart. The slices of r alias b.
+func parseResponse(b []byte, r *Response) (seq uint64, err error) {
+	in := reader{b: b}
+	seq = in.u64()
+	flags := in.u8()
+	r.Stream = flags&1 != 0
+	if flags&2 != 0 {
+		r.Executed = Unknown
+	}
+	r.LaneWait, r.UpstreamTime = in.micros(), in.micros()
+	r.Problem, r.Detail = string(in.text()), string(in.text())
+	r.RetryAfter, r.Depth = in.millis(), in.count()
+	r.Head = in.long()
+	r.Body = in.b
+	return seq, in.err()
+}
+
+// moved says who else may own a request's partition.
+type moved struct {
+	seq   uint64
+	owner ring.Member // zero = not known
+	epoch uint64
+}
+
+func (m *moved) append(b []byte) []byte {
+	start := len(b)
+	b = binary.BigEndian.AppendUint64(begin(b, frameMoved), m.seq)
+	return end(binary.BigEndian.AppendUint64(appendMember(b, m.owner), m.epoch), start)
+}
+
+func parseMoved(b []byte) (m moved, err error) {
+	r := reader{b: b}
+	m.seq, m.owner, m.epoch = r.u64(), r.member(), r.u64()
+	return m, r.err()
+}
+
+// appendNumber appends a frame of one number: CANCEL, CONFIRM, ADMITTED.
+func appendNumber(b []byte, k kind, n uint64) []byte {
+	start := len(b)
+	return end(binary.BigEndian.AppendUint64(begin(b, k), n), start)
+}
+
+func parseNumber(b []byte) (uint64, error) {
+	r := reader{b: b}
+	return r.u64(), r.err()
+}
+
+// appendBytes appends a frame of bytes alone: PING, PONG, CONTROL, REFUSE, DATA.
+func appendBytes(b []byte, k kind, payload []byte) []byte {
+	start := len(b)
+	return end(append(begin(b, k), payload...), start)
+}
+
+// transfer names the request whose body a bulk connection carries.
+type transfer struct {
+	stripe uint16
+	seq    uint64
+	size   int // of BODY
+}
+
+func (t *transfer) append(b []byte, k kind) []byte {
+	start := len(b)
+	b = binary.BigEndian.AppendUint16(begin(b, k), t.stripe)
+	return end(appendCount(binary.BigEndian.AppendUint64(b, t.seq), t.size), start)
+}
+
+func parseTransfer(b []byte) (t transfer, err error) {
+	r := reader{b: b}
+	t.stripe, t.seq, t.size = r.u16(), r.u64(), r.count()
+	return t, r.err()
+}

@@ -1,0 +1,399 @@
+package peer
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// Config is what a hop is made of. Every function must be safe for concurrent
+// use and must not block, unless it says so.
+type Config struct {
+	Self    ring.Member
+	Cluster string
+	Layout  uint64 // hash of the layout; members with another one are refused
+	Stripes int    // connections to each member; 0 = by the number of processors
+
+	// TLS, if it is not nil, is what both sides of every connection present and
+	// demand; see SecretTLS and FileTLS.
+	TLS *tls.Config
+	// Dial opens a connection to a member's address; nil means TCP. It may block.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	// NextID draws the name of a ticket, above all before.
+	NextID func() queue.ID
+	// Owner is who owns a partition as far as this node knows, zero if nobody
+	// is known; epoch 0 if only the ring says so.
+	Owner func(partition int) (owner ring.Member, epoch uint64)
+	// Serve takes the ticket of a forwarded request: it returns a refusal, or
+	// nil and true, and then calls in.Respond in time; or nil and false, with
+	// nothing done, if the partition is not this node's. It is called under a
+	// lock of in's ingress.
+	Serve func(in *Inbound) (refusal *Response, mine bool)
+	// Control takes a message that another member sent by Hop.Send. payload is
+	// not to be retained.
+	Control func(from ring.Member, payload []byte)
+	// Up tells that a connection to a member has been made, or made again:
+	// messages sent before may have been lost.
+	Up func(member ring.Member)
+
+	MaxCalls int   // requests on their way to other members; beyond: refused as Overloaded
+	MaxBytes int64 // their size
+
+	Log *slog.Logger
+}
+
+// Member is a member of the cluster and where its hop listens.
+type Member struct {
+	ring.Member
+	Address string
+}
+
+// Timing of the hop. A link is silent for at most pingEvery, so silence for
+// silenceMax is a dead connection.
+const (
+	pingEvery    = time.Second
+	silenceMax   = 3500 * time.Millisecond
+	greetMax     = 5 * time.Second // from the dialling of a connection to its reply
+	writeMax     = 10 * time.Second
+	tendEvery    = 100 * time.Millisecond // confirmations wait at most this long
+	orphanAfter  = 5 * time.Second        // without a connection, an ingress's waiting requests leave their lanes
+	redialLeast  = 10 * time.Millisecond
+	redialMost   = time.Second
+	retryLeast   = time.Millisecond
+	retryMost    = 50 * time.Millisecond
+	batchBytes   = 256 << 10 // of one write
+	confirmEvery = 64        // answers
+)
+
+// Hop is this node's part in the hop, both halves. Its methods are safe for
+// concurrent use.
+type Hop struct {
+	config  Config
+	stripes []*stripe
+	host    *host
+	life    context.Context
+	kill    context.CancelFunc
+	wg      sync.WaitGroup
+
+	bytes atomic.Int64 // of calls that have not ended
+	calls atomic.Int64
+
+	mu      sync.Mutex // guards peers, stopped
+	peers   map[ring.Member]*peer
+	stopped bool
+}
+
+// peer is another member.
+type peer struct {
+	Member
+	life context.Context
+	kill context.CancelFunc
+	bulk bulkPool
+	up   atomic.Int32 // stripes that are connected
+}
+
+// stripe is the ordering domain of the partitions that share it: one outbox,
+// one mutex, and one connection to each member.
+type stripe struct {
+	hop    *Hop
+	number int
+
+	mu      sync.Mutex // guards the rest, and every link and call of the outbox
+	outbox  *outbox
+	retries map[int]time.Duration // paused partitions, and how long the last pause was
+	stopped bool
+}
+
+// wire is what a link is made of.
+type wire struct {
+	peer *peer
+	kick chan struct{} // holds one element when there is something to write
+	conn net.Conn      // the present one, or nil; guarded by the stripe's mutex
+}
+
+// New makes a hop that knows no members. It dials nobody before View and is
+// dialled by nobody before Serve.
+func New(config Config) *Hop {
+	if config.Stripes == 0 {
+		// One keeps up with four cores; more would only spread the batches.
+		config.Stripes = min(max(runtime.GOMAXPROCS(0)/4, 1), 4)
+	}
+	if config.Dial == nil {
+		var d net.Dialer
+		config.Dial = func(ctx context.Context, address string) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", address)
+		}
+	}
+	h := &Hop{config: config, peers: make(map[ring.Member]*peer)}
+	h.life, h.kill = context.WithCancel(context.Background())
+	for i := range config.Stripes {
+		s := &stripe{hop: h, number: i, retries: make(map[int]time.Duration)}
+		s.outbox = newOutbox(config.Self, s)
+		h.stripes = append(h.stripes, s)
+	}
+	h.host = newHost(h)
+	return h
+}
+
+func (h *Hop) stripe(partition int) *stripe { return h.stripes[partition%len(h.stripes)] }
+
+// Enter gives a request its place if its lane is here, and reports whether it
+// is. If not, nothing has been done: make a Call and Send it.
+func (h *Hop) Enter(partition int, local Local) bool {
+	s := h.stripe(partition)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.outbox.isHere(partition) && local.AdmitHere(h.config.NextID())
+}
+
+// Send gives c its place among the requests of its partition, without blocking.
+func (h *Hop) Send(c *Call) {
+	s := h.stripe(c.Partition)
+	size := int64(len(c.payload) + len(c.body))
+	if h.calls.Add(1) > int64(h.config.MaxCalls) || h.bytes.Add(size) > h.config.MaxBytes {
+		c.Ticket, c.stripe, c.state = h.config.NextID(), s, ended
+		c.Response = Response{Problem: Overloaded, Detail: "too many requests are on their way to other nodes"}
+		h.uncount(c, size)
+		c.done <- struct{}{}
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Drawn under the lock, so that ticket order is the order of entering.
+	c.Ticket, c.stripe = h.config.NextID(), s
+	copy(c.payload[ticketAt:], c.Ticket[:])
+	s.outbox.enter(c)
+}
+
+func (h *Hop) uncount(c *Call, size int64) {
+	h.calls.Add(-1)
+	h.bytes.Add(-size)
+}
+
+// Cancel gives c up. If it has not been sent it ends at once, not executed. Else
+// its owner is asked to take it out of its lane, and its answer says whether
+// that came in time; who cannot wait for it does not know.
+func (h *Hop) Cancel(c *Call) {
+	s := c.stripe
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outbox.cancel(c)
+}
+
+// Pending is how many requests are on their way to other members, or there.
+func (h *Hop) Pending() int { return int(h.calls.Load()) }
+
+// Routed tells that this node has learnt who owns a partition.
+func (h *Hop) Routed(partition int, owner ring.Member, epoch uint64) {
+	s := h.stripe(partition)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outbox.routed(partition, owner, epoch)
+}
+
+// View tells who the other live members are, and that the ring may have changed.
+// What a member that is no longer among them may have run is unknown; what it
+// has waiting here leaves its lane.
+func (h *Hop) View(members []Member) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stopped {
+		return
+	}
+	live := make(map[ring.Member]Member, len(members))
+	for _, m := range members {
+		if m.Member != h.config.Self {
+			live[m.Member] = m
+		}
+	}
+	for m, p := range h.peers {
+		if now, ok := live[m]; !ok || now.Address != p.Address {
+			h.removeLocked(p, !ok)
+		}
+	}
+	for _, m := range members {
+		if _, known := h.peers[m.Member]; !known && m.Member != h.config.Self {
+			h.addLocked(m)
+		}
+	}
+	for _, s := range h.stripes {
+		s.mu.Lock()
+		s.outbox.viewed()
+		s.mu.Unlock()
+	}
+}
+
+func (h *Hop) addLocked(m Member) {
+	p := &peer{Member: m}
+	p.life, p.kill = context.WithCancel(h.life)
+	p.bulk.init(h, p)
+	h.peers[m.Member] = p
+	for _, s := range h.stripes {
+		s.mu.Lock()
+		l := s.outbox.join(m.Member)
+		l.wire = &wire{peer: p, kick: make(chan struct{}, 1)}
+		s.mu.Unlock()
+		h.wg.Go(func() { s.keep(l, p) }) // ends with p.life
+	}
+}
+
+func (h *Hop) removeLocked(p *peer, dead bool) {
+	delete(h.peers, p.Member.Member)
+	p.kill()
+	p.bulk.close()
+	for _, s := range h.stripes {
+		s.mu.Lock()
+		if l := s.outbox.links[p.Member.Member]; l != nil {
+			s.outbox.gone(l)
+		}
+		s.mu.Unlock()
+	}
+	if dead {
+		h.host.gone(p.Member.Member)
+	}
+}
+
+func (h *Hop) peer(m ring.Member) *peer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.peers[m]
+}
+
+// Post sends a message to a member. Messages arrive in order on one connection;
+// those of a broken one may be lost, which Up tells. It reports whether there was
+// a connection.
+func (h *Hop) Post(to ring.Member, payload []byte) bool {
+	s := h.stripes[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.outbox.links[to]
+	if l == nil || !l.up {
+		return false
+	}
+	l.controls = append(l.controls, payload)
+	s.write(l)
+	return true
+}
+
+// Connected reports whether there is a connection to a member.
+func (h *Hop) Connected(m ring.Member) bool {
+	p := h.peer(m)
+	return p != nil && p.up.Load() > 0
+}
+
+// Serve accepts other members until Stop. It returns nil after Stop.
+func (h *Hop) Serve(listener net.Listener) error { return h.host.serve(listener) }
+
+// Freeze closes every connection unread: this node stood still for so long that
+// what lies in its sockets may be of another time.
+func (h *Hop) Freeze() { h.host.closeAll(); h.closeLinks() }
+
+func (h *Hop) closeLinks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.peers {
+		p.bulk.close()
+	}
+	for _, s := range h.stripes {
+		s.mu.Lock()
+		for _, l := range s.outbox.links {
+			if l.wire.conn != nil {
+				l.wire.conn.Close()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Stop waits, as long as ctx lasts, until every answer has been read by its
+// ingress, then closes everything, and returns when the last goroutine has
+// ended. What is still on its way to other members is unknown. It may be called
+// twice.
+func (h *Hop) Stop(ctx context.Context) error {
+	err := h.host.settle(ctx)
+	h.mu.Lock()
+	if !h.stopped {
+		h.stopped = true
+		for _, s := range h.stripes {
+			s.mu.Lock()
+			s.stopped = true
+			s.mu.Unlock()
+		}
+		for _, p := range h.peers {
+			h.removeLocked(p, false)
+		}
+	}
+	h.mu.Unlock()
+	h.kill()
+	h.host.close()
+	h.wg.Wait()
+	return err
+}
+
+// The outbox's surroundings.
+
+func (s *stripe) admit(c *Call) bool {
+	if !c.local.AdmitHere(c.Ticket) {
+		return false
+	}
+	c.Here = true
+	return true
+}
+
+func (s *stripe) lookup(partition int) (ring.Member, uint64) { return s.hop.config.Owner(partition) }
+
+func (s *stripe) ended(c *Call) {
+	s.hop.uncount(c, int64(len(c.payload)+len(c.body)))
+	c.done <- struct{}{}
+}
+
+func (s *stripe) admitted(c *Call) {
+	if c.body == nil || c.sendsBody {
+		return
+	}
+	c.sendsBody = true
+	p := c.link.wire.peer
+	t := transfer{stripe: uint16(s.number), seq: c.seq, size: len(c.body)} //nolint:gosec // a handful of stripes
+	s.hop.wg.Go(func() { s.sendBody(p, c, t) })                            // ends with the body, the call or p.life
+}
+
+func (s *stripe) write(l *link) {
+	select {
+	case l.wire.kick <- struct{}{}:
+	default:
+	}
+}
+
+// retry pauses a partition that nobody owns, as far as is known: a move takes
+// about a round trip.
+func (s *stripe) retry(partition int) {
+	pause := min(max(2*s.retries[partition], retryLeast), retryMost)
+	s.retries[partition] = pause
+	time.AfterFunc(pause, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.stopped {
+			return
+		}
+		s.outbox.retry(partition)
+		if f := s.outbox.flows[partition]; !f.paused && f.backlog.head == nil {
+			delete(s.retries, partition)
+		}
+	})
+}
+
+// errOther is the end of a connection that another incarnation answered.
+var errOther = errors.New("another incarnation answers there")
+
+func refused(reason []byte) error { return fmt.Errorf("it refuses: %s", reason) }
