@@ -1,9 +1,3 @@
-// Package admin lets people and machines look at a node: health and metrics on
-// the observe port, which may be open to a whole cluster because nothing can be
-// changed through it.
-//
-// It serves net/http, apart from the port that carries traffic, so that a node
-// in trouble still answers. It starts no goroutine.
 package admin
 
 import (

@@ -68,8 +68,9 @@ type Traffic struct {
 	Depth       int           // Pipelined: unanswered requests per connection; 0 = 8
 	Connections int           // open at once; 0 = DefaultConnections
 
-	Duration time.Duration // sending stops after it; 0 = DefaultDuration
-	Timeout  time.Duration // of an answer; its connection is then closed; 0 = DefaultTimeout
+	Duration time.Duration   // sending stops after it; 0 = DefaultDuration
+	Stop     <-chan struct{} // sending stops when it is closed; nil = never
+	Timeout  time.Duration   // of an answer; its connection is then closed; 0 = DefaultTimeout
 
 	Method    string   // 0 = POST
 	Reads     float64  // share of requests sent as GET instead, in [0, 1]
@@ -344,6 +345,15 @@ func (r *run) onSchedule() bool { return r.Mode == Spaced || r.Mode == Open }
 func (r *run) send(life context.Context, wires []*wire) {
 	ctx, cancel := context.WithTimeout(life, r.Duration)
 	defer cancel()
+	if r.Stop != nil {
+		go func() { // ends with ctx
+			select {
+			case <-r.Stop:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
 	if r.onSchedule() {
 		r.sendOnSchedule(ctx)
 		return

@@ -29,6 +29,12 @@ func (c *call) logAccess() {
 		slog.Float64("upstream_ms", milliseconds(c.upstreamTime)),
 		slog.String("client", c.client().String()),
 	}
+	if c.owner != "" {
+		line = append(line, slog.String("owner", c.owner))
+	}
+	if c.proxy.config.Cluster != nil {
+		line = append(line, slog.Bool("forwarded", c.owner != ""))
+	}
 	if c.route != nil {
 		line = append(line, slog.String("route", c.route.Name), slog.String("space", c.route.Key.Space))
 	}

@@ -16,7 +16,7 @@ import (
 func (c *call) attempts() *problem {
 	again := 0
 	if c.mode != exclusive {
-		again = c.route.Lane.Retries
+		again = c.lane.Retries
 	}
 	for {
 		problem := c.attempt(c.route.upstream.pick(c.key))
@@ -116,7 +116,7 @@ func isClosed(err error) bool {
 // send writes the request, head and body as one if they are small.
 func (c *call) send() error {
 	c.scratch = c.appendHead(c.scratch[:0])
-	body := c.ctx.Request.Body()
+	body := c.body()
 	if len(body) <= smallBody {
 		c.scratch = append(c.scratch, body...)
 		body = nil
@@ -224,7 +224,7 @@ func (c *call) holds() int {
 	if c.mode == bypass {
 		return inlineBody
 	}
-	return c.route.Lane.MaxResponse
+	return c.lane.MaxResponse
 }
 
 // receiveLong reads a response whose length is too large or not known: whole if

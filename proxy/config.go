@@ -44,6 +44,8 @@ type Config struct {
 
 	Upstreams []Upstream
 	Routes    []Route // the first that matches wins
+
+	Cluster Cluster // the nodes that share the keys; nil: this one has them all
 }
 
 // Access selects the requests that are logged.

@@ -23,6 +23,10 @@ const (
 // prepare turns the client's request head into the one for the upstream, less
 // the fields that appendHead adds.
 func (c *call) prepare() {
+	if c.prepared {
+		return
+	}
+	c.prepared = true
 	h := &c.ctx.Request.Header
 	var nominated []byte
 	if c.fields.drop {
@@ -44,20 +48,10 @@ func (c *call) prepare() {
 // from the parsed fields, never copied raw, but for the target and the cookies,
 // which stay byte for byte.
 func (c *call) appendHead(b []byte) []byte {
-	h := &c.ctx.Request.Header
-	if !h.IsHTTP11() { // the version is ours
-		h.SetProtocol("HTTP/1.1")
-		defer h.SetProtocol("HTTP/1.0")
-	}
-	b = h.AppendBytes(b)
-	b = b[:len(b)-len("\r\n")]
-	if len(h.Host()) == 0 { // HTTP/1.0 may do without
-		b = append(append(append(b, "Host: "...), c.link.target.address...), "\r\n"...)
-	}
-	b = append(append(append(b, "Via: "...), c.proxy.via...), "\r\n"...)
-	b = c.appendForwarded(b, h)
-	if c.protocol != nil {
-		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.protocol...), "\r\n"...)
+	if c.from != nil {
+		b = append(b, c.from.Head...)
+	} else {
+		b = c.appendFields(b, c.link.target.address)
 	}
 	if c.mode != bypass {
 		b = appendKey(append(b, headerKey+": "...), c.key)
@@ -66,6 +60,27 @@ func (c *call) appendHead(b []byte) []byte {
 		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// appendFields appends what of the head the request's ingress knows. host is for
+// a request that names none.
+func (c *call) appendFields(b []byte, host string) []byte {
+	h := &c.ctx.Request.Header
+	if !h.IsHTTP11() { // the version is ours
+		h.SetProtocol("HTTP/1.1")
+		defer h.SetProtocol("HTTP/1.0")
+	}
+	b = h.AppendBytes(b)
+	b = b[:len(b)-len("\r\n")]
+	if len(h.Host()) == 0 { // HTTP/1.0 may do without
+		b = append(append(append(b, "Host: "...), host...), "\r\n"...)
+	}
+	b = append(append(append(b, "Via: "...), c.proxy.via...), "\r\n"...)
+	b = c.appendForwarded(b, h)
+	if c.protocol != nil {
+		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.protocol...), "\r\n"...)
+	}
+	return b
 }
 
 // appendMillis appends a time as RFC 3339 with milliseconds, in UTC. The

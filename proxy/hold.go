@@ -15,7 +15,7 @@ import (
 // request of the key would run beside it. So the lane is held, unless the route
 // says otherwise.
 func (c *call) timedOut(t *target) *problem {
-	detail := fmt.Sprintf("%s did not answer in %s", t.name, c.route.Lane.UpstreamTimeout)
+	detail := fmt.Sprintf("%s did not answer in %s", t.name, c.lane.UpstreamTimeout)
 	if c.mode == bypass {
 		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
 	}
@@ -37,9 +37,9 @@ func (c *call) unintelligible(t *target, err error) *problem {
 // is counted, since from then on the order is at risk. legible tells whether
 // the rest of the response can be understood.
 func (c *call) hold(since time.Time, legible bool) {
-	until, holds := since, c.route.Lane.AfterTimeout == Hold
+	until, holds := since, c.lane.AfterTimeout == Hold
 	if holds {
-		until = since.Add(c.route.Lane.HoldFor)
+		until = since.Add(c.lane.HoldFor)
 	}
 	if !c.turn || !until.After(time.Now()) {
 		c.link.close()
@@ -60,7 +60,7 @@ func (c *call) hold(since time.Time, legible bool) {
 		if held.finish(toHead, legible); holds && !time.Now().Before(until) {
 			c.route.metrics.holdExpired.Inc()
 			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
-				"route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.route.Lane.HoldFor)
+				"route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor)
 		}
 		held.close()
 		if counted {

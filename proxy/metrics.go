@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,6 +20,10 @@ type metrics struct {
 	requests, rejected, unknown, clientGone *prometheus.CounterVec
 	holdExpired, observedTotal              *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
+
+	local          prometheus.Counter
+	forwards       *prometheus.CounterVec
+	forwardingTime *prometheus.HistogramVec
 
 	gauges []gauge
 	all    []prometheus.Collector
@@ -41,8 +46,14 @@ func newMetrics(p *Proxy) *metrics {
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
 	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
-	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(buckets, 30, 60), "route", "mode")
+	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(slices.Clone(buckets), 30, 60), "route", "mode")
 	m.upstreamTime = m.histogram("lanekeeper_upstream_duration_seconds", "From the first byte sent to the last byte read.", buckets, "upstream", "code")
+	if p.config.Cluster != nil {
+		m.forwards = m.counter("lanekeeper_forwarded_total", "Requests whose lane was another node's when they came, by how that ended: response, not_executed, unknown, or local: this node became the owner.", "result")
+		m.forwardingTime = m.histogram("lanekeeper_forward_duration_seconds", "From the request's place in its partition to its owner's answer, the wait for its turn included.", append(slices.Clone(buckets), 30, 60), "result")
+		local := m.counter("lanekeeper_local_total", "Requests whose lane was this node's when they came.")
+		m.local = local.WithLabelValues()
+	}
 	m.gauge("lanekeeper_lanes", "Keys with a request that waits or runs.", func(t queue.Total) float64 { return float64(t.Lanes) })
 	m.gauge("lanekeeper_queued_requests", "Requests that wait for their turn.", func(t queue.Total) float64 { return float64(t.Waiting) })
 	m.gauge("lanekeeper_queued_bytes", "Bodies of the requests that wait.", func(t queue.Total) float64 { return float64(t.Bytes) })
@@ -196,12 +207,27 @@ func (m *metrics) finish(c *call) {
 	of := c.route.metrics.of(c.mode, c.status())
 	of.requests.Inc()
 	of.duration.Observe(time.Since(c.arrived).Seconds())
+	if c.owner == "" { // else its owner has counted it
+		of.ran(c)
+	}
+}
+
+// ran counts what a call cost where it ran.
+func (r *routeMetrics) ran(c *call) { r.of(c.mode, c.status()).ran(c) }
+
+func (of *answered) ran(c *call) {
 	if c.upstreamTime > 0 {
 		of.upstreamTime.Observe(c.upstreamTime.Seconds())
 	}
 	if !c.id.IsZero() {
 		c.route.metrics.laneWait[c.mode].Observe(c.laneWait.Seconds())
 	}
+}
+
+// forwarded counts a call that was sent to its lane.
+func (m *metrics) forwarded(result string, took time.Duration) {
+	m.forwards.WithLabelValues(result).Inc()
+	m.forwardingTime.WithLabelValues(result).Observe(took.Seconds())
 }
 
 func (m *metrics) problem(c *call) {

@@ -30,37 +30,50 @@ type kind struct {
 	retry bool // Retry-After is sent
 }
 
+// kinds are all answers by their slug.
+var kinds = make(map[string]*kind)
+
+func declare(k kind) *kind {
+	kinds[k.slug] = &k
+	return &k
+}
+
 // The answers. This is the only place that knows their status codes.
 var (
-	missingKey       = &kind{slug: "missing-key", status: 400, title: "The request has no key", executed: no, cause: "http_request_error"}
-	ambiguousKey     = &kind{slug: "ambiguous-key", status: 400, title: "The request has more than one key", executed: no, cause: "http_request_error"}
-	invalidKey       = &kind{slug: "invalid-key", status: 400, title: "The key cannot be used", executed: no, cause: "http_request_error"}
-	malformedRequest = &kind{slug: "malformed-request", status: 400, title: "The request can be read in more than one way", executed: no, cause: "http_request_error", close: true}
-	upgradeRefused   = &kind{slug: "upgrade-refused", status: 400, title: "This route does not switch protocols", executed: no, cause: "http_request_error"}
-	noRoute          = &kind{slug: "no-route", status: 404, title: "No route matches", executed: no, cause: "destination_not_found"}
-	methodRefused    = &kind{slug: "method-refused", status: 405, title: "The method is not forwarded", executed: no, cause: "http_request_denied", close: true}
-	requestTimeout   = &kind{slug: "request-timeout", status: 408, title: "The request did not arrive in time", executed: no, cause: "http_request_error", close: true}
-	bodyTooLarge     = &kind{slug: "body-too-large", status: 413, title: "The body is larger than this route holds", executed: no, cause: "http_request_error", close: true}
-	uriTooLong       = &kind{slug: "uri-too-long", status: 414, title: "The request target is too long", executed: no, cause: "http_request_error", close: true}
-	expectRefused    = &kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true}
-	headersTooLarge  = &kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true}
+	missingKey       = declare(kind{slug: "missing-key", status: 400, title: "The request has no key", executed: no, cause: "http_request_error"})
+	ambiguousKey     = declare(kind{slug: "ambiguous-key", status: 400, title: "The request has more than one key", executed: no, cause: "http_request_error"})
+	invalidKey       = declare(kind{slug: "invalid-key", status: 400, title: "The key cannot be used", executed: no, cause: "http_request_error"})
+	malformedRequest = declare(kind{slug: "malformed-request", status: 400, title: "The request can be read in more than one way", executed: no, cause: "http_request_error", close: true})
+	upgradeRefused   = declare(kind{slug: "upgrade-refused", status: 400, title: "This route does not switch protocols", executed: no, cause: "http_request_error"})
+	noRoute          = declare(kind{slug: "no-route", status: 404, title: "No route matches", executed: no, cause: "destination_not_found"})
+	methodRefused    = declare(kind{slug: "method-refused", status: 405, title: "The method is not forwarded", executed: no, cause: "http_request_denied", close: true})
+	requestTimeout   = declare(kind{slug: "request-timeout", status: 408, title: "The request did not arrive in time", executed: no, cause: "http_request_error", close: true})
+	bodyTooLarge     = declare(kind{slug: "body-too-large", status: 413, title: "The body is larger than this route holds", executed: no, cause: "http_request_error", close: true})
+	uriTooLong       = declare(kind{slug: "uri-too-long", status: 414, title: "The request target is too long", executed: no, cause: "http_request_error", close: true})
+	expectRefused    = declare(kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true})
+	headersTooLarge  = declare(kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true})
 
-	laneFull      = &kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true}
-	overloaded    = &kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true}
-	draining      = &kind{slug: "draining", status: 503, title: "This node is shutting down", executed: no, cause: "proxy_internal_response", retry: true, close: true}
-	laneTimeout   = &kind{slug: "lane-timeout", status: 503, title: "The request waited too long for its turn", executed: no, cause: "connection_timeout", retry: true}
-	noUpstream    = &kind{slug: "no-upstream", status: 503, title: "No target of the upstream can take the request", executed: no, cause: "destination_unavailable", retry: true}
-	reentrantLane = &kind{slug: "reentrant-lane", status: 508, title: "The request waits for the one that sent it", executed: no, cause: "proxy_loop_detected"}
+	laneFull      = declare(kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true})
+	overloaded    = declare(kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true})
+	draining      = declare(kind{slug: "draining", status: 503, title: "This node is shutting down", executed: no, cause: "proxy_internal_response", retry: true, close: true})
+	laneTimeout   = declare(kind{slug: "lane-timeout", status: 503, title: "The request waited too long for its turn", executed: no, cause: "connection_timeout", retry: true})
+	noUpstream    = declare(kind{slug: "no-upstream", status: 503, title: "No target of the upstream can take the request", executed: no, cause: "destination_unavailable", retry: true})
+	reentrantLane = declare(kind{slug: "reentrant-lane", status: 508, title: "The request waits for the one that sent it", executed: no, cause: "proxy_loop_detected"})
 
-	upstreamConnect = &kind{slug: "upstream-connect", status: 502, title: "The upstream could not be reached", executed: no, cause: "connection_refused"}
-	upstreamReset   = &kind{slug: "upstream-reset", status: 502, title: "The upstream closed the connection without an answer", executed: unknown, cause: "connection_terminated"}
-	upstreamInvalid = &kind{slug: "upstream-invalid", status: 502, title: "The upstream's answer is not valid HTTP", executed: unknown, cause: "http_protocol_error"}
-	upstreamTimeout = &kind{slug: "upstream-timeout", status: 504, title: "The upstream did not answer in time", executed: unknown, cause: "http_response_timeout"}
+	notReady       = declare(kind{slug: "not-ready", status: 503, title: "The cluster is not ready for this request", executed: no, cause: "proxy_internal_response", retry: true})
+	noOwner        = declare(kind{slug: "no-owner", status: 503, title: "No node owns the request's key", executed: no, cause: "destination_unavailable", retry: true})
+	ownershipMoved = declare(kind{slug: "ownership-moved", status: 503, title: "The node lost the request's key before its turn", executed: no, cause: "proxy_internal_response", retry: true})
+	peerLost       = declare(kind{slug: "peer-lost", status: 502, title: "The node that had the request was lost", executed: unknown, cause: "connection_terminated"})
+
+	upstreamConnect = declare(kind{slug: "upstream-connect", status: 502, title: "The upstream could not be reached", executed: no, cause: "connection_refused"})
+	upstreamReset   = declare(kind{slug: "upstream-reset", status: 502, title: "The upstream closed the connection without an answer", executed: unknown, cause: "connection_terminated"})
+	upstreamInvalid = declare(kind{slug: "upstream-invalid", status: 502, title: "The upstream's answer is not valid HTTP", executed: unknown, cause: "http_protocol_error"})
+	upstreamTimeout = declare(kind{slug: "upstream-timeout", status: 504, title: "The upstream did not answer in time", executed: unknown, cause: "http_response_timeout"})
 
 	// clientGone is never sent: nobody is there. Logs and metrics show nginx's number.
-	clientGone = &kind{slug: "client-gone", status: 499, title: "The client hung up while it waited", executed: no}
+	clientGone = declare(kind{slug: "client-gone", status: 499, title: "The client hung up while it waited", executed: no})
 
-	internalError = &kind{slug: "internal-error", status: 500, title: "lanekeeper failed on this request", executed: unknown, cause: "proxy_internal_error", close: true}
+	internalError = declare(kind{slug: "internal-error", status: 500, title: "lanekeeper failed on this request", executed: unknown, cause: "proxy_internal_error", close: true})
 )
 
 // problem is one such answer to one request.

@@ -33,7 +33,9 @@ type Proxy struct {
 
 	inflight atomic.Int64 // requests at upstreams
 	open     atomic.Int64 // client connections
-	calls    sync.Pool    // of *call
+	retiring atomic.Bool
+	calls    sync.Pool // of *call
+	contexts sync.Pool // of *fasthttp.RequestCtx, for requests that other nodes accepted
 
 	clients    clients
 	background background // goroutines that outlive their request
@@ -49,6 +51,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]struct{})
 	p.calls.New = func() any { return &call{proxy: p} }
+	p.contexts.New = func() any { return new(fasthttp.RequestCtx) }
 	for _, u := range config.Upstreams {
 		upstream, err := newUpstream(u, config.MaxHeader)
 		if err != nil {
@@ -72,6 +75,10 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.server = p.newServer()
 	return p, nil
 }
+
+// Retire has every answer from now on close its connection, so that clients
+// come back by another node before this one stops.
+func (p *Proxy) Retire() { p.retiring.Store(true) }
 
 // Serve accepts connections until Stop. It returns nil after Stop.
 func (p *Proxy) Serve(listener net.Listener) error {
@@ -97,7 +104,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 // for later requests.
 type call struct {
 	proxy   *Proxy
-	ticket  queue.Ticket
+	own     queue.Ticket
 	key     []byte // the lane's name, space:key
 	scratch []byte // the head for the upstream, and a small body
 
@@ -116,8 +123,16 @@ type request struct {
 	path, query []byte // of the target, as sent; they alias ctx
 	address     netip.Addr
 	route       *route
+	lane        *Lane // how it queues and runs: the route's, or that of its ingress
 	captures    captures
 	mode        mode
+
+	ticket  *queue.Ticket
+	place   queue.Request // what it asked the lanes for
+	refusal error         // their answer
+	from    *forwarded    // another node accepted it
+	owner   string        // another node answered it
+	gone    bool          // the client hung up while it waited elsewhere
 
 	id       queue.ID // of the ticket; zero outside lanes
 	depth    int      // tickets before it when it came
@@ -136,9 +151,11 @@ type request struct {
 	laneWait     time.Duration
 	upstreamTime time.Duration
 
-	problem *problem
-	later   bool // the response streams, and the call ends with it
-	taken   bool // the client's connection is no longer the server's
+	problem  *problem
+	prepared bool // the head is the upstream's
+	answered bool // by the key's owner
+	later    bool // the response streams, and the call ends with it
+	taken    bool // the client's connection is no longer the server's
 }
 
 // serve is the whole life of a request.
@@ -155,7 +172,7 @@ func (p *Proxy) serve(ctx *fasthttp.RequestCtx) {
 
 func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 	c := p.calls.Get().(*call)
-	c.ctx, c.arrived = ctx, ctx.Time()
+	c.ctx, c.arrived, c.ticket = ctx, ctx.Time(), &c.own
 	c.pins.Store(1)
 	return c
 }
@@ -172,14 +189,14 @@ func (c *call) run() *problem {
 	switch {
 	case c.mode == bypass:
 		return c.bypass()
-	case c.route.Lane.Mode == Observe && c.fields.uploads():
+	case c.lane.Mode == Observe && c.fields.uploads():
 		c.route.metrics.observed[observedNoKey].Inc()
 		return c.bypass()
 	case c.fields.uploads():
 		// The body was hidden by a look at the head that found another route.
 		return malformedRequest.because("the request can be read as one outside its lane")
 	}
-	if c.route.Lane.Mode == Observe {
+	if c.lane.Mode == Observe {
 		return c.observe()
 	}
 	if problem := c.findKey(); problem != nil {
@@ -192,9 +209,11 @@ func (c *call) run() *problem {
 		return upgradeRefused.because("a switched protocol cannot share a lane; route it with bypass for all methods")
 	}
 	switch problem := c.takeTurn(); {
+	case problem == nil && c.answered:
+		return nil
 	case problem == nil:
 		return c.dispatch()
-	case problem.kind == reentrantLane && c.route.Lane.Reentrant == PassReentry:
+	case problem.kind == reentrantLane && c.lane.Reentrant == PassReentry:
 		return c.bypass() // inside its holder's turn
 	default:
 		return problem
@@ -209,11 +228,13 @@ func (c *call) observe() *problem {
 		c.route.metrics.observed[observedNoKey].Inc()
 		return c.bypass()
 	}
-	r := queue.Request{Key: c.key, Class: c.class(), Observe: true, MaxShared: c.route.Lane.MaxShared, Tag: c.route.index}
-	if err := c.proxy.lanes.Admit(&c.ticket, &r); err != nil {
+	// Watched where it came: to ask its owner would make it wait.
+	r := queue.Request{Key: c.key, Partition: queue.Unowned, Class: c.class(), Observe: true, MaxShared: c.lane.MaxShared, Tag: c.route.index}
+	if err := c.proxy.lanes.Admit(c.ticket, &r); err != nil {
 		c.route.metrics.observed[observedNoRoom].Inc()
 		return c.bypass()
 	}
+	c.place.Partition = queue.Unowned
 	c.admitted()
 	c.turn = true
 	if c.ticket.Overlapped {
@@ -231,23 +252,40 @@ func (c *call) class() queue.Class {
 	return queue.Exclusive
 }
 
-// takeTurn takes a ticket and waits for its turn. The body is already here, so
-// that a slow client never holds a lane.
+// takeTurn takes a ticket and waits for its turn, here or, if its lane is
+// another node's, there, which then also answers it. The body is already here,
+// so that a slow client never holds a lane.
 func (c *call) takeTurn() *problem {
-	lane := &c.route.Lane
+	lane := c.lane
 	c.patience = lane.QueueTimeout
 	if wait, ok := preferredWait(c.fields.prefer); ok {
 		c.prefers, c.patience = true, min(wait, c.patience)
 	}
-	r := queue.Request{
+	c.place = queue.Request{
 		Key: c.key, Class: c.class(), Bytes: len(c.ctx.Request.Body()),
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
 		Holder: c.fields.holder, Tag: c.route.index,
 	}
-	err := c.proxy.lanes.Admit(&c.ticket, &r)
+	if cluster := c.proxy.config.Cluster; cluster != nil {
+		if err := cluster.Ready(); err != nil {
+			return notReady.because(err.Error())
+		}
+		c.place.Partition = cluster.Partition(c.key)
+		if !cluster.Enter(c.place.Partition, c) {
+			return c.forward()
+		}
+		c.proxy.metrics.local.Inc()
+	} else {
+		c.AdmitHere(queue.ID{})
+	}
+	return c.turnHere()
+}
+
+// turnHere waits for the turn of a request whose place is in this node's lanes.
+func (c *call) turnHere() *problem {
 	c.admitted()
-	if err != nil {
-		return c.notAdmitted(err)
+	if c.refusal != nil {
+		return c.notAdmitted(c.refusal)
 	}
 	return c.wait()
 }
@@ -279,7 +317,7 @@ func (c *call) wait() *problem {
 		c.turn = true
 		return nil
 	}
-	skips := c.route.Lane.ClientGone == Skip
+	skips := c.lane.ClientGone == Skip
 	deadline := c.arrived.Add(c.patience)
 	for look := firstLook; ; look = min(2*look, lastLook) {
 		until := deadline
@@ -294,7 +332,7 @@ func (c *call) wait() *problem {
 			}
 			return nil
 		case !errors.Is(err, queue.ErrNotYet):
-			return draining.because("the node shut down before the request's turn")
+			return evicted(err)
 		}
 		gone := until != deadline && hungUp(c.ctx.Conn())
 		if until != deadline && !gone || !c.ticket.Leave() {
@@ -309,12 +347,28 @@ func (c *call) wait() *problem {
 	}
 }
 
+// ErrStopping is why a node that shuts down evicts the tickets that still wait.
+var ErrStopping = errors.New("the node shut down before the request's turn")
+
+// evicted answers a request whose ticket was taken out of its lane.
+func evicted(cause error) *problem {
+	if errors.Is(cause, ErrStopping) {
+		return draining.because(cause.Error())
+	}
+	return ownershipMoved.because(cause.Error())
+}
+
 // dispatch sends the request to its upstream in its turn.
 func (c *call) dispatch() *problem {
+	if cluster := c.proxy.config.Cluster; cluster != nil && c.place.Partition != queue.Unowned {
+		if err := cluster.Guard(c.place.Partition, c.arrived); err != nil {
+			return ownershipMoved.because(err.Error())
+		}
+	}
 	if !c.enter() {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
-	c.deadline = time.Now().Add(c.route.Lane.UpstreamTimeout)
+	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
 	c.prepare()
 	return c.attempts()
 }
@@ -364,6 +418,9 @@ func (c *call) answer(problem *problem) {
 	if c.prefers {
 		response.Header.Set("Preference-Applied", "wait="+strconv.Itoa(int(c.patience/time.Second)))
 	}
+	if c.proxy.retiring.Load() {
+		response.SetConnectionClose()
+	}
 	if c.proxy.config.TicketHeader && !c.id.IsZero() {
 		response.Header.Set(headerTicket, c.id.String())
 	}
@@ -386,6 +443,10 @@ func (c *call) about() document {
 
 // finish records a request that has been answered.
 func (c *call) finish() {
+	if c.from != nil {
+		c.route.metrics.ran(c)
+		return // its ingress tells the rest
+	}
 	c.proxy.metrics.finish(c)
 	c.logAccess()
 }
@@ -410,6 +471,9 @@ func (c *call) pin() { c.pins.Add(1) }
 func (c *call) unpin() {
 	if c.pins.Add(-1) > 0 {
 		return
+	}
+	if c.from != nil {
+		c.proxy.releaseContext(c.ctx)
 	}
 	c.request, c.key = request{}, c.key[:0]
 	if cap(c.scratch) > keptScratch {

@@ -205,7 +205,7 @@ func TestRefusalsInTheLane(t *testing.T) {
 		if a := n.send("POST", "/orders/8", nil, ""); a.status != 503 || a.slug() != "draining" || !a.close {
 			t.Errorf("%d %s, close %v", a.status, a.slug(), a.close)
 		}
-		n.lanes.Evict(fmt.Errorf("enough"))
+		n.lanes.Evict(proxy.ErrStopping)
 		if a := <-waiting; a.slug() != "draining" || a.problem.Executed != "no" {
 			t.Errorf("%d %+v", a.status, a.problem)
 		}

@@ -146,7 +146,7 @@ func (c *call) match() *problem {
 	if c.route == nil {
 		return noRoute.because("no route matches the method, host, path and headers of this request")
 	}
-	c.mode = c.route.mode(h.Method())
+	c.lane, c.mode = &c.route.Lane, c.route.mode(h.Method())
 	return nil
 }
 

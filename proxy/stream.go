@@ -15,11 +15,12 @@ import (
 type relay struct {
 	call   *call
 	prefix []byte             // what was read before it proved too large
-	up     *fasthttp.Response // keeps body's framing
+	up     *fasthttp.Response // keeps body's framing; nil if it comes from another node
 	body   io.Reader
-	reuse  bool // the connection outlives the response
-	bare   bool // the client takes the connection's end for the body's
-	ended  bool // the last byte has been read
+	closer io.Closer // of body, if it comes from another node
+	reuse  bool      // the connection outlives the response
+	bare   bool      // the client takes the connection's end for the body's
+	ended  bool      // the last byte has been read
 	moved  time.Time
 	since  time.Time
 }
@@ -49,6 +50,9 @@ func (r *relay) start(length int) {
 	c.later, r.since = true, time.Now()
 	response := &c.ctx.Response
 	switch {
+	case c.from != nil:
+		c.respondStream(r, length)
+		return
 	case length < 0 && !c.ctx.Request.Header.IsHTTP11():
 		r.bare = true // fasthttp would send chunks
 		if !c.taken {
@@ -148,7 +152,7 @@ func (r *relay) Close() error {
 		}
 		c.hold(since, true)
 	}
-	if r.ended {
+	if r.ended || r.closer != nil {
 		r.release()
 	}
 	if !c.taken {
@@ -159,6 +163,10 @@ func (r *relay) Close() error {
 }
 
 func (r *relay) release() {
-	fasthttp.ReleaseResponse(r.up)
-	r.up, r.body = nil, nil
+	if r.closer != nil {
+		r.closer.Close()
+	} else {
+		fasthttp.ReleaseResponse(r.up)
+	}
+	r.up, r.body, r.closer = nil, nil, nil
 }

@@ -71,9 +71,9 @@ type Ticket struct {
 	Overlapped bool          // Request.Observe: it would have had to wait
 
 	// Notify, if it is set before Admit, is called in place of waking a waiter,
-	// once, when a ticket that had to wait gets its turn or is evicted: Granted
-	// then says which. No lock is held; it must not block. So a request that
-	// waits needs no goroutine.
+	// once, when the ticket gets its turn, by Admit or later, or is evicted:
+	// Granted then says which. No lock is held; it must not block. So a request
+	// that waits needs no goroutine. From Admit on, the ticket is Notify's.
 	Notify func()
 
 	lanes *Lanes
@@ -174,6 +174,16 @@ func (l *Lanes) NextID() ID { return l.ids.next(l.now()) }
 // It returns ErrLaneFull, ErrOverloaded, ErrReentrant, ErrSealed or ErrClosed,
 // and then t is outside again.
 func (l *Lanes) Admit(t *Ticket, r *Request) error {
+	notify := t.Notify // read first: t may be somebody else's when admit returns
+	began, err := l.admit(t, r)
+	if began && notify != nil {
+		notify()
+	}
+	return err
+}
+
+// admit reports whether t's turn began at once.
+func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	if t.state != outside {
 		panic("queue: Admit of a ticket that is in a lane")
 	}
@@ -190,19 +200,19 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	t.Depth, t.Service, t.Overlapped = 0, 0, false
 	switch {
 	case s.sealed(r.Partition):
-		return ErrSealed
+		return false, ErrSealed
 	case s.closed:
-		return ErrClosed
+		return false, ErrClosed
 	}
 	ln := s.find(r.Partition, hash, r.Key)
 	if ln == nil {
 		if l.lanes.Add(1) > int64(l.config.MaxLanes) {
 			l.dropLane()
-			return ErrOverloaded
+			return false, ErrOverloaded
 		}
 		ln = s.make(r.Partition, hash, r.Key)
 	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
-		return ErrReentrant
+		return false, ErrReentrant
 	}
 	t.Depth, t.Service = ln.waiting.len, ln.service
 	t.lanes, t.shard, t.lane = l, s, ln
@@ -213,18 +223,18 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	if t.Overlapped = r.Observe && !free; free || r.Observe {
 		t.parked = false
 		ln.start(t, now)
-		return nil
+		return true, nil
 	}
 	if err := l.reserve(ln, r); err != nil {
 		t.lane = nil
-		return err
+		return false, err
 	}
 	t.state, t.parked = waiting, true
 	if t.wake == nil && t.Notify == nil {
 		t.wake = make(chan struct{}, 1)
 	}
 	ln.waiting.push(t)
-	return nil
+	return false, nil
 }
 
 // admits reports whether t may start beside what runs (promise 1).
@@ -266,7 +276,8 @@ func (l *Lanes) unqueue(t *Ticket) {
 	l.bytes.Add(-int64(t.bytes))
 }
 
-// Turn reports whether t got its turn with Admit, without waiting.
+// Turn reports whether t got its turn with Admit, without waiting. It is for
+// tickets without Notify.
 func (t *Ticket) Turn() bool { return !t.parked && t.state == turn }
 
 // Wait blocks until t's turn, until the given time (zero: no bound), or until t

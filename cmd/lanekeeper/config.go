@@ -8,7 +8,7 @@ import "time"
 //	json     its name in the file
 //	doc      its meaning: `config docs` and the schema print this text
 //	enum     the words it may be
-//	min      the least it may be
+//	min, max the least and the most it may be
 //	pattern  the expression a text must match as a whole
 //	env      "-" if no environment variable sets it
 //
@@ -18,6 +18,8 @@ type Config struct {
 	Node      NodeConfig       `json:"node" doc:"this node"`
 	Server    ServerConfig     `json:"server" doc:"the listener that clients talk to"`
 	Observe   ObserveConfig    `json:"observe" doc:"the read-only listener: /livez /readyz /metrics"`
+	Admin     AdminConfig      `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining"`
+	Cluster   ClusterConfig    `json:"cluster" doc:"the nodes that keep one order together"`
 	Upstreams []UpstreamConfig `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
 	Limits    LimitsConfig     `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
 	Defaults  DefaultsConfig   `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
@@ -29,7 +31,8 @@ type Config struct {
 
 // NodeConfig names this process.
 type NodeConfig struct {
-	Name string `json:"name" doc:"name of this node; empty is the host name" pattern:"[A-Za-z0-9._-]{0,64}"`
+	Name string `json:"name" doc:"name of this node, its own in the cluster and the same after a restart, so that it keeps its keys; empty is the host name" pattern:"[A-Za-z0-9._-]{0,64}"`
+	Zone string `json:"zone" doc:"where this node runs; shown among the members" pattern:"[A-Za-z0-9._-]{0,63}"`
 }
 
 // ServerConfig is the listener that clients talk to.
@@ -54,6 +57,52 @@ type ServerConfig struct {
 // ObserveConfig is the listener of probes and scrapers.
 type ObserveConfig struct {
 	Listen string `json:"listen" doc:"host:port; an empty host is every address"`
+}
+
+// AdminConfig is the listener of operators.
+type AdminConfig struct {
+	Listen       string   `json:"listen" doc:"host:port; on any address but loopback a token is required"`
+	TokenFile    string   `json:"token_file" doc:"file with bearer tokens, one a line: clients send one, any is accepted; required unless listen is loopback"`
+	AllowedHosts []string `json:"allowed_hosts" doc:"names and addresses, without port, by which requests may call this node; others are refused, lest a web page reach it by a name of its own"`
+}
+
+// ClusterConfig is the nodes that keep one order together.
+type ClusterConfig struct {
+	Enabled        bool         `json:"enabled" doc:"be a member of a cluster; otherwise this node is alone, and nothing below counts"`
+	Name           string       `json:"name" doc:"name of the cluster; the same on all nodes for ever, a node with another one cannot join" pattern:"[A-Za-z0-9._-]{1,64}"`
+	SecretFile     string       `json:"secret_file" doc:"file with secrets of the cluster, one a line, each 32 random bytes in base64: the first is used, all are accepted. Serves gossip and peer; required unless gossip.secret_file and peer.tls are set or every listener of the cluster is loopback"`
+	Settle         Duration     `json:"settle" doc:"joins and leaves within this are one change; 0 = each is one"`
+	Rejoin         Duration     `json:"rejoin" doc:"how often the members in join are asked again, for ever" min:"1s"`
+	Gossip         GossipConfig `json:"gossip" doc:"who is alive, over UDP and TCP"`
+	Peer           PeerConfig   `json:"peer" doc:"requests on their way to their key's owner, over TCP"`
+	Join           []string     `json:"join" doc:"members to join: host:port, dns+host:port (every address of the name) or dnssrv+name; this node itself may be among them"`
+	JoinTimeout    Duration     `json:"join_timeout" doc:"if none of them answers for so long, start alone, and go on asking; 0 = never alone"`
+	MinMembers     int          `json:"min_members" doc:"with fewer members this node is not ready and runs nothing exclusive; guards against a split network only if it is more than half of them" min:"1"`
+	Partitions     int          `json:"partitions" doc:"parts into which keys are divided; the same on all nodes for ever, a node with another number cannot join" min:"16" max:"65536"`
+	HandoffTimeout Duration     `json:"handoff_timeout" doc:"a claim that a live owner does not answer is repeated after this; no request is ever cut short by it" min:"100ms"`
+	ForgetAfter    Duration     `json:"forget_after" doc:"a dead member is forgotten after this" min:"1s"`
+}
+
+// GossipConfig is how the members find each other and see who is alive.
+type GossipConfig struct {
+	Listen     string `json:"listen" doc:"ip:port, for UDP and TCP; without ip every address"`
+	Advertise  string `json:"advertise" doc:"ip:port that other members use; empty is the private address of this machine and the port of listen"`
+	SecretFile string `json:"secret_file" doc:"file like cluster.secret_file, for gossip alone"`
+	Profile    string `json:"profile" doc:"how patient members are with each other: within a site, between sites, or on one machine" enum:"lan wan local"`
+}
+
+// PeerConfig is how requests travel between members.
+type PeerConfig struct {
+	Listen    string        `json:"listen" doc:"host:port; an empty host is every address"`
+	Advertise string        `json:"advertise" doc:"host:port that other members use; empty is the address that gossip uses and the port of listen"`
+	TLS       PeerTLSConfig `json:"tls" doc:"certificates in place of cluster.secret_file; all three or none"`
+}
+
+// PeerTLSConfig is the certificates of members: each proves itself to the other.
+type PeerTLSConfig struct {
+	CertFile     string `json:"cert_file" doc:"this node's certificate, and those between it and the authority, in PEM"`
+	KeyFile      string `json:"key_file" doc:"its private key, in PEM"`
+	ClientCAFile string `json:"client_ca_file" doc:"authorities that sign the members' certificates and nobody else's, in PEM"`
 }
 
 // UpstreamConfig is a named set of interchangeable targets.
@@ -193,7 +242,21 @@ func Default() Config {
 			BypassIdleTimeout: Duration(5 * time.Minute),
 		},
 		Observe: ObserveConfig{Listen: ":7941"},
-		Limits:  LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536},
+		Admin:   AdminConfig{Listen: "127.0.0.1:7942", AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}},
+		Cluster: ClusterConfig{
+			Name:           "lanekeeper",
+			Settle:         Duration(500 * time.Millisecond),
+			Rejoin:         Duration(30 * time.Second),
+			Gossip:         GossipConfig{Listen: ":7943", Profile: "lan"},
+			Peer:           PeerConfig{Listen: ":7944"},
+			Join:           []string{},
+			JoinTimeout:    Duration(30 * time.Second),
+			MinMembers:     1,
+			Partitions:     4096,
+			HandoffTimeout: Duration(10 * time.Second),
+			ForgetAfter:    Duration(time.Minute),
+		},
+		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536},
 		Defaults: DefaultsConfig{
 			Key: KeyDefaults{Missing: "reject", Normalize: []string{"trim"}, MaxLength: 256},
 			Lane: LaneConfig{

@@ -23,6 +23,8 @@ type checker struct {
 
 func (c *checker) check() {
 	c.checkListeners()
+	c.checkAdmin()
+	c.checkCluster()
 	c.checkTrusted()
 	c.checkUpstreams()
 	c.checkBodies()
@@ -55,15 +57,33 @@ func (c *checker) warnf(path, format string, args ...any) {
 }
 
 func (c *checker) checkListeners() {
-	if err := checkAddress(c.cfg.Server.Listen); err != nil {
-		c.errorf("server.listen", "%v", err)
+	listeners := c.cfg.listeners()
+	for i, l := range listeners {
+		if err := checkAddress(l.address); err != nil {
+			c.errorf(l.path, "%v", err)
+		}
+		for _, earlier := range listeners[:i] {
+			if overlaps(earlier.address, l.address) {
+				c.errorf(l.path, "%s is taken by %s (%s)", l.address, earlier.path, earlier.address)
+				break
+			}
+		}
 	}
-	if err := checkAddress(c.cfg.Observe.Listen); err != nil {
-		c.errorf("observe.listen", "%v", err)
+}
+
+// A listener is a port that a node opens, and the setting that says so.
+type listener struct{ path, address string }
+
+func (c *Config) listeners() []listener {
+	all := []listener{
+		{"server.listen", c.Server.Listen},
+		{"observe.listen", c.Observe.Listen},
+		{"admin.listen", c.Admin.Listen},
 	}
-	if overlaps(c.cfg.Server.Listen, c.cfg.Observe.Listen) {
-		c.errorf("observe.listen", "%s is taken by server.listen (%s)", c.cfg.Observe.Listen, c.cfg.Server.Listen)
+	if c.Cluster.Enabled {
+		all = append(all, c.Cluster.listeners()...)
 	}
+	return all
 }
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?$`)

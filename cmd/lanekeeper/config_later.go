@@ -13,13 +13,12 @@ import (
 // A setting that gets built leaves this table for a struct of Config, and
 // nothing else has to change. A * stands for defaults and for routes.
 var laterSettings = []struct{ path, off string }{
-	{"admin", never},
-	{"cluster.enabled", "false"},
+	{"admin.pprof", "false"},
+	{"admin.ui", "false"},
 	{"coordinator.type", "none"},
 	{"journal.file", "none"},
 	{"limits.max_records", "0"},
 	{"limits.max_records_bytes", "0"},
-	{"node.zone", ""},
 	{"server.max_connections_per_address", "0"},
 	{"server.proxy_protocol", "none"},
 	{"server.tls.cert_file", ""},

@@ -22,16 +22,15 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		return []string{"lk.yaml:" + place + ": error: " + path + ": not yet supported in this version" + instead}
 	}
 	runProblemTests(t, []problemTest{
-		{"cluster", "cluster: {enabled: true}\n" + someApp, refused("1:11", "cluster.enabled", "leave it out or write false")},
-		{"more of a cluster", "cluster:\n  enabled: false\n  join: [a]\n" + someApp, refused("3:3", "cluster.join", "")},
-		{"cluster, no section", "cluster: true\n" + someApp, refused("1:1", "cluster", "")},
-		{"admin", "admin: {listen: \":7942\"}\n" + someApp, refused("1:1", "admin", "leave it out")},
+		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
+		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"stores", "stores: {redis: {addresses: [\"a:1\"]}}\n" + someApp, refused("1:1", "stores", "leave it out")},
 		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
 		{"coordinator", "coordinator: {type: etcd}\n" + someApp, refused("1:15", "coordinator.type", "leave it out or write none")},
+		{"more of a coordinator", "coordinator:\n  type: none\n  lease_ttl: 10s\n" + someApp, refused("3:3", "coordinator.lease_ttl", "")},
+		{"coordinator, no section", "coordinator: etcd\n" + someApp, refused("1:1", "coordinator", "")},
 		{"journal", "journal: {file: stdout}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
-		{"zone", "node: {zone: a}\n" + someApp, refused("1:8", "node.zone", `leave it out or write ""`)},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
@@ -59,11 +58,10 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	})
 
 	off := `
-cluster: {enabled: false}
+admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
 coordinator: {type: none}
 journal: {file: none}
 tracing: {enabled: false}
-node: {zone: "${ZONE_NOT_SET:-}"}
 server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
 limits: {max_records: 0, max_records_bytes: 0B}
 upstreams:

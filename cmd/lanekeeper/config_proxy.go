@@ -1,12 +1,14 @@
 package main
 
 import (
+	"log/slog"
 	"math"
 	"net/netip"
 	"os"
 	"time"
 
 	"lanekeeper/proxy"
+	"lanekeeper/queue"
 )
 
 // What the words of the file are called in package proxy.
@@ -147,4 +149,10 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Mode:            modeWords[l.Mode],
 		MaxResponse:     int(l.MaxResponse),
 	}
+}
+
+// idleProxy is the edge of a configuration that Load found no error in, to be
+// asked what it would do. It serves nothing.
+func idleProxy(c *Config) (*proxy.Proxy, error) {
+	return proxy.New(c.proxyConfig(), queue.New(queue.Config{Tags: len(c.Routes)}), slog.New(slog.DiscardHandler))
 }

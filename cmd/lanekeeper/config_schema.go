@@ -79,7 +79,7 @@ func (f field) schema() *jsonschema.Schema {
 	case t == sizeType:
 		value.AnyOf = []*jsonschema.Schema{{Type: "string", Pattern: sizePattern}, {Const: 0}, variable}
 	case t.Kind() == reflect.Int:
-		value.AnyOf = []*jsonschema.Schema{{Type: "integer", Minimum: json.Number(f.tag.Get("min"))}, variable}
+		value.AnyOf = []*jsonschema.Schema{{Type: "integer", Minimum: json.Number(f.tag.Get("min")), Maximum: json.Number(f.tag.Get("max"))}, variable}
 	case t.Kind() == reflect.Bool:
 		value.AnyOf = []*jsonschema.Schema{{Type: "boolean"}, variable}
 	case f.tag.Get("enum") != "":

@@ -67,7 +67,7 @@ func TestConfigSchema(t *testing.T) {
 		}
 		return schema.Validate(document)
 	}
-	for _, name := range []string{"minimal", "sidecar", "tier"} {
+	for _, name := range []string{"minimal", "sidecar", "three-node"} {
 		source, err := os.ReadFile("../../configs/" + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -95,6 +95,9 @@ func TestConfigSchema(t *testing.T) {
 		{"server: {max_body: 1MB}\n" + someApp, false},
 		{"server: {max_headers: -1}\n" + someApp, false},
 		{"server: {forwarded: all}\n" + someApp, false},
+		{"cluster: {partitions: 15}\n" + someApp, false},
+		{"cluster: {partitions: 65536}\n" + someApp, true},
+		{"cluster: {partitions: 65537}\n" + someApp, false},
 		{"server: {via_node: 1}\n" + someApp, false},
 		{"defaults: {key: {normalize: [upper]}}\n" + someApp, false},
 		{strings.Replace(someApp, "space: order", "space: Order", 1), false},

@@ -58,11 +58,15 @@ func yamlNode(value reflect.Value, path string, origin func(path string) string)
 	return &yaml.Node{Kind: yaml.ScalarNode, Value: valueText(value)}
 }
 
-// hash is short for everything that is configured but the node's name: nodes
-// that should behave alike have the same one.
+// hash is short for everything that is configured but where this node is and
+// where it finds the others: nodes that should behave alike have the same one.
 func (c *Config) hash() string {
 	anonymous := *c
-	anonymous.Node.Name = ""
+	anonymous.Node, anonymous.Observe, anonymous.Admin = NodeConfig{}, ObserveConfig{}, AdminConfig{}
+	anonymous.Server.Listen = ""
+	anonymous.Cluster.Gossip.Listen, anonymous.Cluster.Gossip.Advertise = "", ""
+	anonymous.Cluster.Peer.Listen, anonymous.Cluster.Peer.Advertise = "", ""
+	anonymous.Cluster.Join = nil
 	written, err := json.Marshal(anonymous)
 	if err != nil {
 		panic("config: " + err.Error())

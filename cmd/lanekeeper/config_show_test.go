@@ -13,7 +13,7 @@ import (
 // everySetting is a file that sets every setting to something else than its
 // default, so that what is forgotten on the way shows.
 const everySetting = `
-node: {name: n}
+node: {name: n, zone: z}
 server:
   listen: "127.0.0.1:1"
   trusted_proxies: [10.0.0.0/8, fd00::/8]
@@ -31,6 +31,21 @@ server:
   bypass_idle_timeout: 0s
   ticket_header: true
 observe: {listen: "[::1]:2"}
+admin: {listen: "10.0.0.1:3", token_file: /run/token, allowed_hosts: [lk-0.lk, "[fd00::1]", 10.0.0.1]}
+cluster:
+  enabled: true
+  name: shop
+  secret_file: /run/cluster.key
+  settle: 30ms
+  rejoin: 31s
+  gossip: {listen: ":4", advertise: "10.0.0.1:5", secret_file: /run/gossip.key, profile: wan}
+  peer: {listen: ":6", advertise: "[fd00::1]:7", tls: {cert_file: /run/tls.crt, key_file: /run/tls.key, client_ca_file: /run/ca.crt}}
+  join: ["lk-0.lk:7943", "dns+lk:7943", dnssrv+_gossip._udp.lk]
+  join_timeout: 32s
+  min_members: 33
+  partitions: 1024
+  handoff_timeout: 34s
+  forget_after: 35s
 upstreams:
   - {name: app, targets: ["http://a", "http://[::1]:8080"], balance: key_hash, connect_timeout: 11ms, max_connections: 12, idle_timeout: 13s}
 limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 17}
@@ -88,14 +103,27 @@ func settingAt(value reflect.Value, path string) reflect.Value {
 	return value
 }
 
-// Mutant killed: the node's name counts.
+// Mutants killed: the node's name counts, or its zone, or one of its addresses,
+// or whom it joins.
 func TestConfigHash(t *testing.T) {
 	hash := mustLoad(t, someApp).hash()
-	if have := mustLoad(t, "# another spelling\nversion: 1\nnode: {name: other}\nserver: {read_timeout: 15000ms}\n"+someApp).hash(); have != hash {
-		t.Errorf("same configuration: got %s, want %s", have, hash)
+	for _, where := range []string{
+		"# another spelling\nversion: 1\nserver: {read_timeout: 15000ms}\n",
+		"node: {name: other}\n",
+		"node: {zone: b}\n",
+		"server: {listen: \":1\"}\n",
+		"observe: {listen: \":1\"}\n",
+		"admin: {listen: \"127.0.0.1:1\", allowed_hosts: [localhost]}\n",
+		"cluster: {gossip: {listen: \":1\", advertise: \"10.0.0.1:1\"}, peer: {listen: \":2\", advertise: \"10.0.0.1:2\"}, join: [\"10.0.0.1:1\"]}\n",
+	} {
+		if have := mustLoad(t, where+someApp).hash(); have != hash {
+			t.Errorf("same configuration: got %s, want %s:\n%s", have, hash, where)
+		}
 	}
-	if have := mustLoad(t, "server: {read_timeout: 16s}\n"+someApp).hash(); have == hash {
-		t.Errorf("other configuration: got %s too", have)
+	for _, what := range []string{"server: {read_timeout: 16s}\n", "cluster: {handoff_timeout: 1s}\n", "cluster: {gossip: {profile: wan}}\n"} {
+		if have := mustLoad(t, what+someApp).hash(); have == hash {
+			t.Errorf("other configuration: got %s too:\n%s", have, what)
+		}
 	}
 }
 

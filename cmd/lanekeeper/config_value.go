@@ -178,14 +178,20 @@ func (f field) check(text string) error {
 	if pattern := f.tag.Get("pattern"); pattern != "" && !regexp.MustCompile("^(?:"+pattern+")$").MatchString(text) {
 		return fmt.Errorf("%q does not match %s", text, pattern)
 	}
-	if least := f.tag.Get("min"); least != "" {
-		bound, err := parseValue(t, least)
-		if err != nil {
-			panic(fmt.Sprintf("config: the least %s cannot be read: %v", f.name, err))
-		}
-		if reflect.ValueOf(value).Int() < reflect.ValueOf(bound).Int() {
-			return fmt.Errorf("%s is too small: at least %s", text, least)
-		}
+	if least := f.tag.Get("min"); least != "" && reflect.ValueOf(value).Int() < f.bound("min") {
+		return fmt.Errorf("%s is too small: at least %s", text, least)
+	}
+	if most := f.tag.Get("max"); most != "" && reflect.ValueOf(value).Int() > f.bound("max") {
+		return fmt.Errorf("%s is too large: at most %s", text, most)
 	}
 	return nil
+}
+
+// bound is the value of the tag min or max.
+func (f field) bound(tag string) int64 {
+	bound, err := parseValue(f.element(), f.tag.Get(tag))
+	if err != nil {
+		panic(fmt.Sprintf("config: the %s of %s cannot be read: %v", tag, f.name, err))
+	}
+	return reflect.ValueOf(bound).Int()
 }

@@ -229,8 +229,11 @@ func startDemoNode(targets []string) (string, func(), error) {
 	if report.Errors() > 0 {
 		return "", nil, errors.New("the demo's configuration is refused: " + report.Problems[0].Message)
 	}
-	config := settings.nodeConfig()
-	config.observe, config.delay = "", 0
+	config, err := settings.nodeConfig()
+	if err != nil {
+		return "", nil, err
+	}
+	config.observe, config.admin, config.delay = "", "", 0
 	config.proxy.Upstreams[0].Targets = targets
 	config.proxy.Upstreams[0].Balance = proxy.RoundRobin
 	for i := range config.proxy.Routes {

@@ -54,8 +54,11 @@ func TestDemoSeesBrokenOrder(t *testing.T) {
 		if report.Errors() > 0 {
 			t.Fatal(report.Problems)
 		}
-		config := settings.nodeConfig()
-		config.observe, config.delay = "", 0
+		config, err := settings.nodeConfig()
+		if err != nil {
+			return "", nil, err
+		}
+		config.observe, config.admin, config.delay = "", "", 0
 		for i := range config.proxy.Routes {
 			config.proxy.Routes[i].Lane.Mode = proxy.Observe
 		}

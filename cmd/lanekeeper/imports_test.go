@@ -14,7 +14,8 @@ import (
 // sideways; loadtest judges from outside and imports nothing of ours, and any
 // test may import it.
 var layers = map[string]int{
-	"queue": 1,
+	"queue": 1, "ring": 1,
+	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
@@ -24,6 +25,10 @@ var layers = map[string]int{
 // homes are the only packages that may import a library, so that each can be
 // replaced in one place.
 var homes = map[string][]string{
+	"github.com/buraksezer/consistent":   {"ring"},
+	"github.com/cespare/xxhash":          {"ring"},
+	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
+	"github.com/hashicorp/go-sockaddr":   {"membership"},
 	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
@@ -37,7 +42,8 @@ var homes = map[string][]string{
 
 // TestImportsGoDown holds the source against layers and homes.
 //
-// Mutants: queue imports proxy's package; admin imports proxy.
+// Mutants: queue imports proxy's package; admin imports proxy; peer imports
+// membership; proxy imports xxhash.
 func TestImportsGoDown(t *testing.T) {
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "lanekeeper/...").Output()
 	if err != nil {

@@ -16,6 +16,7 @@ const (
 	exitFailure   = 1
 	exitUsage     = 2
 	exitConfig    = 3  // invalid configuration
+	exitAdmin     = 4  // the admin API did not answer, or does not know the token
 	exitNegative  = 5  // the honest answer is no: not ready, key unknown
 	exitAbandoned = 6  // a drain ended with tickets still waiting or running
 	exitOrder     = 98 // an order was seen broken
@@ -71,6 +72,11 @@ func rootCommand() *cobra.Command {
 		validateCommand(),
 		configCommand(),
 		healthCommand(),
+		membersCommand(),
+		ringCommand(),
+		locateCommand(),
+		drainCommand(),
+		undrainCommand(),
 		witnessCommand(),
 		versionCommand(),
 	)

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"lanekeeper/admin"
+	"lanekeeper/peer"
 	"lanekeeper/proxy"
 	"lanekeeper/queue"
 )
@@ -30,6 +31,11 @@ type nodeConfig struct {
 	delay   time.Duration // still serving, after readiness is gone
 	drain   time.Duration // then, at most, for what waits and runs
 	hash    string        // of the configuration, shown in the metrics
+
+	cluster *clusterSettings // nil: this node is alone
+	parts   clusterParts     // of the cluster, and of every listener
+	admin   string           // operators' listener; "" = nowhere
+	access  admin.Config     // who may use it
 }
 
 // node is one running lanekeeper: this file is its wiring diagram.
@@ -37,13 +43,14 @@ type node struct {
 	config nodeConfig
 	log    *slog.Logger
 
-	lanes *queue.Lanes
-	proxy *proxy.Proxy
+	lanes   *queue.Lanes
+	proxy   *proxy.Proxy
+	cluster *cluster // nil: this node is alone
 
 	traffic net.Listener
-	watched net.Listener // nil without observe
-	watcher *http.Server
+	servers []*server // observe and admin, if there are any
 
+	stopping atomic.Bool  // it cannot be undone
 	draining atomic.Int64 // Unix nanoseconds since when; 0 = not
 	progress atomic.Int64 // Unix nanoseconds of the last look that found the lanes moving
 	wg       sync.WaitGroup
@@ -60,11 +67,21 @@ const (
 
 // startNode builds a node and serves. It either runs or has released everything.
 func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
-	n := &node{config: config, log: log, ended: make(chan struct{}), failed: make(chan error, 2)}
+	if config.parts.listen == nil {
+		config.parts.listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+	}
+	n := &node{config: config, log: log, ended: make(chan struct{}), failed: make(chan error, 4)}
+	defer func() {
+		if err != nil {
+			n.release()
+		}
+	}()
 
 	// Lanes first: everything else only reads or fills them.
-	n.lanes = queue.New(config.lanes)
-	if n.proxy, err = proxy.New(config.proxy, n.lanes, log); err != nil {
+	if err := n.makeLanes(); err != nil {
+		return nil, err
+	}
+	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
 	metrics, err := n.metrics()
@@ -72,26 +89,84 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		return nil, err
 	}
 
-	// Both ports before either serves, so that a node is never half there.
-	if n.traffic, err = net.Listen("tcp", config.listen); err != nil {
+	// Every port before any serves, so that a node is never half there.
+	if n.traffic, err = config.parts.listen(config.listen); err != nil {
 		return nil, fmt.Errorf("server.listen: %w", err)
 	}
-	if config.observe != "" {
-		if n.watched, err = net.Listen("tcp", config.observe); err != nil {
-			n.traffic.Close()
-			return nil, fmt.Errorf("observe.listen: %w", err)
+	if err := n.open("observe", config.observe, admin.Observe(n.liveChecks(), n.readyChecks(), metrics)); err != nil {
+		return nil, err
+	}
+	if err := n.open("admin", config.admin, admin.Handler(config.access, n, log)); err != nil {
+		return nil, err
+	}
+	// The others hear of this node when it could serve what they forward.
+	if n.cluster != nil {
+		n.wg.Go(func() { n.serve("cluster.peer", func() error { return n.cluster.hop.Serve(n.cluster.port) }) }) // ends with stop
+		if err := n.cluster.start(config.parts, config.hash); err != nil {
+			return nil, err
 		}
-		n.watcher = &http.Server{
-			Handler:           admin.Observe(n.liveChecks(), n.readyChecks(), metrics),
-			ReadHeaderTimeout: 5 * time.Second,
-			ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		}
-		n.wg.Go(func() { n.serve("observe", func() error { return n.watcher.Serve(n.watched) }) }) // ends with stop
+	}
+	for _, s := range n.servers {
+		n.wg.Go(func() { n.serve(s.name, func() error { return s.http.Serve(s.listener) }) }) // ends with stop
 	}
 	n.wg.Go(func() { n.serve("server", func() error { return n.proxy.Serve(n.traffic) }) }) // ends with stop
 	n.look()
 	n.wg.Go(n.watch) // ends with stop
 	return n, nil
+}
+
+// makeLanes makes the lanes of this node, and its part of a cluster if it is in
+// one.
+func (n *node) makeLanes() (err error) {
+	if n.config.cluster == nil {
+		n.lanes = queue.New(n.config.lanes)
+		return nil
+	}
+	serve := func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) }
+	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, serve, n.log); err != nil {
+		return err
+	}
+	n.lanes = n.cluster.lanes
+	n.config.proxy.Cluster = clusterEdge{n.cluster, n.cluster.hop}
+	return nil
+}
+
+// server is one of the ports that speak net/http.
+type server struct {
+	name     string
+	listener net.Listener
+	http     *http.Server
+}
+
+// open opens a port, if it has an address.
+func (n *node) open(name, address string, handler http.Handler) error {
+	if address == "" {
+		return nil
+	}
+	listener, err := n.config.parts.listen(address)
+	if err != nil {
+		return fmt.Errorf("%s.listen: %w", name, err)
+	}
+	n.servers = append(n.servers, &server{name, listener, &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+	}})
+	return nil
+}
+
+// release gives back what a start that failed had.
+func (n *node) release() {
+	if n.cluster != nil {
+		n.cluster.stop(context.Background())
+	}
+	if n.traffic != nil {
+		n.traffic.Close()
+	}
+	for _, s := range n.servers {
+		s.listener.Close()
+	}
+	n.wg.Wait()
 }
 
 // serve runs a listener until it ends; before stop that is a failure of the node.
@@ -103,12 +178,14 @@ func (n *node) serve(what string, serve func() error) {
 	}
 }
 
-// observeAddr is where health and metrics are served, if they are.
-func (n *node) observeAddr() string {
-	if n.watched == nil {
-		return "none"
+// address is where one of the servers listens, or "none".
+func (n *node) address(name string) string {
+	for _, s := range n.servers {
+		if s.name == name {
+			return s.listener.Addr().String()
+		}
 	}
-	return n.watched.Addr().String()
+	return "none"
 }
 
 // watch looks at every lane from time to time: if the look does not return,
@@ -141,7 +218,11 @@ func (n *node) liveChecks() []admin.Check {
 }
 
 func (n *node) readyChecks() []admin.Check {
-	return append(n.liveChecks(),
+	checks := n.liveChecks()
+	if n.cluster != nil {
+		checks = append(checks, admin.Check{Name: "cluster", Run: n.cluster.Ready})
+	}
+	return append(checks,
 		admin.Check{Name: "listeners", Run: func() error {
 			if err := n.broken.Load(); err != nil {
 				return *err
@@ -150,7 +231,7 @@ func (n *node) readyChecks() []admin.Check {
 		}},
 		admin.Check{Name: "draining", Run: func() error {
 			if since := n.draining.Load(); since != 0 {
-				return fmt.Errorf("since %s", time.Since(time.Unix(0, since)).Round(time.Second))
+				return fmt.Errorf("for %s", time.Since(time.Unix(0, since)).Round(time.Second))
 			}
 			return nil
 		}})
@@ -171,6 +252,9 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_config_hash_info", "The configuration in use; nodes of one cluster should agree.",
 			prometheus.Labels{"hash": n.config.hash}),
 	)
+	if n.cluster != nil {
+		all = append(all, n.cluster.collectors()...)
+	}
 	for _, collector := range all {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
@@ -203,16 +287,21 @@ var errAbandoned = errors.New("requests were abandoned")
 
 // stop ends the node in the order in which nobody loses anything: first it asks
 // for no more traffic, and serves what still comes, since load balancers take
-// seconds to notice; then it takes no new requests for lanes, and waits for
-// those it has; then it closes. Requests that outlast the drain are answered
-// "not executed" if they wait, and cut off if they run: errAbandoned says how
-// many. When now is closed, stop waits for nothing any more.
+// seconds to notice. Then it gives its lanes away: in a cluster to the other
+// members, to whom it forwards what still comes, else it takes no new requests.
+// It waits for the requests that it has, and then closes: its clients first, as
+// their last requests may still be forwarded; then the hop, when the others have
+// read its last answers; and it says good-bye last, as until then others may
+// wait for it. Requests that outlast the drain are answered "not executed" if
+// they wait, and cut off if they run: errAbandoned says how many. When now is
+// closed, stop waits for nothing any more.
 func (n *node) stop(now <-chan struct{}) error {
-	n.draining.Store(time.Now().UnixNano())
+	n.draining.CompareAndSwap(0, time.Now().UnixNano())
+	n.stopping.Store(true)
 	n.log.Info("draining", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
 
-	n.lanes.Close()
+	n.proxy.Retire()
 	err := n.drain(now)
 
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
@@ -220,9 +309,12 @@ func (n *node) stop(now <-chan struct{}) error {
 	if closing := n.proxy.Stop(grace); closing != nil && err == nil {
 		n.log.Warn("connections were cut", "error", closing)
 	}
-	if n.watcher != nil {
-		n.watcher.Shutdown(grace) //nolint:errcheck // it has nothing that could be lost
-		n.watcher.Close()
+	if n.cluster != nil {
+		n.cluster.stop(grace)
+	}
+	for _, s := range n.servers {
+		s.http.Shutdown(grace) //nolint:errcheck // it has nothing that could be lost
+		s.http.Close()
 	}
 	close(n.ended)
 	n.wg.Wait()
@@ -239,7 +331,7 @@ func wait(d time.Duration, now <-chan struct{}) {
 	}
 }
 
-// drain waits for the lanes to empty.
+// drain gives the lanes away, or waits for them to empty.
 func (n *node) drain(now <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(context.Background(), n.config.drain)
 	defer cancel()
@@ -250,13 +342,32 @@ func (n *node) drain(now <-chan struct{}) error {
 		case <-ctx.Done():
 		}
 	}()
-	if n.lanes.Drain(ctx) == nil {
+	if n.empty(ctx) == nil {
 		return nil
 	}
-	waiting, running := n.lanes.Evict(errors.New("the node stops")), 0
+	waiting, running := n.lanes.Evict(proxy.ErrStopping), 0
 	for _, total := range n.lanes.Totals() {
 		running += total.Running
 	}
-	n.log.Error("drain timed out", "waiting", waiting, "running", running)
-	return fmt.Errorf("%w: %d waited and were answered as not executed, %d were running and their outcome is unknown", errAbandoned, waiting, running)
+	forwarded := 0
+	if n.cluster != nil {
+		forwarded = n.cluster.hop.Pending()
+	}
+	if waiting+running+forwarded == 0 {
+		n.log.Warn("drain timed out, with no request waiting or running")
+		return nil
+	}
+	n.log.Error("drain timed out", "waiting", waiting, "running", running, "forwarded", forwarded)
+	return fmt.Errorf("%w: %d waited and were answered as not executed, %d were running and their outcome is unknown, %d were at other members", errAbandoned, waiting, running, forwarded)
+}
+
+// empty returns nil when no request waits or runs here any more.
+func (n *node) empty(ctx context.Context) error {
+	if n.cluster != nil {
+		if err := n.cluster.drain(ctx); err != nil && !errors.Is(err, errAlone) {
+			return err
+		}
+	}
+	n.lanes.Close()
+	return n.lanes.Drain(ctx)
 }

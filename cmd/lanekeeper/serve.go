@@ -63,9 +63,10 @@ configuration has errors. 1: a port could not be opened.`,
 	return command
 }
 
-// nodeConfig is the node that a configuration describes.
-func (c *Config) nodeConfig() nodeConfig {
-	return nodeConfig{
+// nodeConfig is the node that a configuration describes. It reads the secret
+// files that it names.
+func (c *Config) nodeConfig() (nodeConfig, error) {
+	config := nodeConfig{
 		proxy: c.proxyConfig(),
 		lanes: queue.Config{
 			MaxQueued:      c.Limits.MaxQueued,
@@ -78,7 +79,18 @@ func (c *Config) nodeConfig() nodeConfig {
 		delay:   time.Duration(c.Shutdown.Delay),
 		drain:   time.Duration(c.Shutdown.DrainTimeout),
 		hash:    c.hash(),
+		admin:   c.Admin.Listen,
 	}
+	var err error
+	if config.access, err = c.adminConfig(); err != nil {
+		return nodeConfig{}, err
+	}
+	if c.Cluster.Enabled {
+		if config.cluster, err = c.clusterSettings(); err != nil {
+			return nodeConfig{}, err
+		}
+	}
+	return config, nil
 }
 
 // serve runs a node until a signal, or until it fails.
@@ -93,11 +105,15 @@ func serve(ctx context.Context, config *Config) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 
-	node, err := startNode(config.nodeConfig(), log)
+	nodeConfig, err := config.nodeConfig()
+	if err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
+	node, err := startNode(nodeConfig, log)
 	if err != nil {
 		return failure(err)
 	}
-	log.Info("serving", "listen", node.traffic.Addr().String(), "observe", node.observeAddr(),
+	log.Info("serving", "listen", node.traffic.Addr().String(), "observe", node.address("observe"), "admin", node.address("admin"),
 		"node", config.nodeName(), "routes", len(config.Routes), "config", config.hash())
 
 	var failed error

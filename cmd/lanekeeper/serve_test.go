@@ -33,6 +33,7 @@ func serveProcess(t *testing.T, upstream string, config string) *process {
 	config = fmt.Sprintf(`
 server: {listen: "127.0.0.1:0"}
 observe: {listen: "127.0.0.1:0"}
+admin: {listen: "127.0.0.1:0"}
 upstreams: [{name: app, targets: [%q]}]
 routes:
   - name: order
@@ -43,6 +44,15 @@ routes:
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	p := launch(t, file)
+	line := p.log("serving")
+	p.address, p.observe = "http://"+line["listen"].(string), "http://"+line["observe"].(string)
+	return p
+}
+
+// launch runs the whole program.
+func launch(t *testing.T, file string) *process {
+	t.Helper()
 	p := &process{t: t, lines: make(chan map[string]any, 1000)}
 	p.cmd = exec.Command(os.Args[0], "serve", "--config", file)
 	p.cmd.Env = append(os.Environ(), runVariable+"=1")
@@ -64,8 +74,6 @@ routes:
 			p.lines <- line
 		}
 	}()
-	line := p.log("serving")
-	p.address, p.observe = "http://"+line["listen"].(string), "http://"+line["observe"].(string)
 	return p
 }
 

@@ -1,0 +1,243 @@
+package admin
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// Config is who may use the admin API.
+type Config struct {
+	// Tokens are the bearer tokens of which each request must carry one. With
+	// none of them, none is asked for: then the port must be on loopback.
+	Tokens []string
+
+	// AllowedHosts are the names and addresses, without a port, that a request's
+	// Host may hold. An empty list refuses every request.
+	AllowedHosts []string
+}
+
+// Handler returns the handler of the admin port. All answers are JSON; errors
+// are application/problem+json.
+//
+//	GET  /api/v1/status                 Status
+//	GET  /api/v1/members                Members
+//	GET  /api/v1/ring                   Ring; with ?partitions its Table too
+//	GET  /api/v1/locate?space=S&key=K   Location; with &without=NAME, which may
+//	                                    be repeated, as if those had left
+//	GET  /api/v1/locate/{space}/{key}   the same; a / in the key is sent as %2F
+//	POST /api/v1/drain                  202 and Status, which says when it is done
+//	POST /api/v1/undrain                Status
+//
+// A change may say ?node=NAME; a node of another name then refuses it. What it
+// does not know of a query it refuses too, so that nothing is taken for
+// something else.
+func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
+	a := &api{cluster: cluster, guard: newGuard(config, log), log: log}
+	mux := http.NewServeMux()
+	read := func(pattern string, answer answer, parameters ...string) {
+		mux.Handle(pattern, &endpoint{a, []string{"GET", "HEAD"}, parameters, answer})
+	}
+	change := func(pattern string, answer answer) {
+		mux.Handle(pattern, &endpoint{a, []string{"POST"}, []string{"node"}, answer})
+	}
+	read("/api/v1/status", a.status)
+	read("/api/v1/members", a.members)
+	read("/api/v1/ring", a.ring, "partitions")
+	read("/api/v1/locate", a.locate, "space", "key", "without")
+	read("/api/v1/locate/{space}/{key}", a.locate, "without")
+	change("/api/v1/drain", a.drain)
+	change("/api/v1/undrain", a.undrain)
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		notFound("there are /api/v1/status, members, ring, locate, drain and undrain").write(w)
+	})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if problem := a.guard.refuse(r); problem != nil {
+			problem.write(w)
+			return
+		}
+		// ServeMux would redirect to another path, and so to another key.
+		if given := r.URL.EscapedPath(); given != "/" && path.Clean(given) != strings.TrimSuffix(given, "/") {
+			badRequest("the path has empty or dot segments; send a key with them as ?space=…&key=…").write(w)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+type api struct {
+	cluster Cluster
+	guard   *guard
+	log     *slog.Logger
+}
+
+// answer is what an endpoint answers: 200 unless status is another one.
+type answer func(r *http.Request, query url.Values) (status int, body any, _ *problem)
+
+// endpoint is what stands at one path.
+type endpoint struct {
+	*api
+	methods    []string
+	parameters []string // of the query
+	answer     answer
+}
+
+func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !slices.Contains(e.methods, r.Method) {
+		allowed := strings.Join(e.methods, ", ")
+		(&problem{
+			status: http.StatusMethodNotAllowed, slug: "method-not-allowed", title: "The method does not exist here",
+			detail: "use " + allowed, header: [2]string{"Allow", allowed},
+		}).write(w)
+		return
+	}
+	query, problem := e.query(r)
+	if problem != nil {
+		problem.write(w)
+		return
+	}
+	status, body, problem := e.answer(r, query)
+	if problem != nil {
+		problem.write(w)
+		return
+	}
+	writeJSON(w, status, "application/json", body)
+}
+
+// query reads the query, all of which must be understood.
+func (e *endpoint) query(r *http.Request) (url.Values, *problem) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest("the query is not well formed")
+	}
+	for name, values := range query {
+		switch {
+		case !slices.Contains(e.parameters, name) && len(e.parameters) == 0:
+			return nil, badRequest("no parameters are known here")
+		case !slices.Contains(e.parameters, name):
+			return nil, badRequest("the only parameters here are " + strings.Join(e.parameters, ", "))
+		case len(values) > 1 && name != "without":
+			return nil, badRequest(name + " is given more than once")
+		}
+	}
+	return query, nil
+}
+
+func (a *api) status(*http.Request, url.Values) (int, any, *problem) {
+	status := a.cluster.Status()
+	status.NotReady = list(status.NotReady)
+	return http.StatusOK, status, nil
+}
+
+func (a *api) members(*http.Request, url.Values) (int, any, *problem) {
+	members := a.cluster.Members()
+	members.Members = list(members.Members)
+	return http.StatusOK, members, nil
+}
+
+func (a *api) ring(_ *http.Request, query url.Values) (int, any, *problem) {
+	partitions := false
+	if query.Has("partitions") {
+		switch query.Get("partitions") {
+		case "", "true":
+			partitions = true
+		case "false":
+		default:
+			return 0, nil, badRequest("partitions is true or false")
+		}
+	}
+	ring := a.cluster.Ring(partitions)
+	ring.Members = list(ring.Members)
+	return http.StatusOK, ring, nil
+}
+
+// keyMax bounds a key that is asked for, well above the longest that a
+// configuration would allow.
+const keyMax = 8 << 10
+
+var spaceText = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
+
+func (a *api) locate(r *http.Request, query url.Values) (int, any, *problem) {
+	space, key := r.PathValue("space"), r.PathValue("key")
+	if space == "" {
+		space, key = query.Get("space"), query.Get("key")
+	}
+	switch {
+	case !spaceText.MatchString(space):
+		return 0, nil, badRequest("space is required: 1 to 32 of a-z, 0-9, _ and -")
+	case key == "":
+		return 0, nil, badRequest("key is required")
+	case len(key) > keyMax:
+		return 0, nil, badRequest(fmt.Sprintf("key has more than %d bytes", keyMax))
+	}
+	without := query["without"]
+	if len(without) > 0 {
+		known := a.cluster.Members().Members
+		for _, name := range without {
+			if !slices.ContainsFunc(known, func(m Member) bool { return m.Name == name && m.Live() }) {
+				return 0, nil, &problem{
+					status: http.StatusNotFound, slug: "unknown-member", title: "There is no such member",
+					detail: fmt.Sprintf("%.100q is not a member now", name),
+				}
+			}
+		}
+	}
+	location := a.cluster.Locate(space, key, without)
+	location.Space, location.Key, location.Without, location.Next = space, escapeKey(key), without, list(location.Next)
+	return http.StatusOK, location, nil
+}
+
+func (a *api) drain(r *http.Request, query url.Values) (int, any, *problem) {
+	return a.change("drain", a.cluster.Drain, http.StatusAccepted, r, query)
+}
+
+func (a *api) undrain(r *http.Request, query url.Values) (int, any, *problem) {
+	return a.change("undrain", a.cluster.Undrain, http.StatusOK, r, query)
+}
+
+// change answers with the status that it leads to.
+func (a *api) change(name string, do func() error, done int, r *http.Request, query url.Values) (int, any, *problem) {
+	if own := a.cluster.Status().Node; query.Has("node") && query.Get("node") != own {
+		return 0, nil, &problem{
+			status: http.StatusNotFound, slug: "other-node", title: "This is another node",
+			detail: fmt.Sprintf("this is %s; send it to the admin port of the node that is meant", own),
+		}
+	}
+	if err := do(); err != nil {
+		a.log.Info("admin: "+name+" refused", "why", err.Error(), "remote", r.RemoteAddr)
+		return 0, nil, &problem{status: http.StatusConflict, slug: "refused", title: "The node cannot do this now", detail: err.Error()}
+	}
+	a.log.Info("admin: "+name, "remote", r.RemoteAddr)
+	_, body, _ := a.status(r, query)
+	return done, body, nil
+}
+
+// list makes an absent list an empty one, for JSON.
+func list[T any](items []T) []T {
+	if items == nil {
+		return []T{}
+	}
+	return items
+}
+
+// escapeKey writes a key as Lanekeeper-Key does: whatever its bytes, it can be
+// printed, and read back.
+func escapeKey(key string) string {
+	const hexDigits = "0123456789ABCDEF"
+	var out strings.Builder
+	for _, c := range []byte(key) {
+		if c > 0x20 && c < 0x7f && c != '%' {
+			out.WriteByte(c)
+			continue
+		}
+		out.WriteByte('%')
+		out.WriteByte(hexDigits[c>>4])
+		out.WriteByte(hexDigits[c&15])
+	}
+	return out.String()
+}

@@ -1,0 +1,446 @@
+package admin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// threeNodes is a cluster of which every field of every answer is set.
+type threeNodes struct {
+	asked   []string // what was asked of it, in order
+	drained bool
+	refuses error
+}
+
+func number(n int) *int { return &n }
+
+var joined = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+
+func (c *threeNodes) Status() Status {
+	s := Status{
+		Node: "lk-0", Incarnation: "1a", Version: "1.4.0", Config: "9f31c2", Cluster: "prod",
+		Ready: !c.drained, Members: 3, InRing: !c.drained, RingVersion: 88, Owned: 1366, Moving: 2,
+		Lanes: 4, Waiting: 12, Running: 3, Held: 1,
+	}
+	if c.drained {
+		s.DrainingSince, s.NotReady = &joined, []string{"draining: since 4s"}
+	}
+	return s
+}
+
+func (c *threeNodes) Members() Members {
+	return Members{Cluster: "prod", Node: "lk-0", View: 7, MinMembers: 2, Members: []Member{
+		{
+			Name: "lk-0", Incarnation: "1a", State: StateAlive, Address: "10.1.4.7:7943", PeerAddress: "10.1.4.7:7944", Zone: "a",
+			Target: 1366, Owned: number(1366), Queued: number(12), Config: "9f31c2", Version: "1.4.0", Since: joined,
+		},
+		{Name: "lk-1", Incarnation: "2b", State: StateAlive, Since: joined},
+		{Name: "lk-2", Incarnation: "3c", State: StateDraining, Since: joined},
+		{Name: "lk-3", State: StateLeft, Since: joined},
+		{Name: "lk-4", State: StateDead, Since: joined},
+	}}
+}
+
+func (c *threeNodes) Ring(partitions bool) Ring {
+	ring := Ring{
+		Cluster: "prod", Node: "lk-0", Version: 88, Hash: "ab", Layout: "cd", Partitions: 2, Moving: 1,
+		Members: []Share{{Name: "lk-0", Target: 2, Owned: number(1)}},
+	}
+	if partitions {
+		ring.Table = []Partition{{Partition: 1, Target: "lk-0", Owner: "lk-1", Epoch: 5, State: "claiming", Draining: 2}}
+	}
+	return ring
+}
+
+func (c *threeNodes) Locate(space, key string, without []string) Location {
+	c.asked = append(c.asked, "locate "+space+" "+key+" "+strings.Join(without, ","))
+	return Location{
+		Node: "lk-0", Partition: 417, Of: 4096, Owner: "lk-1", OwnerAddress: "10.1.4.8:7944", Epoch: 5, State: "foreign",
+		Target: "lk-1", Next: []string{"lk-2", "lk-0"},
+		Lane: &Lane{Depth: 3, Running: 1, Blocked: true, Ticket: "0197", TicketState: "running", Seconds: 1.2, WaitSeconds: 2.9},
+	}
+}
+
+func (c *threeNodes) Drain() error {
+	c.asked = append(c.asked, "drain")
+	c.drained = c.refuses == nil
+	return c.refuses
+}
+
+func (c *threeNodes) Undrain() error {
+	c.asked = append(c.asked, "undrain")
+	c.drained = false
+	return c.refuses
+}
+
+const token = "correct-horse-battery-staple"
+
+var local = Config{AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}}
+
+// asking is a request, and what comes of it.
+type asking struct {
+	method, target string
+	host           string // localhost:7942 if empty
+	header         map[string]string
+	status         int
+	slug           string // of the problem, if it is one
+	reaches        string // what is asked of the cluster by it
+}
+
+// check sends the request to a new cluster and returns the answer.
+func (a asking) check(t *testing.T, config Config) *httptest.ResponseRecorder {
+	t.Helper()
+	cluster := &threeNodes{}
+	request := httptest.NewRequest(a.method, a.target, nil)
+	request.Host = "localhost:7942"
+	if a.host != "" {
+		request.Host = strings.TrimSuffix(a.host, " ")
+	}
+	for name, value := range a.header {
+		request.Header.Set(name, value)
+	}
+	recorder := httptest.NewRecorder()
+	Handler(config, cluster, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, request)
+	if recorder.Code != a.status {
+		t.Errorf("%s %s %s %v: status %d, want %d: %s", a.method, a.target, a.host, a.header, recorder.Code, a.status, recorder.Body)
+	}
+	if have := strings.Join(cluster.asked, "; "); have != a.reaches {
+		t.Errorf("%s %s %s %v: asks the cluster %q, want %q", a.method, a.target, a.host, a.header, have, a.reaches)
+	}
+	var body Problem
+	if a.slug != "" {
+		if err := json.Unmarshal(recorder.Body.Bytes(), &body); err != nil || body.Type != "urn:lanekeeper:problem:"+a.slug || body.Status != a.status || body.Title == "" || body.Detail == "" {
+			t.Errorf("%s %s: got %s, want the problem %s", a.method, a.target, recorder.Body, a.slug)
+		}
+		if have := recorder.Header().Get("Content-Type"); have != "application/problem+json" {
+			t.Errorf("%s %s: Content-Type %s", a.method, a.target, have)
+		}
+	}
+	return recorder
+}
+
+// Mutants killed: one per line of query and locate; Clean left out; %2F decoded
+// before the path is split; a member that left is one still.
+func TestEndpoints(t *testing.T) {
+	long := strings.Repeat("k", keyMax)
+	for _, a := range []asking{
+		{method: "GET", target: "/api/v1/status", status: 200},
+		{method: "HEAD", target: "/api/v1/members", status: 200},
+		{method: "GET", target: "/api/v1/ring?partitions=false", status: 200},
+		{method: "GET", target: "/api/v1/ring?partitions=1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/ring?partition", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/status?node=lk-1", status: 400, slug: "bad-request"},
+
+		{method: "GET", target: "/api/v1/locate?space=order&key=A-1042", status: 200, reaches: "locate order A-1042 "},
+		{method: "GET", target: "/api/v1/locate?space=order&key=a%2F..%2Fb%25%20c+d", status: 200, reaches: "locate order a/../b% c d "},
+		{method: "GET", target: "/api/v1/locate/order/A-1042", status: 200, reaches: "locate order A-1042 "},
+		{method: "GET", target: "/api/v1/locate/order/a%2F%2Fb%252F+c", status: 200, reaches: "locate order a//b%2F+c "},
+		{method: "GET", target: "/api/v1/locate/order/%2e%2e", status: 200, reaches: "locate order .. "},
+		{method: "GET", target: "/api/v1/locate/order/a?without=lk-1&without=lk-2", status: 200, reaches: "locate order a lk-1,lk-2"},
+		{method: "GET", target: "/api/v1/locate/order/a?without=lk-9", status: 404, slug: "unknown-member"},
+		{method: "GET", target: "/api/v1/locate/order/a?without=lk-1&without=lk-3", status: 404, slug: "unknown-member"},
+		{method: "GET", target: "/api/v1/locate/order/a/b", status: 404, slug: "not-found"},
+		{method: "GET", target: "/api/v1/locate/order/a//b", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate/order/x/../a", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate/order/./a", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate/order/", status: 404, slug: "not-found"},
+		{method: "GET", target: "/api/v1/locate/Order/a", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?key=a", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=a&key=b", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=a&keys=b", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=%zz", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=a&without=%zz", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=a&without=lk-1;lk-2", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/locate?space=order&key=" + long, status: 200, reaches: "locate order " + long + " "},
+		{method: "GET", target: "/api/v1/locate?space=order&key=k" + long, status: 400, slug: "bad-request"},
+
+		{method: "POST", target: "/api/v1/drain", status: 202, reaches: "drain"},
+		{method: "POST", target: "/api/v1/undrain", status: 200, reaches: "undrain"},
+		{method: "POST", target: "/api/v1/drain?node=lk-0", status: 202, reaches: "drain"},
+		{method: "POST", target: "/api/v1/drain?node=lk-1", status: 404, slug: "other-node"},
+		{method: "POST", target: "/api/v1/undrain?node=", status: 404, slug: "other-node"},
+		{method: "POST", target: "/api/v1/drain?nod=lk-1", status: 400, slug: "bad-request"},
+
+		{method: "GET", target: "/", status: 404, slug: "not-found"},
+		{method: "GET", target: "/api/v1/members/", status: 404, slug: "not-found"},
+		{method: "GET", target: "/api/v1/keys", status: 404, slug: "not-found"},
+		{method: "GET", target: "/debug/pprof/", status: 404, slug: "not-found"},
+	} {
+		a.check(t, local)
+	}
+}
+
+// A drain by GET would be one that a link or an image can ask for.
+//
+// Mutant killed: methods are not looked at.
+func TestWrongMethodsAreRefused(t *testing.T) {
+	for target, allow := range map[string]string{
+		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
+		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD",
+		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
+	} {
+		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
+			if strings.Contains(", "+allow+",", " "+method+",") {
+				continue
+			}
+			recorder := asking{method: method, target: target, status: 405, slug: "method-not-allowed"}.check(t, local)
+			if have := recorder.Header().Get("Allow"); have != allow {
+				t.Errorf("%s %s: Allow %q, want %q", method, target, have, allow)
+			}
+			for name := range recorder.Header() {
+				if strings.HasPrefix(name, "Access-Control-") {
+					t.Errorf("%s %s: has %s", method, target, name)
+				}
+			}
+		}
+	}
+}
+
+// A page whose name was made to point to this machine sends its own name.
+//
+// Mutants killed: names are compared as prefixes; the port is part of the name;
+// a request without a Host passes.
+func TestOtherHostNamesAreRefused(t *testing.T) {
+	for _, host := range []string{"localhost", "localhost:1", "LOCALHOST.:7942", "127.0.0.1:7942", "[::1]:7942", "[::1]"} {
+		asking{method: "GET", target: "/api/v1/status", host: host, status: 200}.check(t, local)
+	}
+	for _, host := range []string{
+		"evil.example", "evil.example:7942", "localhost.evil.example", "127.0.0.1.evil.example:7942", "10.1.4.7:7942",
+		"[::2]:7942", "127.0.0.2", "localhost:7942:1", "evil.example#localhost", "localhost@evil.example", " ",
+	} {
+		asking{method: "GET", target: "/api/v1/locate/order/a", host: host, status: 421, slug: "host-not-allowed"}.check(t, local)
+		asking{method: "POST", target: "/api/v1/drain", host: host, status: 421, slug: "host-not-allowed"}.check(t, local)
+	}
+	named := Config{AllowedHosts: []string{"LK-0.lk"}}
+	asking{method: "GET", target: "/api/v1/status", host: "lk-0.lk:7942", status: 200}.check(t, named)
+	asking{method: "GET", target: "/api/v1/status", host: "localhost", status: 421, slug: "host-not-allowed"}.check(t, named)
+	asking{method: "GET", target: "/api/v1/status", host: "localhost", status: 421, slug: "host-not-allowed"}.check(t, Config{})
+}
+
+// Any page can send a POST to any address; it cannot pretend to be of another
+// site.
+//
+// Mutant killed: CrossOriginProtection left out.
+func TestPagesOfOtherSitesChangeNothing(t *testing.T) {
+	for _, header := range []map[string]string{
+		{"Sec-Fetch-Site": "cross-site"},
+		{"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:3000"},
+		{"Origin": "https://evil.example"},
+		{"Origin": "http://localhost:3000"},
+		{"Origin": "null"},
+	} {
+		asking{method: "POST", target: "/api/v1/drain", header: header, status: 403, slug: "cross-origin"}.check(t, local)
+		asking{method: "POST", target: "/api/v1/undrain", header: header, status: 403, slug: "cross-origin"}.check(t, local)
+	}
+	for _, header := range []map[string]string{
+		{},
+		{"Sec-Fetch-Site": "same-origin", "Origin": "http://localhost:7942"},
+		{"Origin": "http://localhost:7942"},
+	} {
+		asking{method: "POST", target: "/api/v1/drain", header: header, status: 202, reaches: "drain"}.check(t, local)
+	}
+}
+
+// Mutants killed: only changes ask for a token; an empty token passes; the
+// scheme is not looked at; only the first token is known; a prefix passes.
+func TestTokens(t *testing.T) {
+	config := local
+	config.Tokens = []string{token, "the-next-one-for-rotation"}
+	bearer := func(value string) map[string]string { return map[string]string{"Authorization": value} }
+	for _, header := range []map[string]string{
+		{}, bearer(""), bearer("Bearer"), bearer("Bearer "), bearer(token), bearer("Basic " + token), bearer("Bearer " + token[:len(token)-1]),
+		bearer("Bearer " + token + "x"), bearer("Bearer " + token + " " + token), bearer("Bearer " + strings.ToUpper(token)),
+	} {
+		for _, a := range []asking{
+			{method: "GET", target: "/api/v1/status"}, {method: "GET", target: "/api/v1/locate/a/b"}, {method: "GET", target: "/"},
+			{method: "POST", target: "/api/v1/drain"}, {method: "OPTIONS", target: "/api/v1/drain"},
+			{method: "GET", target: "/api/v1/status?access_token=" + token},
+		} {
+			a.header, a.status, a.slug = header, 401, "unauthorized"
+			if have := a.check(t, config).Header().Get("WWW-Authenticate"); have != `Bearer realm="lanekeeper"` {
+				t.Errorf("WWW-Authenticate %q", have)
+			}
+		}
+	}
+	for _, value := range []string{"Bearer " + token, "bearer " + token, "Bearer the-next-one-for-rotation"} {
+		asking{method: "GET", target: "/api/v1/status", header: bearer(value), status: 200}.check(t, config)
+		asking{method: "POST", target: "/api/v1/drain", header: bearer(value), status: 202, reaches: "drain"}.check(t, config)
+	}
+	twice := httptest.NewRequest("GET", "/api/v1/status", nil)
+	twice.Host = "localhost"
+	twice.Header["Authorization"] = []string{"Bearer " + token, "Bearer " + token}
+	recorder := httptest.NewRecorder()
+	Handler(config, &threeNodes{}, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, twice)
+	if recorder.Code != 401 {
+		t.Errorf("two fields: status %d, want 401", recorder.Code)
+	}
+}
+
+func TestRefusedChangesSayWhy(t *testing.T) {
+	cluster := &threeNodes{refuses: errors.New("the process is ending")}
+	for _, name := range []string{"drain", "undrain"} {
+		request := httptest.NewRequest("POST", "/api/v1/"+name, nil)
+		request.Host = "localhost"
+		recorder := httptest.NewRecorder()
+		Handler(local, cluster, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, request)
+		if recorder.Code != 409 || !strings.Contains(recorder.Body.String(), `"detail":"the process is ending"`) {
+			t.Errorf("%s: got %d, %s", name, recorder.Code, recorder.Body)
+		}
+	}
+}
+
+// Scripts and dashboards are written against these names. A line that changes
+// breaks them; a new field is fine.
+func TestJSONIsStable(t *testing.T) {
+	for target, want := range map[string]string{
+		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
+			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
+			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
+			`{"name":"lk-2","incarnation":"3c","state":"draining","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
+			`{"name":"lk-3","incarnation":"","state":"left","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
+			`{"name":"lk-4","incarnation":"","state":"dead","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"}]}`,
+		"GET /api/v1/ring": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}]}`,
+		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
+			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,
+		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
+			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
+			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
+		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, drain and undrain"}`,
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		request := httptest.NewRequest(method, path, nil)
+		request.Host = "localhost"
+		recorder := httptest.NewRecorder()
+		Handler(local, &threeNodes{}, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, request)
+		if have := recorder.Body.String(); have != want+"\n" {
+			t.Errorf("%s:\ngot  %swant %s", target, have, want)
+		}
+		for name, value := range map[string]string{
+			"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+			"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+		} {
+			if have := recorder.Header().Get(name); have != value {
+				t.Errorf("%s: %s is %q, want %q", target, name, have, value)
+			}
+		}
+	}
+}
+
+// emptyCluster leaves every list out.
+type emptyCluster struct{ threeNodes }
+
+func (*emptyCluster) Members() Members                              { return Members{} }
+func (*emptyCluster) Ring(bool) Ring                                { return Ring{} }
+func (*emptyCluster) Locate(space, key string, _ []string) Location { return Location{} }
+
+// A client that loops over a list need not ask whether it is there.
+//
+// Mutant killed: list returns its argument.
+func TestAbsentListsAreEmpty(t *testing.T) {
+	for target, field := range map[string]string{"members": "members", "ring": "members", "locate/a/b": "next"} {
+		request := httptest.NewRequest("GET", "/api/v1/"+target, nil)
+		request.Host = "localhost"
+		recorder := httptest.NewRecorder()
+		Handler(local, &emptyCluster{}, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, request)
+		var body map[string]any
+		if err := json.Unmarshal(recorder.Body.Bytes(), &body); err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(body[field], []any{}) {
+			t.Errorf("%s: %s is %v, want []", target, field, body[field])
+		}
+	}
+}
+
+// Keys are often personal data, and a wrong token is often a right one of
+// something else.
+func TestTheLogHasNoKeysAndNoTokens(t *testing.T) {
+	var out bytes.Buffer
+	config := local
+	config.Tokens = []string{token}
+	handler := Handler(config, &threeNodes{}, slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	send := func(method, target, host, authorization string) {
+		request := httptest.NewRequest(method, target, nil)
+		request.Host = host
+		request.Header.Set("Authorization", authorization)
+		handler.ServeHTTP(httptest.NewRecorder(), request)
+	}
+	send("GET", "/api/v1/locate?space=order&key=private-key", "localhost", "Bearer "+token)
+	send("GET", "/api/v1/locate?space=order&key=private-key", "localhost", "Bearer private-token")
+	send("GET", "/api/v1/locate/order/private-key", "evil.example", "")
+	send("POST", "/api/v1/drain", "localhost", "Bearer "+token)
+	for _, secret := range []string{"private", token} {
+		if strings.Contains(out.String(), secret) {
+			t.Errorf("the log holds %q:\n%s", secret, &out)
+		}
+	}
+	for _, event := range []string{"no valid token", "host not allowed", "admin: drain"} {
+		if !strings.Contains(out.String(), event) {
+			t.Errorf("the log does not hold %q:\n%s", event, &out)
+		}
+	}
+}
+
+// Mutants killed: a node in its ring is drained; one that still owns is; one
+// that is alone is not.
+func TestDrained(t *testing.T) {
+	done := Status{DrainingSince: &joined, Members: 2}
+	alone := Status{DrainingSince: &joined, Members: 1, InRing: true, Owned: 4096}
+	for _, test := range []struct {
+		name   string
+		base   Status
+		change func(*Status)
+		want   bool
+	}{
+		{"done", done, func(*Status) {}, true},
+		{"not draining", done, func(s *Status) { s.DrainingSince = nil }, false},
+		{"in the ring", done, func(s *Status) { s.InRing = true }, false},
+		{"owns", done, func(s *Status) { s.Owned = 1 }, false},
+		{"waiting", done, func(s *Status) { s.Waiting = 1 }, false},
+		{"running", done, func(s *Status) { s.Running = 1 }, false},
+		{"alone", alone, func(*Status) {}, true},
+		{"alone, running", alone, func(s *Status) { s.Running = 1 }, false},
+	} {
+		status := test.base
+		test.change(&status)
+		if have := status.Drained(); have != test.want {
+			t.Errorf("%s: got %t", test.name, have)
+		}
+	}
+}
+
+// The same over a real server, whose parser sees the request first.
+func TestOverHTTP(t *testing.T) {
+	cluster := &threeNodes{}
+	config := Config{Tokens: []string{token}, AllowedHosts: []string{"127.0.0.1"}}
+	server := httptest.NewServer(Handler(config, cluster, slog.New(slog.DiscardHandler)))
+	defer server.Close()
+	request, err := http.NewRequestWithContext(t.Context(), "GET", server.URL+"/api/v1/locate/order/a%2F%2Fb", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var location Location
+	if err := json.NewDecoder(response.Body).Decode(&location); err != nil || location.Key != "a//b" || location.Owner != "lk-1" {
+		t.Errorf("got %+v, %v", location, err)
+	}
+}

@@ -1,0 +1,161 @@
+package admin
+
+import "time"
+
+// Cluster is a node and what it knows of the others, as the admin API shows it.
+// A node without a cluster is one whose only member is itself.
+//
+// The methods may be called concurrently and return at once. What they return
+// is the caller's. A list that is empty may be nil.
+type Cluster interface {
+	Status() Status
+	Members() Members
+
+	// Ring fills in Table only if partitions is true.
+	Ring(partitions bool) Ring
+
+	// Locate says where the key of a space belongs, and where it would belong
+	// if the named members left. They are live ones of those that Members returned.
+	// Space, Key and Without of the answer are filled in by the caller.
+	Locate(space, key string, without []string) Location
+
+	// Drain begins to give everything away, or goes on with it. Undrain makes a
+	// draining node an ordinary one again. An error is a refusal and says why,
+	// such as a process that is ending already.
+	Drain() error
+	Undrain() error
+}
+
+// The states of a member. It is live in the first two.
+const (
+	StateAlive    = "alive"
+	StateDraining = "draining" // it gives its partitions away
+	StateLeft     = "left"     // it said so
+	StateDead     = "dead"     // it no longer answered
+)
+
+// Live reports whether the member is one now.
+func (m *Member) Live() bool { return m.State == StateAlive || m.State == StateDraining }
+
+// The fields below are the JSON of the API: names, units and meanings stay as
+// they are, new ones may come. What a node does not know is null.
+
+// Status is the answering node.
+type Status struct {
+	Node        string `json:"node"`
+	Incarnation string `json:"incarnation"` // hexadecimal; another one after each start
+	Version     string `json:"version"`     // of the program
+	Config      string `json:"config"`      // hash of what nodes of one cluster should have in common
+	Cluster     string `json:"cluster"`     // empty without a cluster
+
+	Ready         bool       `json:"ready"`
+	NotReady      []string   `json:"not_ready"`      // "check: why", for each that fails
+	DrainingSince *time.Time `json:"draining_since"` // null = it is not draining
+
+	Members     int    `json:"members"` // live ones, this node among them
+	InRing      bool   `json:"in_ring"` // partitions are meant for this node
+	RingVersion uint64 `json:"ring_version"`
+	Owned       int    `json:"owned"`  // partitions that this node holds
+	Moving      int    `json:"moving"` // of those it holds or claims, how many change hands
+
+	Lanes   int `json:"lanes"`   // keys with a ticket here
+	Waiting int `json:"waiting"` // tickets
+	Running int `json:"running"` // tickets with their turn, held ones among them
+	Held    int `json:"held"`    // of those, answered ones whose upstream may still be at work
+}
+
+// Tickets is how many requests the node's lanes have.
+func (s *Status) Tickets() int { return s.Waiting + s.Running }
+
+// Drained reports whether a draining node has nothing left that an end of its
+// process could hurt. A node that is alone has nobody to give partitions to.
+func (s *Status) Drained() bool {
+	given := s.Members <= 1 || !s.InRing && s.Owned == 0
+	return s.DrainingSince != nil && given && s.Tickets() == 0
+}
+
+// Members is who belongs to the cluster.
+type Members struct {
+	Cluster    string   `json:"cluster"`
+	Node       string   `json:"node"`        // who answers
+	View       uint64   `json:"view"`        // rises with each change of the members
+	MinMembers int      `json:"min_members"` // with fewer the node is not ready
+	Members    []Member `json:"members"`     // live ones by name, then those that left or died lately
+}
+
+// Member is one member as the answering node sees it.
+type Member struct {
+	Name        string    `json:"name"`
+	Incarnation string    `json:"incarnation"` // hexadecimal
+	State       string    `json:"state"`       // alive, draining, left, dead
+	Address     string    `json:"address"`     // of gossip
+	PeerAddress string    `json:"peer_address"`
+	Zone        string    `json:"zone"`
+	Target      int       `json:"target"` // partitions meant for it
+	Owned       *int      `json:"owned"`  // partitions it holds
+	Queued      *int      `json:"queued"` // requests that wait in its lanes
+	Config      string    `json:"config"` // hash; members with another one may take keys from requests in another way
+	Version     string    `json:"version"`
+	Since       time.Time `json:"since"` // when the answering node saw it come into this state
+}
+
+// Ring is which partitions are meant for whom.
+type Ring struct {
+	Cluster    string      `json:"cluster"`
+	Node       string      `json:"node"` // who answers
+	Version    uint64      `json:"version"`
+	Hash       string      `json:"hash"`   // hexadecimal, of all targets: nodes that agree show the same
+	Layout     string      `json:"layout"` // hexadecimal, of what can never change in a cluster
+	Partitions int         `json:"partitions"`
+	Moving     int         `json:"moving"`          // partitions known here whose owner is not their target
+	Members    []Share     `json:"members"`         // by name
+	Table      []Partition `json:"table,omitempty"` // only if asked for; by number
+}
+
+// Share is a member's part of the ring.
+type Share struct {
+	Name   string `json:"name"`
+	Target int    `json:"target"` // partitions meant for it
+	Owned  *int   `json:"owned"`  // partitions it holds
+}
+
+// Partition is one partition as the answering node sees it.
+type Partition struct {
+	Partition int    `json:"partition"`
+	Target    string `json:"target"`
+	Owner     string `json:"owner"` // empty = nobody, or not known here
+	Epoch     uint64 `json:"epoch"` // rises each time the owner changes
+	State     string `json:"state"` // at the answering node: foreign, claiming, owned, draining
+	Draining  int    `json:"draining"`
+}
+
+// Location is where a key belongs.
+type Location struct {
+	Node      string `json:"node"` // who answers
+	Space     string `json:"space"`
+	Key       string `json:"key"` // as Lanekeeper-Key writes it: bytes outside 0x21–0x7E, and %, as %XX
+	Partition int    `json:"partition"`
+	Of        int    `json:"partitions"`
+
+	Owner        string `json:"owner"`         // who holds the partition; empty = nobody, or not known here
+	OwnerAddress string `json:"owner_address"` // of peers
+	Epoch        uint64 `json:"epoch"`
+	State        string `json:"state"` // of the partition at the answering node: foreign, claiming, owned, draining
+
+	Target  string   `json:"target"`            // for whom it is meant, without the members in Without; empty = nobody would be left
+	Next    []string `json:"next"`              // for whom it would be meant if Target left, and then, if that one did, …
+	Without []string `json:"without,omitempty"` // members that are taken to have left
+
+	Lane *Lane `json:"lane"` // null: the key has no ticket at the answering node
+}
+
+// Lane is the lane of one key at the answering node.
+type Lane struct {
+	Depth       int     `json:"depth"`                 // waiting tickets
+	Running     int     `json:"running"`               // tickets with their turn
+	Blocked     bool    `json:"blocked"`               // a former owner of the key may still run a request of it
+	Ticket      string  `json:"ticket,omitempty"`      // that all others wait for
+	TicketState string  `json:"ticket_state"`          // running, held, waiting; empty without one
+	Seconds     float64 `json:"ticket_seconds"`        // since that began
+	WaitSeconds float64 `json:"wait_seconds_estimate"` // for a request that came now
+}

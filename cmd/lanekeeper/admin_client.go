@@ -1,0 +1,191 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"lanekeeper/admin"
+)
+
+// adminOptions are the flags of every command that asks a node.
+type adminOptions struct {
+	address   string
+	tokenFile string
+	output    string
+	noHeaders bool
+}
+
+const adminHelp = `
+
+Exit code 4: the node's admin API did not answer, or wants another token.`
+
+func (o *adminOptions) bind(command *cobra.Command) {
+	flags := command.Flags()
+	flags.StringVar(&o.address, "admin", "http://127.0.0.1:7942", "`URL` of the node's admin API (admin.listen)")
+	flags.StringVar(&o.tokenFile, "token-file", "", "`file` with the API's token (admin.token_file)")
+	flags.StringVarP(&o.output, "output", "o", "table", "`format`: table, wide, json or yaml")
+	flags.BoolVar(&o.noHeaders, "no-headers", false, "leave out the first line of a table")
+}
+
+// adminClient asks the admin API of one node.
+type adminClient struct {
+	base  *url.URL
+	token string
+	http  *http.Client
+}
+
+// The answers of a node are bounded: a ring of 65536 partitions takes some 8 MiB.
+const (
+	adminTimeout   = 10 * time.Second
+	adminAnswerMax = 64 << 20
+)
+
+func (o *adminOptions) client() (*adminClient, error) {
+	switch o.output {
+	case "table", "wide", "json", "yaml":
+	default:
+		return nil, fmt.Errorf("--output %s: want table, wide, json or yaml", o.output)
+	}
+	address := o.address
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	base, err := url.Parse(address)
+	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || strings.Trim(base.Path, "/") != "" {
+		return nil, fmt.Errorf("--admin %s: want http://host:port", o.address)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives = true
+	c := &adminClient{base: base, http: &http.Client{
+		Transport: transport,
+		Timeout:   adminTimeout,
+		// Where a redirect leads is not the node that was meant.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	if o.tokenFile != "" {
+		tokens, err := readTokens(o.tokenFile)
+		if err != nil {
+			return nil, &exitError{code: exitAdmin, err: fmt.Errorf("--token-file: %w", err)}
+		}
+		c.token = tokens[0]
+	}
+	return c, nil
+}
+
+// ask sends one request and decodes the answer into answer. It returns the
+// answer as it came, too: what this program does not know of it is not lost.
+func (c *adminClient) ask(ctx context.Context, method, path string, query url.Values, answer any) ([]byte, error) {
+	target := *c.base
+	target.Path, target.RawQuery = "/api/v1/"+path, query.Encode()
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		if cause := (*url.Error)(nil); errors.As(err, &cause) {
+			err = cause.Err // without the target, which may hold a key
+		}
+		return nil, c.unreachable(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, adminAnswerMax))
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if response.StatusCode >= 300 {
+		return nil, c.refused(response, body)
+	}
+	if err := json.Unmarshal(body, answer); err != nil {
+		return nil, c.stranger(response.Status)
+	}
+	return body, nil
+}
+
+func (c *adminClient) unreachable(err error) error {
+	return &exitError{code: exitAdmin, err: fmt.Errorf("no answer from %s: %w; --admin is the node's admin.listen", c.base, err)}
+}
+
+func (c *adminClient) stranger(status string) error {
+	return &exitError{code: exitAdmin, err: fmt.Errorf("%s is no lanekeeper's admin API: it answers %s", c.base, status)}
+}
+
+// refused turns a problem into an error with the exit code that it means.
+func (c *adminClient) refused(response *http.Response, body []byte) error {
+	var problem admin.Problem
+	if json.Unmarshal(body, &problem) != nil || !strings.HasPrefix(problem.Type, "urn:lanekeeper:problem:") {
+		return c.stranger(response.Status)
+	}
+	err := errors.New(printable(problem.Detail))
+	switch problem.Status {
+	case http.StatusUnauthorized:
+		if c.token == "" {
+			err = errors.New("the node asks for a token: give --token-file")
+		} else {
+			err = errors.New("the node does not know the token of --token-file")
+		}
+		return &exitError{code: exitAdmin, err: err}
+	case http.StatusForbidden, http.StatusMisdirectedRequest:
+		return &exitError{code: exitAdmin, err: err}
+	case http.StatusNotFound, http.StatusConflict:
+		return &exitError{code: exitNegative, err: err}
+	}
+	return &exitError{code: exitFailure, err: err}
+}
+
+// write writes an answer to standard output, in the format that is asked for.
+func (o *adminOptions) write(command *cobra.Command, answer []byte, t *table) error {
+	out := command.OutOrStdout()
+	var text bytes.Buffer
+	switch o.output {
+	case "json":
+		if err := json.Indent(&text, answer, "", "  "); err != nil {
+			return failure(err)
+		}
+		text.WriteByte('\n')
+	case "yaml":
+		if err := jsonToYAML(&text, answer); err != nil {
+			return failure(err)
+		}
+	default:
+		t.write(&text, !o.noHeaders, colours(out))
+	}
+	_, err := out.Write(text.Bytes())
+	return failure(err)
+}
+
+// jsonToYAML keeps the order of what it converts.
+func jsonToYAML(w io.Writer, answer []byte) error {
+	var document yaml.Node
+	if err := yaml.Unmarshal(answer, &document); err != nil {
+		return err
+	}
+	plain(&document)
+	out := yaml.NewEncoder(w)
+	out.SetIndent(2)
+	return out.Encode(&document)
+}
+
+// plain takes away JSON's brackets and quotes, where YAML can do without.
+func plain(node *yaml.Node) {
+	if len(node.Content) > 0 || node.Kind == yaml.ScalarNode {
+		node.Style = 0
+	}
+	for _, child := range node.Content {
+		plain(child)
+	}
+}

@@ -1,0 +1,393 @@
+package main
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"lanekeeper/membership"
+	"lanekeeper/ownership"
+	"lanekeeper/peer"
+	"lanekeeper/proxy"
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// cluster is a node's part in its cluster, wired: membership says who is alive,
+// ownership who has which partition, and the hop takes requests there. Each knows
+// nothing of the others.
+type cluster struct {
+	settings *clusterSettings
+	self     ring.Member
+	layout   ring.Layout
+	log      *slog.Logger
+	lanes    *queue.Lanes
+
+	hop     *peer.Hop
+	owners  *ownership.Ownership
+	members *membership.Membership
+	port    net.Listener // of the hop
+
+	view   atomic.Pointer[membership.View]
+	froze  atomic.Int64 // Unix nanoseconds of the last time that this node was seen to have stood still
+	viewed chan struct{}
+	quit   chan struct{}
+
+	handoffs prometheus.Histogram
+}
+
+// clusterParts are what a test puts in the place of the network.
+type clusterParts struct {
+	gossip func(*membership.Config)
+	listen func(address string) (net.Listener, error)
+	dial   func(ctx context.Context, address string) (net.Conn, error)
+	// incarnation, if it is not 0, is this process's.
+	incarnation uint64
+	suspicion   time.Duration
+}
+
+// newCluster makes the parts that are needed before the lanes' first request,
+// and opens the port of the hop. serve takes forwarded requests.
+func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, serve func(*peer.Inbound) (*peer.Response, bool), log *slog.Logger) (*cluster, error) {
+	c := &cluster{
+		settings: settings, log: log, viewed: make(chan struct{}), quit: make(chan struct{}),
+		handoffs: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "lanekeeper_handoff_duration_seconds",
+			Help:    "From this node's claim of a partition to its being the owner.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}),
+	}
+	// From the clock, so that a restarted node is above its predecessor.
+	c.self = ring.Member{Name: settings.node, Incarnation: uint64(time.Now().UnixNano())} //nolint:gosec // after 1970
+	if parts.incarnation != 0 {
+		c.self.Incarnation = parts.incarnation
+	}
+	c.layout = ring.DefaultLayout(settings.name)
+	c.layout.Partitions = settings.partitions
+	c.view.Store(&membership.View{})
+
+	limits.Partitions = settings.partitions
+	limits.Emptied = func(partition int, key []byte) { c.owners.Emptied(partition, key) }
+	c.lanes = queue.New(limits)
+
+	secure, err := settings.peer.tls()
+	if err != nil {
+		return nil, err
+	}
+	c.hop = peer.New(peer.Config{
+		Self: c.self, Cluster: settings.name, Layout: c.layout.Hash(), TLS: secure, Dial: parts.dial,
+		NextID: c.lanes.NextID,
+		Owner:  func(partition int) (ring.Member, uint64) { return c.owners.Owner(partition) },
+		Serve:  serve,
+		Control: func(from ring.Member, payload []byte) {
+			c.owners.Control(from, payload)
+		},
+		Up:       func(member ring.Member) { c.owners.Up(member) },
+		MaxCalls: limits.MaxQueued, MaxBytes: limits.MaxQueuedBytes,
+		Log: log,
+	})
+	suspicion := parts.suspicion
+	if suspicion == 0 {
+		suspicion = suspicionOf(settings.gossip.profile)
+	}
+	c.owners, err = ownership.New(ownership.Config{
+		Self: c.self, Partitions: settings.partitions, Lanes: c.lanes,
+		Send:   func(to ring.Member, payload []byte) { c.hop.Post(to, payload) },
+		Routed: c.hop.Routed,
+		Frozen: func() {
+			c.froze.Store(time.Now().UnixNano())
+			c.hop.Freeze()
+		},
+		Moved:          func(handoff time.Duration) { c.handoffs.Observe(handoff.Seconds()) },
+		HandoffTimeout: settings.handoffTimeout,
+		Suspicion:      suspicion,
+		Log:            log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if c.port, err = parts.listen(settings.peer.listen); err != nil {
+		return nil, fmt.Errorf("cluster.peer.listen: %w", err)
+	}
+	return c, nil
+}
+
+// suspicionOf is how long a member may be silent, by the profile, before others
+// may take it for dead: the least of membership's times.
+func suspicionOf(profile string) time.Duration {
+	switch profile {
+	case "wan":
+		return 10 * time.Second
+	case "local":
+		return time.Second
+	}
+	return 1500 * time.Millisecond
+}
+
+// tls is how members prove themselves to each other: by certificates, by the
+// secret, or, on loopback, not at all.
+func (p *peerSettings) tls() (*tls.Config, error) {
+	switch {
+	case p.certFile != "":
+		config, err := peer.FileTLS(p.certFile, p.keyFile, p.caFile)
+		if err != nil {
+			return nil, fmt.Errorf("cluster.peer.tls: %w", err)
+		}
+		return config, nil
+	case len(p.secrets) > 0:
+		return peer.SecretTLS(p.secrets)
+	}
+	return nil, nil
+}
+
+// gossipKeys are made from the secrets, so that what is known of gossip's key
+// opens nothing else.
+func gossipKeys(secrets [][]byte) ([][]byte, error) {
+	var keys [][]byte
+	for _, secret := range secrets {
+		key, err := hkdf.Key(sha256.New, secret, nil, "lanekeeper gossip key", 32)
+		if err != nil {
+			return nil, fmt.Errorf("derive a key: %w", err)
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
+}
+
+// start joins the others. It is called when the node can serve.
+func (c *cluster) start(parts clusterParts, configHash string) error {
+	keys, err := gossipKeys(c.settings.gossip.secrets)
+	if err != nil {
+		return err
+	}
+	version, _ := buildVersion()
+	config := membership.Config{
+		Self: c.self, Layout: c.layout,
+		Listen: c.settings.gossip.listen, Advertise: c.settings.gossip.advertise, Keys: keys,
+		PeerAddress: c.peerAddress(), Zone: c.settings.zone, ConfigHash: configHash, Version: version,
+		Seeds: c.settings.join, JoinTimeout: c.settings.joinTimeout, Rejoin: c.settings.rejoin,
+		Settle: c.settings.settle, Profile: membership.Profile(c.settings.gossip.profile), MinMembers: c.settings.minMembers, ForgetAfter: c.settings.forgetAfter,
+		Log: c.log,
+	}
+	if parts.gossip != nil {
+		parts.gossip(&config)
+	}
+	if c.members, err = membership.Start(config); err != nil {
+		return fmt.Errorf("cluster.gossip: %w", err)
+	}
+	c.owners.Start()
+	go c.follow() // ends with quit, which closes viewed
+	return nil
+}
+
+// peerAddress is where others reach the hop. Without a host it is the one that
+// gossip comes from.
+func (c *cluster) peerAddress() string {
+	if c.settings.peer.advertise != "" {
+		return c.settings.peer.advertise
+	}
+	host, port, err := net.SplitHostPort(c.port.Addr().String())
+	if err != nil {
+		return c.port.Addr().String()
+	}
+	if ip := net.ParseIP(host); ip == nil || ip.IsUnspecified() {
+		host = ""
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// follow hands every view on.
+func (c *cluster) follow() {
+	defer close(c.viewed)
+	for {
+		view := c.members.View()
+		if view.Version > 0 {
+			c.see(view)
+		}
+		select {
+		case <-view.Changed():
+		case <-c.quit:
+			return
+		}
+	}
+}
+
+func (c *cluster) see(view *membership.View) {
+	c.view.Store(view)
+	var members []peer.Member
+	var live []ring.Member
+	for _, n := range view.Members {
+		address := n.PeerAddress
+		if host, port, err := net.SplitHostPort(address); err == nil && host == "" {
+			host, _, _ = net.SplitHostPort(n.GossipAddress)
+			address = net.JoinHostPort(host, port)
+		}
+		members = append(members, peer.Member{Member: n.Member, Address: address})
+		live = append(live, n.Member)
+	}
+	// Links first: what the table sends to a newcomer has a way then.
+	c.hop.View(members)
+	c.owners.SetView(ownership.View{Live: live, Targets: ownership.Targets(view.Ring), Enough: view.Enough})
+}
+
+// The edge's view of the cluster: proxy.Cluster.
+
+var (
+	errNotJoined = errors.New("this node has not found the other members of its cluster yet")
+	errTooFew    = errors.New("fewer members than cluster.min_members are there")
+	errMovedAway = errors.New("this node stood still, and lost the request's key meanwhile")
+)
+
+// Ready implements proxy.Cluster.
+func (c *cluster) Ready() error {
+	switch view := c.view.Load(); {
+	case view.Version == 0:
+		return errNotJoined
+	case !view.Enough:
+		return errTooFew
+	}
+	return nil
+}
+
+// Partition implements proxy.Cluster.
+func (c *cluster) Partition(key []byte) int { return c.layout.Partition(key) }
+
+// guardEvery is how often a request whose node stood still looks whether it may
+// run.
+const guardEvery = 2 * time.Millisecond
+
+// Guard implements proxy.Cluster: nothing that came before this node stood still
+// is run before others have confirmed that the node still owns its partition.
+func (c *cluster) Guard(partition int, came time.Time) error {
+	if err := c.owners.Guard(); err != nil {
+		until := time.Now().Add(c.settings.handoffTimeout)
+		for ; err != nil; err = c.owners.Guard() {
+			if time.Now().After(until) {
+				return err
+			}
+			time.Sleep(guardEvery)
+		}
+	}
+	if froze := c.froze.Load(); froze != 0 && came.UnixNano() < froze {
+		if owner, _ := c.owners.Owner(partition); owner != c.self {
+			return errMovedAway
+		}
+	}
+	return nil
+}
+
+// clusterEdge is a cluster as the edge sees it.
+type clusterEdge struct {
+	*cluster
+	*peer.Hop
+}
+
+var _ proxy.Cluster = clusterEdge{}
+
+// errAlone is the end of a drain that finds nobody to give anything to.
+var errAlone = errors.New("no other member takes partitions")
+
+// drain gives every partition away, and waits until nobody needs this node any
+// more: neither its lanes nor the requests that came by it. It returns errAlone
+// if there is nobody else, or nobody else any more.
+func (c *cluster) drain(ctx context.Context) error {
+	if err := c.members.Drain(ctx); err != nil {
+		c.log.Warn("the others may learn late that this node drains", "error", err)
+	}
+	given := make(chan error, 1)
+	giving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { given <- c.owners.Drain(giving) }() // ends with giving
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for idle := false; !idle || c.hop.Pending() > 0; {
+		select {
+		case err := <-given:
+			if err != nil {
+				return err
+			}
+			idle = true
+		case <-tick.C:
+			if !idle && c.alone() {
+				return errAlone
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// alone reports whether there is nobody to give anything to.
+func (c *cluster) alone() bool {
+	for _, m := range c.view.Load().Members {
+		if m.Member != c.self && m.State == membership.Active {
+			return false
+		}
+	}
+	return true
+}
+
+// stop leaves. The node serves nothing any more.
+func (c *cluster) stop(ctx context.Context) {
+	if err := c.hop.Stop(ctx); err != nil {
+		c.log.Warn("not every member has read its last answers", "error", err)
+	}
+	c.port.Close()
+	if c.members == nil {
+		return
+	}
+	if err := c.members.Leave(ctx); err != nil {
+		c.log.Warn("the others may take this node for dead: it could not say good-bye", "error", err)
+	}
+	c.members.Stop(ctx) //nolint:errcheck // nothing is left to lose
+	close(c.quit)
+	<-c.viewed
+	c.owners.Stop()
+}
+
+// collectors are the cluster's metrics.
+func (c *cluster) collectors() []prometheus.Collector {
+	gauge := func(name, help string, value func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
+	}
+	return []prometheus.Collector{
+		c.handoffs,
+		memberCollector{c},
+		gauge("lanekeeper_ring_version", "This node's count of changes of the members.", func() float64 { return float64(c.view.Load().Version) }),
+		gauge("lanekeeper_owned_partitions", "Partitions that this node holds.", func() float64 { return float64(c.owners.Owned()) }),
+		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "lanekeeper_partition_moves_total", Help: "How often this node became the owner of a partition."},
+			func() float64 { return float64(c.owners.Moves()) }),
+	}
+}
+
+// memberCollector counts members by state.
+type memberCollector struct{ *cluster }
+
+var membersDesc = prometheus.NewDesc("lanekeeper_members", "Members of the cluster as this node sees them.", []string{"state"}, nil)
+
+// Describe implements prometheus.Collector.
+func (c memberCollector) Describe(descs chan<- *prometheus.Desc) { descs <- membersDesc }
+
+// Collect implements prometheus.Collector.
+func (c memberCollector) Collect(values chan<- prometheus.Metric) {
+	counts := map[membership.State]int{membership.Active: 0, membership.Draining: 0, membership.Dead: 0, membership.Left: 0}
+	view := c.view.Load()
+	for _, of := range [][]membership.Node{view.Members, view.Dead} {
+		for _, n := range of {
+			counts[n.State]++
+		}
+	}
+	for state, n := range counts {
+		values <- prometheus.MustNewConstMetric(membersDesc, prometheus.GaugeValue, float64(n), state.String())
+	}
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"errors"
+	"log/slog"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"lanekeeper/admin"
+)
+
+// fakeCluster is a cluster of three as lk-0 sees it, behind the real admin API.
+type fakeCluster struct {
+	mu       sync.Mutex     // guards the rest
+	statuses []admin.Status // what Status returns, one after the other; the last one stays
+	members  admin.Members
+	lane     *admin.Lane
+	owner    string
+	asked    []string // keys
+	refuses  error
+	looks    int
+	looked   func(n int) // nil, or called with each Status
+}
+
+func number(n int) *int { return &n }
+
+func newFakeCluster() *fakeCluster {
+	since := time.Now().Add(-3*24*time.Hour - time.Minute)
+	member := func(name, address, state string) admin.Member {
+		return admin.Member{
+			Name: name, Incarnation: "18c2f", State: state, Address: address + ":7943", PeerAddress: address + ":7944",
+			Zone: "a", Target: 1365, Config: "9f31c2", Version: "1.4.0", Since: since,
+		}
+	}
+	c := &fakeCluster{owner: "lk-1", statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
+	own := member("lk-0", "10.1.4.7", admin.StateAlive)
+	own.Owned, own.Queued = number(1365), number(12)
+	gone := member("lk-2", "10.1.4.9", admin.StateDraining)
+	gone.Owned, gone.Target, gone.Config = number(341), 0, "77ab01"
+	dead := admin.Member{Name: "lk-3", State: admin.StateDead, Address: "10.1.4.10:7943", Since: time.Now().Add(-41 * time.Second)}
+	c.members = admin.Members{Cluster: "prod", Node: "lk-0", View: 7, MinMembers: 2, Members: []admin.Member{own, member("lk-1", "10.1.4.8", admin.StateAlive), gone, dead}}
+	return c
+}
+
+func (c *fakeCluster) Status() admin.Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.looks++; c.looked != nil {
+		c.looked(c.looks)
+	}
+	status := c.statuses[0]
+	if len(c.statuses) > 1 {
+		c.statuses = c.statuses[1:]
+	}
+	return status
+}
+
+func (c *fakeCluster) Members() admin.Members { return c.members }
+
+func (c *fakeCluster) Ring(partitions bool) admin.Ring {
+	ring := admin.Ring{
+		Cluster: "prod", Node: "lk-0", Version: 88, Hash: "c0ffee", Layout: "1a2b", Partitions: 4096, Moving: 1,
+		Members: []admin.Share{{Name: "lk-0", Target: 2048, Owned: number(2047)}, {Name: "lk-1", Target: 2048}},
+	}
+	if partitions {
+		ring.Table = []admin.Partition{
+			{Partition: 0, Target: "lk-0", Owner: "lk-0", Epoch: 3, State: "owned"},
+			{Partition: 1, Target: "lk-0", Owner: "lk-1", Epoch: 2, State: "claiming", Draining: 1},
+			{Partition: 2, Target: "lk-1", State: "foreign"},
+		}
+	}
+	return ring
+}
+
+func (c *fakeCluster) Locate(space, key string, without []string) admin.Location {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, space+" "+key)
+	l := admin.Location{Node: "lk-0", Partition: 417, Of: 4096, Owner: c.owner, OwnerAddress: "10.1.4.8:7944", Epoch: 5, Target: "lk-1", Next: []string{"lk-2", "lk-0"}, Lane: c.lane}
+	if c.owner == "" {
+		l.OwnerAddress = ""
+	}
+	if len(without) > 0 {
+		l.Target, l.Next = "lk-2", []string{"lk-0"}
+	}
+	return l
+}
+
+func (c *fakeCluster) Drain() error   { return c.refuses }
+func (c *fakeCluster) Undrain() error { return c.refuses }
+
+const fakeToken = "0123456789abcdef"
+
+// serve runs the admin API and returns its address.
+func (c *fakeCluster) serve(t *testing.T, tokens ...string) string {
+	t.Helper()
+	handler := admin.Handler(admin.Config{Tokens: tokens, AllowedHosts: []string{"127.0.0.1"}}, c, slog.New(slog.DiscardHandler))
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+var errRefused = errors.New("the process is ending")
+
+// lines drops the line break at the start of a text, for tests whose tables are
+// to be read.
+func lines(text string) string { return strings.TrimPrefix(text, "\n") }

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"encoding/base64"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"lanekeeper/loadtest"
+)
+
+// The tests of this file run whole nodes as processes, on loopback.
+
+var clusterRounds = flag.Int("cluster.rounds", 2, "rolling restarts in TestRollingRestart")
+
+// testCluster is a few processes in front of one witness.
+type testCluster struct {
+	t       *testing.T
+	dir     string
+	nodes   []*process
+	files   []string
+	targets []string
+	history *loadtest.History
+	witness string
+}
+
+// startProcesses starts n members in front of a witness that takes the given
+// time, and waits until each has its share.
+func startProcesses(t *testing.T, n int, service loadtest.WitnessConfig, extra string) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, dir: t.TempDir(), history: loadtest.NewHistory(loadtest.NewClock(), 0)}
+	witness, err := loadtest.NewWitness(service, c.history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := witness.Start(listener); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { stopSoon(witness.Stop) })
+	c.witness = "http://" + listener.Addr().String()
+
+	secret := filepath.Join(c.dir, "secret")
+	writeFile(t, secret, base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))+"\n")
+	ports := freePorts(t, 5*n)
+	var seeds []string
+	for i := range n {
+		seeds = append(seeds, fmt.Sprintf("%q", "127.0.0.1:"+ports[5*i]))
+	}
+	for i := range n {
+		of := ports[5*i : 5*i+5]
+		file := filepath.Join(c.dir, fmt.Sprintf("n%d.yaml", i+1))
+		writeFile(t, file, fmt.Sprintf(`
+version: 1
+node: {name: n%d}
+server: {listen: "127.0.0.1:%s"}
+observe: {listen: "127.0.0.1:%s"}
+admin: {listen: "127.0.0.1:%s"}
+cluster:
+  enabled: true
+  secret_file: %s
+  join: [%s]
+  join_timeout: 5s
+  gossip: {listen: "127.0.0.1:%s"}
+  peer: {listen: "127.0.0.1:%s"}
+upstreams: [{name: app, targets: [%q]}]
+defaults: {lane: {max_depth: 10000, queue_timeout: 30s}}
+limits: {max_queued: 1000000}
+routes:
+  - name: order
+    match: {path: "/orders/{id}/{rest...}"}
+    upstream: app
+    key: {space: order, from: [{path: id}]}
+log: {keys: plain}
+%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], c.witness, extra))
+		c.files = append(c.files, file)
+		c.targets = append(c.targets, "http://127.0.0.1:"+of[1])
+		c.nodes = append(c.nodes, nil)
+	}
+	var starting sync.WaitGroup
+	for i := range n {
+		c.nodes[i] = launch(t, c.files[i])
+		starting.Go(func() { c.awaitReady(i) })
+	}
+	starting.Wait()
+	return c
+}
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// freePorts are ports of loopback that nothing listens on, for TCP and UDP.
+func freePorts(t *testing.T, n int) (ports []string) {
+	t.Helper()
+	for len(ports) < n {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tcp.Close()
+		udp, err := net.ListenPacket("udp", tcp.Addr().String())
+		if err != nil {
+			continue
+		}
+		defer udp.Close()
+		_, port, _ := net.SplitHostPort(tcp.Addr().String())
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+// awaitReady waits until a node is ready and owns its share.
+func (c *testCluster) awaitReady(i int) {
+	c.t.Helper()
+	p := c.nodes[i]
+	line := p.log("serving")
+	p.address, p.observe = "http://"+line["listen"].(string), "http://"+line["observe"].(string)
+	p.log("partitions have moved")
+	go func() { // ends with the process
+		for range p.lines {
+		}
+	}()
+	for range 200 {
+		if statusOf(c.t, p.observe+"/readyz") == 200 {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	c.t.Errorf("node %d does not become ready", i+1)
+}
+
+// restart ends a node as an operator does, and starts it again.
+func (c *testCluster) restart(i int) {
+	c.t.Helper()
+	c.nodes[i].signal(syscall.SIGTERM)
+	if code := c.nodes[i].wait(); code != 0 {
+		c.t.Errorf("node %d ended with code %d", i+1, code)
+	}
+	c.nodes[i] = launch(c.t, c.files[i])
+	c.awaitReady(i)
+}
+
+// under runs traffic while something happens, and returns what both ends saw.
+func (c *testCluster) under(traffic loadtest.Traffic, happen func()) (*loadtest.Result, *loadtest.Report) {
+	c.t.Helper()
+	c.history.Reset()
+	traffic.Clock = c.history.Clock()
+	if traffic.Targets == nil {
+		traffic.Targets = c.targets
+	}
+	stop := make(chan struct{})
+	traffic.Stop = stop
+	var happening sync.WaitGroup
+	happening.Go(func() {
+		defer close(stop)
+		happen()
+	})
+	result, err := traffic.Run(c.t.Context())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	happening.Wait()
+	evidence := c.history.Evidence()
+	evidence.Sent = result.Sent
+	return result, loadtest.Check(evidence, loadtest.Rules{Examples: 5})
+}
+
+// TestRollingRestart restarts every node, one after the other, under constant
+// load: no request is lost or refused, and no order is broken.
+func TestRollingRestart(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: time.Millisecond, Jitter: time.Millisecond}, "shutdown: {delay: 300ms, drain_timeout: 20s}\n")
+	traffic := loadtest.Traffic{Mode: loadtest.Spaced, Keys: 100, PerKey: 10000, Gap: 100 * time.Millisecond, Connections: 64, Method: "POST"}
+	result, report := c.under(traffic, func() {
+		for range *clusterRounds {
+			for i := range c.nodes {
+				c.restart(i)
+			}
+		}
+	})
+	t.Logf("%d requests, %d rounds; longest gap %s, p99 %s, max %s\n%s", len(result.Sent), *clusterRounds, result.LongestGap, result.LatencyAt(99), result.LatencyAt(100), report)
+	if !report.OK() || report.Vacuous() {
+		t.Error("order was broken")
+	}
+	if statuses := result.Statuses(); statuses[200] != len(result.Sent) {
+		t.Errorf("statuses %v: want 200 alone", statuses)
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"lanekeeper/admin"
+)
+
+// clusterSettings is the cluster section as those need it who build what it
+// describes: plain values, with what its secret files hold.
+type clusterSettings struct {
+	node, zone string // this member
+	name       string
+	partitions int
+	minMembers int
+	join       []string // host:port, dns+host:port, dnssrv+name
+
+	settle         time.Duration
+	rejoin         time.Duration
+	joinTimeout    time.Duration
+	handoffTimeout time.Duration
+	forgetAfter    time.Duration
+
+	gossip gossipSettings
+	peer   peerSettings
+}
+
+type gossipSettings struct {
+	listen    string
+	advertise string   // empty: found out
+	profile   string   // lan, wan, local
+	secrets   [][]byte // 32 bytes each; the first is used, all are accepted. None: gossip is open
+}
+
+// peerSettings has certificates or secrets, or, on loopback, neither.
+type peerSettings struct {
+	listen    string
+	advertise string   // empty: found out
+	secrets   [][]byte // as of gossip; none with certificates
+	certFile  string
+	keyFile   string
+	caFile    string
+}
+
+// clusterSettings reads the secret files of a configuration that Load found no
+// error in, whose cluster is enabled. An error names the setting and never what
+// is in a file.
+//
+// Load leaves these files alone, although it would be the place to complain
+// about them: a configuration is validated, shown and compared at desks and in
+// pipelines, where secrets ought not to be. So whoever starts a node comes here
+// before it opens a port.
+func (c *Config) clusterSettings() (*clusterSettings, error) {
+	name, err := c.memberName()
+	if err != nil {
+		return nil, err
+	}
+	cluster := &c.Cluster
+	s := &clusterSettings{
+		node:           name,
+		zone:           c.Node.Zone,
+		name:           cluster.Name,
+		partitions:     cluster.Partitions,
+		minMembers:     cluster.MinMembers,
+		join:           cluster.Join,
+		settle:         time.Duration(cluster.Settle),
+		rejoin:         time.Duration(cluster.Rejoin),
+		joinTimeout:    time.Duration(cluster.JoinTimeout),
+		handoffTimeout: time.Duration(cluster.HandoffTimeout),
+		forgetAfter:    time.Duration(cluster.ForgetAfter),
+		gossip:         gossipSettings{listen: cluster.Gossip.Listen, advertise: cluster.Gossip.Advertise, profile: cluster.Gossip.Profile},
+		peer: peerSettings{
+			listen: cluster.Peer.Listen, advertise: cluster.Peer.Advertise,
+			certFile: cluster.Peer.TLS.CertFile, keyFile: cluster.Peer.TLS.KeyFile, caFile: cluster.Peer.TLS.ClientCAFile,
+		},
+	}
+	var secrets [][]byte
+	if cluster.SecretFile != "" {
+		if secrets, err = readSecrets(cluster.SecretFile); err != nil {
+			return nil, fmt.Errorf("cluster.secret_file: %w", err)
+		}
+	}
+	s.gossip.secrets = secrets
+	if cluster.Gossip.SecretFile != "" {
+		if s.gossip.secrets, err = readSecrets(cluster.Gossip.SecretFile); err != nil {
+			return nil, fmt.Errorf("cluster.gossip.secret_file: %w", err)
+		}
+	}
+	if s.peer.certFile == "" {
+		s.peer.secrets = secrets
+	}
+	return s, nil
+}
+
+// memberName is the name by which the ring places this node. The host's name is
+// taken only if it can be its own: two nodes of one name would push each other
+// out of the cluster.
+func (c *Config) memberName() (string, error) {
+	if c.Node.Name != "" {
+		return c.Node.Name, nil
+	}
+	host, err := os.Hostname()
+	if err == nil {
+		err = checkHostName(host)
+	}
+	if err != nil {
+		return "", fmt.Errorf("node.name: %w: set it, to another name on each node", err)
+	}
+	return host, nil
+}
+
+// checkHostName says why the name of a host is not one to go by.
+func checkHostName(host string) error {
+	if first, _, _ := strings.Cut(host, "."); host == "" || strings.EqualFold(first, "localhost") {
+		return errors.New("this host has no name of its own")
+	}
+	return configSettings["node.name"].check(host)
+}
+
+// adminConfig reads the token file of a configuration that Load found no error
+// in; see clusterSettings for why so late.
+func (c *Config) adminConfig() (admin.Config, error) {
+	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts}
+	if c.Admin.TokenFile == "" {
+		return config, nil
+	}
+	tokens, err := readTokens(c.Admin.TokenFile)
+	if err != nil {
+		return admin.Config{}, fmt.Errorf("admin.token_file: %w", err)
+	}
+	config.Tokens = tokens
+	return config, nil
+}

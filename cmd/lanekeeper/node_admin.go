@@ -1,0 +1,252 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"lanekeeper/admin"
+	"lanekeeper/membership"
+	"lanekeeper/ownership"
+	"lanekeeper/ring"
+)
+
+// A node as its operators see it: admin.Cluster.
+
+var _ admin.Cluster = (*node)(nil)
+
+// Status implements admin.Cluster.
+func (n *node) Status() admin.Status {
+	version, _ := buildVersion()
+	s := admin.Status{Node: n.config.proxy.Node, Version: version, Config: n.config.hash, Members: 1, InRing: true}
+	for _, check := range n.readyChecks() {
+		if err := check.Run(); err != nil {
+			s.NotReady = append(s.NotReady, check.Name+": "+err.Error())
+		}
+	}
+	s.Ready = len(s.NotReady) == 0
+	if since := n.draining.Load(); since != 0 {
+		at := time.Unix(0, since)
+		s.DrainingSince = &at
+	}
+	for _, total := range n.lanes.Totals() {
+		s.Lanes += total.Lanes
+		s.Waiting += total.Waiting
+		s.Running += total.Running
+		s.Held += total.Held
+	}
+	if c := n.cluster; c != nil {
+		view := c.view.Load()
+		self, _ := view.Member(c.self.Name)
+		counts := c.owners.Counts()
+		s.Node, s.Cluster = c.self.Name, c.settings.name
+		s.Incarnation = strconv.FormatUint(c.self.Incarnation, 16)
+		s.Members, s.RingVersion = len(view.Members), view.Version
+		s.InRing = self.Member == c.self && self.State == membership.Active
+		s.Owned, s.Moving = counts.Owned, counts.Claiming+counts.Draining
+	}
+	return s
+}
+
+// Members implements admin.Cluster.
+func (n *node) Members() admin.Members {
+	c := n.cluster
+	if c == nil {
+		s := n.Status()
+		return admin.Members{Node: s.Node, MinMembers: 1, Members: []admin.Member{{
+			Name: s.Node, State: stateOf(membership.Active, s.DrainingSince != nil), Queued: &s.Waiting, Config: s.Config, Version: s.Version,
+		}}}
+	}
+	view := c.view.Load()
+	m := admin.Members{Cluster: c.settings.name, Node: c.self.Name, View: view.Version, MinMembers: c.settings.minMembers}
+	share := c.share()
+	for _, of := range [][]membership.Node{view.Members, c.members.View().Dead} {
+		for _, node := range of {
+			member := admin.Member{
+				Name: node.Name, Incarnation: strconv.FormatUint(node.Incarnation, 16), State: stateOf(node.State, false),
+				Address: node.GossipAddress, PeerAddress: node.PeerAddress, Zone: node.Zone, Target: share[node.Name],
+				Config: node.ConfigHash, Version: node.Version, Since: node.Since,
+			}
+			if node.Member == c.self {
+				s := n.Status()
+				member.Owned, member.Queued = &s.Owned, &s.Waiting
+			}
+			m.Members = append(m.Members, member)
+		}
+	}
+	return m
+}
+
+func stateOf(state membership.State, draining bool) string {
+	switch {
+	case state == membership.Draining || draining:
+		return admin.StateDraining
+	case state == membership.Left:
+		return admin.StateLeft
+	case state == membership.Dead:
+		return admin.StateDead
+	}
+	return admin.StateAlive
+}
+
+// share is how many partitions are meant for whom.
+func (c *cluster) share() map[string]int {
+	if view := c.view.Load(); view.Ring != nil {
+		return view.Ring.Share()
+	}
+	return nil
+}
+
+// Ring implements admin.Cluster.
+func (n *node) Ring(partitions bool) admin.Ring {
+	c := n.cluster
+	if c == nil {
+		return admin.Ring{Node: n.config.proxy.Node}
+	}
+	view := c.view.Load()
+	r := admin.Ring{
+		Cluster: c.settings.name, Node: c.self.Name, Version: view.Version,
+		Layout: strconv.FormatUint(c.layout.Hash(), 16), Partitions: c.layout.Partitions,
+	}
+	if view.Ring == nil {
+		return r
+	}
+	r.Hash = strconv.FormatUint(view.Ring.Hash(), 16)
+	share := view.Ring.Share()
+	for _, m := range view.Members {
+		s := admin.Share{Name: m.Name, Target: share[m.Name]}
+		if m.Member == c.self {
+			owned := c.owners.Owned()
+			s.Owned = &owned
+		}
+		r.Members = append(r.Members, s)
+	}
+	for p := range c.layout.Partitions {
+		target := view.Ring.Target(p)
+		owner, epoch := c.owners.Owner(p)
+		if epoch > 0 && owner != target {
+			r.Moving++
+		}
+		if partitions {
+			state := c.owners.State(p)
+			r.Table = append(r.Table, admin.Partition{
+				Partition: p, Target: target.Name, Owner: known(owner, epoch), Epoch: epoch, State: stateName(state), Draining: state.Draining,
+			})
+		}
+	}
+	return r
+}
+
+// known is the name of an owner, if it is more than the ring's word.
+func known(owner ring.Member, epoch uint64) string {
+	if epoch == 0 {
+		return ""
+	}
+	return owner.Name
+}
+
+func stateName(s ownership.State) string {
+	if s.Role == ownership.Foreign && s.Draining > 0 {
+		return "draining"
+	}
+	return s.Role.String()
+}
+
+// Locate implements admin.Cluster.
+func (n *node) Locate(space, key string, without []string) admin.Location {
+	lane := []byte(space + ":" + key)
+	c := n.cluster
+	if c == nil {
+		name := n.config.proxy.Node
+		return admin.Location{Node: name, Of: 1, Owner: name, Target: name, State: ownership.Owned.String(), Lane: n.lane(0, lane)}
+	}
+	view := c.view.Load()
+	p := c.layout.Partition(lane)
+	owner, epoch := c.owners.Owner(p)
+	l := admin.Location{
+		Node: c.self.Name, Partition: p, Of: c.layout.Partitions,
+		Owner: known(owner, epoch), Epoch: epoch, State: stateName(c.owners.State(p)), Lane: n.lane(p, lane),
+	}
+	if m, ok := view.Member(l.Owner); ok {
+		l.OwnerAddress = m.PeerAddress
+	}
+	left := view.Ring
+	for _, name := range without {
+		if left != nil {
+			left, _ = left.Without(name)
+		}
+	}
+	for i := 0; left != nil && i <= nextMax; i++ {
+		target := left.Target(p)
+		switch {
+		case target.IsZero():
+			return l
+		case i == 0:
+			l.Target = target.Name
+		default:
+			l.Next = append(l.Next, target.Name)
+		}
+		left, _ = left.Without(target.Name)
+	}
+	return l
+}
+
+// nextMax is how many would-be owners Locate names.
+const nextMax = 3
+
+// lane is what is known here of a key's lane.
+func (n *node) lane(partition int, key []byte) *admin.Lane {
+	s, ok := n.lanes.Lane(partition, key)
+	if !ok {
+		return nil
+	}
+	l := &admin.Lane{Depth: s.Depth, Running: s.Running, Blocked: s.Blocked, WaitSeconds: (time.Duration(s.Depth+1) * s.Service).Seconds()}
+	if len(s.Tickets) > 0 {
+		head := s.Head()
+		l.Ticket, l.Seconds, l.TicketState = head.ID.String(), head.Age.Seconds(), "waiting"
+		switch {
+		case head.Held:
+			l.TicketState = "held"
+		case head.Turn:
+			l.TicketState = "running"
+		}
+	}
+	return l
+}
+
+var errEnding = errors.New("the process is ending already")
+
+// Drain implements admin.Cluster.
+func (n *node) Drain() error {
+	if n.stopping.Load() {
+		return errEnding
+	}
+	n.draining.CompareAndSwap(0, time.Now().UnixNano())
+	return n.announce((*membership.Membership).Drain)
+}
+
+// Undrain implements admin.Cluster.
+func (n *node) Undrain() error {
+	if n.stopping.Load() {
+		return errEnding
+	}
+	n.draining.Store(0)
+	return n.announce((*membership.Membership).Undrain)
+}
+
+// announceMax is how long an operator waits for the others to hear.
+const announceMax = 2 * time.Second
+
+func (n *node) announce(intent func(*membership.Membership, context.Context) error) error {
+	if n.cluster == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), announceMax)
+	defer cancel()
+	if err := intent(n.cluster.members, ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		n.log.Warn("the others may hear late of it", "error", fmt.Errorf("gossip: %w", err))
+	}
+	return nil
+}

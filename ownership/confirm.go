@@ -1,0 +1,99 @@
+package ownership
+
+import (
+	"slices"
+
+	"lanekeeper/ring"
+)
+
+// confirmation is what is open after this node stood still: whether others have
+// taken over what it held.
+type confirmation struct {
+	number uint64
+	open   int         // partitions without a word
+	with   ring.Member // whom it asks
+}
+
+// Confirm is told that this node stood still for so long that others may have
+// taken it for dead. One live member is asked about everything it owns; what
+// others hold by now it gives up.
+func (t *Table) Confirm() {
+	t.check.number++
+	t.check.open = 0
+	for p := range t.parts {
+		s := &t.parts[p]
+		if s.unconfirmed = s.role == Owned; s.unconfirmed {
+			t.check.open++
+		}
+	}
+	t.check.with = ring.Member{}
+	t.checkNext()
+}
+
+// Confirmed reports whether nothing is open from the last Confirm.
+func (t *Table) Confirmed() bool { return t.check.open == 0 }
+
+// checkNext asks the next live member. Without one there is nobody who could
+// have taken anything.
+func (t *Table) checkNext() {
+	if t.check.open == 0 {
+		return
+	}
+	if len(t.live) == 0 {
+		for p := range t.parts {
+			t.checked(&t.parts[p])
+		}
+		return
+	}
+	i, found := slices.BinarySearchFunc(t.live, t.check.with, compareMembers)
+	if found {
+		i++
+	}
+	t.check.with = t.live[i%len(t.live)]
+	t.checkAgain(t.check.with)
+}
+
+// checkView asks another member if the one that was asked is gone.
+func (t *Table) checkView() {
+	if !t.isLive(t.check.with) {
+		t.checkNext()
+	}
+}
+
+func (t *Table) checkAgain(m ring.Member) {
+	if t.check.open == 0 || t.check.with != m {
+		return
+	}
+	for p := range t.parts {
+		if s := &t.parts[p]; s.unconfirmed {
+			t.send(m, Confirm{Partition: p, Number: t.check.number, Epoch: s.epoch})
+		}
+	}
+}
+
+// checked ends the question for one partition.
+func (t *Table) checked(s *partition) {
+	if s.unconfirmed {
+		s.unconfirmed = false
+		t.check.open--
+	}
+}
+
+// confirm answers another member's question.
+func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
+	route := t.routeOf(p, s)
+	t.send(from, Confirmed{
+		Partition: p, Number: c.Number,
+		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch,
+	})
+}
+
+func (t *Table) confirmed(p int, s *partition, from ring.Member, c Confirmed) {
+	if !s.unconfirmed || c.Number != t.check.number || from != t.check.with {
+		return
+	}
+	t.checked(s)
+	if c.Denied {
+		t.drop(p, s, ErrTakenOver)
+	}
+}

@@ -1,0 +1,202 @@
+package ownership
+
+import (
+	"cmp"
+	"flag"
+	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
+	"testing"
+)
+
+var (
+	seeds    = flag.Uint64("seeds", 3000, "random histories of TestRandomHistories")
+	oneSeed  = flag.Int64("seed", -1, "the one history to run, with all it does")
+	deepRuns = flag.Bool("deep", false, "explore larger scenarios: minutes and gigabytes")
+)
+
+// TestRandomHistories lets clusters of tables live through random histories:
+// joins, leaves, crashes and restarts, views that differ, connections that
+// break, requests. Each is held against what world.note and world.settled say.
+func TestRandomHistories(t *testing.T) {
+	first, past := uint64(0), *seeds
+	if *oneSeed >= 0 {
+		first, past = uint64(*oneSeed), uint64(*oneSeed)+1
+	}
+	var steps, moves, nets int
+	for seed := first; seed < past; seed++ {
+		h := history{rng: rand.New(rand.NewPCG(seed, 7)), loud: *oneSeed >= 0, t: t}
+		if err := h.run(seed); err != "" {
+			t.Fatalf("seed %d (replay with -run TestRandomHistories -seed %d): %s", seed, seed, err)
+		}
+		steps += h.steps
+		moves += h.moves
+		nets += h.nets
+	}
+	t.Logf("%d histories, %d steps, %d moves, %d rounds of retries needed", past-first, steps, moves, nets)
+}
+
+type history struct {
+	t     *testing.T
+	rng   *rand.Rand
+	loud  bool
+	steps int
+	moves int
+	nets  int
+}
+
+// byHash is a target like a ring's: it depends on nothing but the names.
+func byHash(salt uint64) func(int, []string) string {
+	weight := func(p int, name string) uint64 {
+		h := fnv.New64a()
+		fmt.Fprint(h, salt, p, name)
+		return h.Sum64()
+	}
+	return func(p int, names []string) string {
+		best := names[0]
+		for _, name := range names[1:] {
+			if cmp.Compare(weight(p, name), weight(p, best)) > 0 {
+				best = name
+			}
+		}
+		return best
+	}
+}
+
+func (h *history) run(seed uint64) string {
+	rng := h.rng
+	r := &rules{partitions: 2, keys: testKeys, requests: 30, lateEmpty: rng.IntN(2) == 0, codec: true, quiet: rng.IntN(3) == 0}
+	r.target = byHash(seed)
+	r.anyDeath = rng.IntN(3) == 0
+	if rng.IntN(4) == 0 {
+		r.enough = 2
+	}
+	h.plot(r)
+	w := newWorld(r)
+	w.start(0, 0)
+	w.plan = 1
+	if rng.IntN(2) == 0 {
+		w.breaks = rng.IntN(12)
+	}
+	if r.anyDeath {
+		w.doubts = rng.IntN(6)
+	}
+	w.retries = rng.IntN(4)
+	for {
+		for w.plan < len(r.plan) && r.plan[w.plan].what == stopHere && len(w.actions(false)) == 0 {
+			if err := h.settled(w); err != "" {
+				return "quiet, and " + err
+			}
+			w.plan++
+		}
+		can := w.actions(true)
+		if len(can) == 0 {
+			break
+		}
+		var a action
+		for range 20 { // faults and changes more rarely than what must happen
+			a = can[rng.IntN(len(can))]
+			if a.what < planStep || rng.IntN(10) < 2 || a.what == admit && rng.IntN(10) < 5 {
+				break
+			}
+		}
+		if err := h.step(w, a); err != "" {
+			return err
+		}
+		if h.steps > 200_000 {
+			return "no end"
+		}
+	}
+	if w.plan < len(r.plan) {
+		return "the plan came to no end"
+	}
+	for _, n := range w.nodes {
+		if n.alive() {
+			h.moves += int(n.table.gives)
+		}
+	}
+	return h.settled(w)
+}
+
+// settled expects that all is as it must be without any retry, with one
+// exception: a node that claimed something and was gone before a member could
+// see it is waited for until some retries have passed without a sign of it.
+func (h *history) settled(w *world) string {
+	for range 3*patience + 3 {
+		uncovered := false
+		for _, n := range w.nodes {
+			uncovered = uncovered || n.alive() && n.table.uncovered
+		}
+		err := w.settled()
+		if !uncovered || err == "" {
+			if err != "" && h.loud {
+				h.t.Log("\n" + w.String())
+			}
+			return err
+		}
+		h.nets++
+		for i, n := range w.nodes {
+			if n.alive() {
+				w.retries++
+				if err := h.step(w, action{retry, i, 0}); err != "" {
+					return err
+				}
+			}
+		}
+		for can := w.actions(false); len(can) > 0; can = w.actions(false) {
+			if err := h.step(w, can[h.rng.IntN(len(can))]); err != "" {
+				return err
+			}
+		}
+	}
+	return "a node that nobody saw is waited for without end: " + w.settled()
+}
+
+func (h *history) step(w *world, a action) string {
+	h.steps++
+	if h.loud {
+		h.t.Logf("%4d %s", h.steps, w.describe(a))
+	}
+	w.do(a)
+	if w.wrong != "" && h.loud {
+		h.t.Log("\n" + w.String())
+	}
+	return w.wrong
+}
+
+// plot draws what the cluster goes through.
+func (h *history) plot(r *rules) {
+	rng := h.rng
+	r.plan = []step{{join, 0, 0}}
+	r.names = []string{"a"}
+	alive := []int{0} // who will be, if all goes to plan
+	fresh := 0
+	for range 2 + rng.IntN(6) {
+		switch what := rng.IntN(10); {
+		case what < 5 || len(alive) < 2:
+			fresh++
+			node := len(r.names)
+			r.names = append(r.names, string(rune('a'+fresh)))
+			r.plan = append(r.plan, step{join, node, alive[rng.IntN(len(alive))]})
+			alive = append(alive, node)
+		case what < 7:
+			i := rng.IntN(len(alive))
+			r.plan = append(r.plan, step{leave, alive[i], 0}, step{stopHere, 0, 0})
+			alive = append(alive[:i], alive[i+1:]...)
+		default:
+			i := rng.IntN(len(alive))
+			r.plan = append(r.plan, step{crash, alive[i], 0})
+			name := r.names[alive[i]]
+			alive = append(alive[:i], alive[i+1:]...)
+			if rng.IntN(2) == 0 {
+				node := len(r.names)
+				r.names = append(r.names, name)
+				r.plan = append(r.plan, step{join, node, alive[rng.IntN(len(alive))]})
+				alive = append(alive, node)
+			}
+		}
+		if rng.IntN(3) == 0 {
+			r.plan = append(r.plan, step{stopHere, 0, 0})
+		}
+	}
+}

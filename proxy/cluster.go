@@ -1,0 +1,175 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"time"
+
+	"lanekeeper/peer"
+	"lanekeeper/queue"
+)
+
+// Cluster is what the edge needs of the nodes that share its keys. Its methods
+// must be safe for concurrent use; only Guard may block.
+type Cluster interface {
+	// Ready returns nil, or why this node may not take part: it has not found
+	// the others yet, say, or too few of them.
+	Ready() error
+	// Partition is the one that a lane's name belongs to.
+	Partition(key []byte) int
+	// Enter takes the request's place if its lane is here, and reports whether
+	// it is; else it has done nothing.
+	Enter(partition int, local peer.Local) bool
+	// Send gives the call its place, wherever its lane is.
+	Send(call *peer.Call)
+	// Cancel asks for the call's end, which it may have before its turn.
+	Cancel(call *peer.Call)
+	// Fetch is the body of a response that was too large to be answered whole.
+	Fetch(call *peer.Call) (io.ReadCloser, error)
+	// Guard returns nil if this node may still run a request of a partition that
+	// came at the given time; it may wait for that to be known.
+	Guard(partition int, came time.Time) error
+}
+
+// AdmitHere implements peer.Local: it takes the request's ticket in this node's
+// own lanes.
+func (c *call) AdmitHere(id queue.ID) bool {
+	c.place.ID = id
+	c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
+	return c.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
+}
+
+// forwardGrace is how long the ingress waits after the owner should have
+// answered.
+const forwardGrace = 2 * time.Second
+
+// forward takes the request to its lane. It ends with the owner's answer in
+// c.ctx, or with the request's turn here, if this node became the owner, or
+// says why neither.
+func (c *call) forward() *problem {
+	c.prepare()
+	c.scratch = c.appendFields(c.scratch[:0], c.route.upstream.targets[0].address)
+	lane := c.lane
+	r := peer.Request{
+		Key: c.key, Route: c.route.Name, Class: c.class(), Holder: c.fields.holder,
+		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, MaxResponse: lane.MaxResponse,
+		UpstreamTimeout: lane.UpstreamTimeout, Retries: lane.Retries,
+		ToHead: c.ctx.IsHead(), Head: c.scratch, Body: c.ctx.Request.Body(),
+	}
+	if lane.AfterTimeout == Hold {
+		r.HoldFor = lane.HoldFor
+	}
+	began := time.Now()
+	call := peer.NewCall(c.place.Partition, c, &r, c.arrived.Add(c.patience))
+	c.proxy.config.Cluster.Send(call)
+	c.id = call.Ticket
+	problem := c.await(call)
+	if problem == nil && call.Here {
+		c.proxy.metrics.forwarded("local", time.Since(began))
+		return c.turnHere()
+	}
+	if problem == nil {
+		problem = c.relayed(call)
+	}
+	c.proxy.metrics.forwarded(resultOf(problem), time.Since(began))
+	c.answered = problem == nil
+	return problem
+}
+
+func resultOf(problem *problem) string {
+	switch {
+	case problem == nil:
+		return "response"
+	case problem.executed == unknown:
+		return "unknown"
+	}
+	return "not_executed"
+}
+
+// await waits until the call has ended, or until nobody can wait for it any
+// longer, which is a problem.
+func (c *call) await(call *peer.Call) *problem {
+	skips := c.lane.ClientGone == Skip
+	patience := c.arrived.Add(c.patience)
+	last := patience.Add(c.lane.UpstreamTimeout + forwardGrace)
+	for look, cancelled := firstLook, false; ; look = min(2*look, lastLook) {
+		now := time.Now()
+		until := last
+		if !cancelled {
+			until = patience
+		}
+		if skips {
+			until = earlier(until, now.Add(look))
+		}
+		if call.Wait(until) {
+			return nil
+		}
+		now = time.Now()
+		switch {
+		case !cancelled && skips && !c.gone && hungUp(c.ctx.Conn()):
+			c.gone = true
+			c.proxy.config.Cluster.Cancel(call)
+		case !cancelled && !now.Before(patience):
+			cancelled = true
+			c.proxy.config.Cluster.Cancel(call)
+		case !now.Before(last):
+			return peerLost.because("the key's owner does not answer, and may still be at work on the request")
+		}
+	}
+}
+
+// relayed answers with the owner's answer.
+func (c *call) relayed(call *peer.Call) *problem {
+	r := &call.Response
+	c.owner = call.Owner.Name
+	c.laneWait, c.upstreamTime, c.depth = r.LaneWait, r.UpstreamTime, r.Depth
+	if r.Problem != "" {
+		return c.ownersProblem(r)
+	}
+	response := &c.ctx.Response
+	in := bufio.NewReader(bytes.NewReader(r.Head))
+	if err := response.Header.Read(in); err != nil {
+		return peerLost.because(fmt.Sprintf("the answer of %s cannot be read: %v", c.owner, err))
+	}
+	switch {
+	case c.ctx.IsHead() || bodiless(response.StatusCode()):
+		response.SkipBody = true
+	case r.Stream:
+		return c.fetch(call)
+	default:
+		response.SetBodyRaw(r.Body)
+	}
+	return nil
+}
+
+// ownersProblem is the owner's answer, which was lanekeeper's own there too.
+func (c *call) ownersProblem(r *peer.Response) *problem {
+	executed, otherwise := no, notReady
+	if r.Executed == peer.Unknown {
+		executed, otherwise = unknown, peerLost
+	}
+	kind := kinds[r.Problem]
+	switch {
+	case r.Problem == peer.Cancelled && c.gone:
+		return clientGone.because("")
+	case r.Problem == peer.Cancelled:
+		return laneTimeout.because(fmt.Sprintf("it waited %s, and its key's owner could not be reached or was busy with others", c.patience))
+	case kind == nil || kind.executed != executed: // of a later version
+		kind = otherwise
+	}
+	return kind.after(r.RetryAfter, r.Detail)
+}
+
+// fetch lets the rest of a large response stream through this node.
+func (c *call) fetch(call *peer.Call) *problem {
+	body, err := c.proxy.config.Cluster.Fetch(call)
+	if err != nil {
+		return peerLost.because(fmt.Sprintf("the answer of %s was lost: %v", c.owner, err))
+	}
+	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
+	r := &relay{call: c, body: body, closer: body}
+	r.start(c.ctx.Response.Header.ContentLength())
+	return nil
+}
