@@ -33,6 +33,10 @@ func (t *Table) Confirm() {
 // Confirmed reports whether nothing is open from the last Confirm.
 func (t *Table) Confirmed() bool { return t.check.open == 0 }
 
+// AskAgain asks another member what Confirm asked, for the last one has not
+// answered: it may have taken this node for dead, and have no way to it yet.
+func (t *Table) AskAgain() { t.checkNext() }
+
 // checkNext asks the next live member. Without one there is nobody who could
 // have taken anything.
 func (t *Table) checkNext() {

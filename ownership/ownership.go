@@ -329,15 +329,20 @@ func (o *Ownership) watch() {
 func (o *Ownership) look() {
 	o.mu.Lock()
 	late := o.now() - time.Duration(o.beat.Load())
-	fresh := late > o.config.Suspicion && !o.frozen
+	waiting := o.frozen
+	fresh := late > o.config.Suspicion && !waiting
 	switch {
 	case fresh:
 		o.frozen = true
-	case !o.frozen:
+	case !waiting:
 		o.beat.Store(int64(o.now()))
 	}
 	o.mu.Unlock()
-	if !fresh {
+	switch {
+	case waiting:
+		o.do((*Table).AskAgain)
+		return
+	case !fresh:
 		return
 	}
 	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "for", late)

@@ -199,3 +199,84 @@ func TestRollingRestart(t *testing.T) {
 		t.Errorf("statuses %v: want 200 alone", statuses)
 	}
 }
+
+// kill ends a node as a power failure does, and starts it again.
+func (c *testCluster) kill(i int) {
+	c.t.Helper()
+	c.nodes[i].signal(syscall.SIGKILL)
+	c.nodes[i].wait()
+}
+
+func (c *testCluster) launch(i int) {
+	c.t.Helper()
+	c.nodes[i] = launch(c.t, c.files[i])
+	c.awaitReady(i)
+}
+
+// others are the targets without one node.
+func (c *testCluster) others(i int) []string {
+	return append(append([]string(nil), c.targets[:i]...), c.targets[i+1:]...)
+}
+
+// inexcusable are the kinds that no fault excuses.
+var inexcusable = []loadtest.Kind{loadtest.Duplicate, loadtest.Loss, loadtest.Ghost, loadtest.Crossed, loadtest.Malformed}
+
+func (c *testCluster) expectNone(report *loadtest.Report, kinds ...loadtest.Kind) {
+	c.t.Helper()
+	for _, kind := range kinds {
+		if n := report.Count(kind); n > 0 {
+			c.t.Errorf("%s: %d", kind, n)
+		}
+	}
+}
+
+// TestKilledOwner kills a node under load, with clients at the others: what it
+// had is unknown, its keys are taken over when the others are sure that it is
+// dead, and nothing runs twice, is lost, or is denied although it ran.
+func TestKilledOwner(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
+	traffic := loadtest.Traffic{Mode: loadtest.Spaced, Keys: 100, PerKey: 10000, Gap: 100 * time.Millisecond, Connections: 4000, Targets: c.others(2)}
+	result, report := c.under(traffic, func() {
+		time.Sleep(time.Second)
+		c.kill(2)
+		time.Sleep(6 * time.Second)
+		c.launch(2)
+		time.Sleep(time.Second)
+	})
+	statuses := result.Statuses()
+	t.Logf("statuses %v; longest gap %s, max %s\n%s", statuses, result.LongestGap, result.LatencyAt(100), report)
+	c.expectNone(report, inexcusable...)
+	if statuses[200] == 0 || statuses[200]+statuses[502] != len(result.Sent) {
+		t.Errorf("statuses %v: want 200, and 502 for what the dead node had", statuses)
+	}
+	// A call that ran when its node died may still be running when the next one
+	// of its key starts elsewhere: at most one for each key of the dead node. By
+	// then it has long ended here.
+	c.expectNone(report, loadtest.Overlap)
+}
+
+// TestPausedOwner stops a node's process for longer than the others wait, and
+// lets it go on: of all it had, at most the call that was being sent may run
+// beside another.
+func TestPausedOwner(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
+	traffic := loadtest.Traffic{Mode: loadtest.Spaced, Keys: 100, PerKey: 10000, Gap: 100 * time.Millisecond, Connections: 4000, Targets: c.others(2)}
+	result, report := c.under(traffic, func() {
+		for range 2 {
+			time.Sleep(time.Second)
+			c.nodes[2].signal(syscall.SIGSTOP)
+			time.Sleep(6 * time.Second)
+			c.nodes[2].signal(syscall.SIGCONT)
+			time.Sleep(3 * time.Second)
+		}
+	})
+	statuses := result.Statuses()
+	t.Logf("statuses %v; longest gap %s, max %s\n%s", statuses, result.LongestGap, result.LatencyAt(100), report)
+	c.expectNone(report, inexcusable...)
+	if n := report.Count(loadtest.Overlap); n > 2 {
+		t.Errorf("%d overlaps in two pauses", n)
+	}
+	if statuses[200] == 0 || statuses[200]+statuses[502]+statuses[503] != len(result.Sent) {
+		t.Errorf("statuses %v: want 200, 502 for what the paused node had, and 503", statuses)
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -10,12 +11,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
+
+var processLogs = flag.String("process.logs", "", "directory that keeps the logs of processes, for a person to read")
 
 // process is a running `lanekeeper serve`.
 type process struct {
@@ -64,9 +68,18 @@ func launch(t *testing.T, file string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.cmd.Process.Kill(); p.cmd.Wait() })
+	source := io.Reader(stderr)
+	if *processLogs != "" {
+		kept, err := os.CreateTemp(*processLogs, filepath.Base(file)+".*.log")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { kept.Close() })
+		source = io.TeeReader(stderr, kept)
+	}
 	go func() {
 		defer close(p.lines)
-		for scanner := bufio.NewScanner(stderr); scanner.Scan(); {
+		for scanner := bufio.NewScanner(source); scanner.Scan(); {
 			var line map[string]any
 			if json.Unmarshal(scanner.Bytes(), &line) != nil {
 				line = map[string]any{"msg": scanner.Text()}
