@@ -67,6 +67,7 @@ type Traffic struct {
 	Rate        float64       // Open: requests per second
 	Depth       int           // Pipelined: unanswered requests per connection; 0 = 8
 	Connections int           // open at once; 0 = DefaultConnections
+	Pinned      bool          // Spaced, Open: a key's requests take the connections of one target, the key's number modulo theirs
 
 	Duration time.Duration   // sending stops after it; 0 = DefaultDuration
 	Stop     <-chan struct{} // sending stops when it is closed; nil = never
@@ -183,6 +184,14 @@ func (t Traffic) withDefaults() Traffic {
 	return t
 }
 
+// groups is how many sets of connections there are.
+func (t Traffic) groups() int {
+	if t.Pinned {
+		return len(t.Targets)
+	}
+	return 1
+}
+
 // total is how many requests the run sends at most.
 func (t Traffic) total() int {
 	if t.Mode == Spaced {
@@ -222,6 +231,8 @@ func (t Traffic) validated() ([]string, error) {
 		return nil, fmt.Errorf("zipf exponent %v must be above 1", t.Zipf)
 	case !(t.Reads >= 0 && t.Reads <= 1):
 		return nil, fmt.Errorf("share of reads %v is outside [0, 1]", t.Reads)
+	case t.Pinned && t.Connections < len(t.Targets):
+		return nil, errors.New("pinned traffic needs a connection to each target")
 	case t.Gap < 0 || t.Duration < 0 || t.Timeout < 0:
 		return nil, errors.New("gap, duration and timeout must not be negative")
 	case t.Producer != "" && t.Mode != Spaced && t.Mode != Open:
@@ -239,7 +250,10 @@ func (t Traffic) Run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Traffic: t, next: make([]int64, t.Keys), free: make(chan *wire, t.Connections)}
+	r := &run{Traffic: t, next: make([]int64, t.Keys)}
+	for range r.groups() {
+		r.free = append(r.free, make(chan *wire, t.Connections))
+	}
 	for k := range t.Keys {
 		r.keys = append(r.keys, strconv.Itoa(k))
 		r.names = append(r.names, t.Space+":"+r.keys[k])
@@ -289,7 +303,7 @@ func (t Traffic) Run(ctx context.Context) (*Result, error) {
 type run struct {
 	Traffic
 	keys, names []string
-	free        chan *wire // Spaced, Open: connections that may be written to
+	free        []chan *wire // Spaced, Open: connections that may be written to, by group
 	started     time.Time
 	startedAt   int64
 
@@ -386,7 +400,7 @@ func (r *run) sendOnSchedule(ctx context.Context) {
 		s.due = r.startedAt + int64(at)
 		for sent := false; !sent; {
 			select {
-			case w := <-r.free:
+			case w := <-r.free[key%len(r.free)]:
 				buffer, sent = w.send(s, r.keys[key], buffer)
 			case <-ctx.Done():
 				return

@@ -40,6 +40,8 @@ type wire struct {
 	parked  bool    // belongs into run.free as soon as it is up
 }
 
+func (w *wire) free() chan *wire { return w.run.free[w.first%len(w.run.free)] }
+
 func (w *wire) address(attempt int) string { return w.addresses[(w.first+attempt)%len(w.addresses)] }
 
 // newWire makes one that is down. With a window, a settled request frees a place
@@ -105,7 +107,7 @@ func (w *wire) open(ctx context.Context, conn net.Conn) {
 	}
 	w.mu.Unlock()
 	if parked {
-		w.run.free <- w // has room for all wires
+		w.free() <- w // has room for all wires
 	}
 }
 
@@ -239,7 +241,7 @@ func (w *wire) read(conn net.Conn) error {
 		case w.window != nil:
 			<-w.window
 		case !closing:
-			w.run.free <- w
+			w.free() <- w
 		}
 		if closing {
 			return errClosing

@@ -126,7 +126,7 @@ func (c *call) relayed(call *peer.Call) *problem {
 	c.owner = call.Owner.Name
 	c.laneWait, c.upstreamTime, c.depth = r.LaneWait, r.UpstreamTime, r.Depth
 	if r.Problem != "" {
-		return c.ownersProblem(r)
+		return c.ownersProblem(call)
 	}
 	response := &c.ctx.Response
 	in := bufio.NewReader(bytes.NewReader(r.Head))
@@ -145,7 +145,8 @@ func (c *call) relayed(call *peer.Call) *problem {
 }
 
 // ownersProblem is the owner's answer, which was lanekeeper's own there too.
-func (c *call) ownersProblem(r *peer.Response) *problem {
+func (c *call) ownersProblem(call *peer.Call) *problem {
+	r := &call.Response
 	executed, otherwise := no, notReady
 	if r.Executed == peer.Unknown {
 		executed, otherwise = unknown, peerLost
@@ -154,6 +155,8 @@ func (c *call) ownersProblem(r *peer.Response) *problem {
 	switch {
 	case r.Problem == peer.Cancelled && c.gone:
 		return clientGone.because("")
+	case r.Problem == peer.Cancelled && call.Owner.IsZero():
+		return noOwner.because(fmt.Sprintf("in %s no node was found that has the request's key", c.patience))
 	case r.Problem == peer.Cancelled:
 		return laneTimeout.because(fmt.Sprintf("it waited %s, and its key's owner could not be reached or was busy with others", c.patience))
 	case kind == nil || kind.executed != executed: // of a later version

@@ -38,6 +38,7 @@ type Proxy struct {
 	contexts sync.Pool // of *fasthttp.RequestCtx, for requests that other nodes accepted
 
 	clients    clients
+	listeners  listeners
 	background background // goroutines that outlive their request
 }
 
@@ -49,7 +50,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		p.via += " (" + config.Node + ")"
 	}
 	p.background.conns = make(map[net.Conn]struct{})
-	p.clients.conns = make(map[net.Conn]struct{})
+	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
 	p.contexts.New = func() any { return new(fasthttp.RequestCtx) }
 	for _, u := range config.Upstreams {
@@ -76,22 +77,54 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	return p, nil
 }
 
+// lingerMax is how long Stop leaves idle connections open. A client that sends
+// on one in the moment in which it is closed does not know what became of its
+// request, so as few as possible are closed under their clients' hands.
+const lingerMax = 500 * time.Millisecond
+
+func (p *Proxy) linger(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lingerMax)
+	defer cancel()
+	tick := time.NewTicker(lingerMax / 50)
+	defer tick.Stop()
+	for p.open.Load() > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // Retire has every answer from now on close its connection, so that clients
 // come back by another node before this one stops.
 func (p *Proxy) Retire() { p.retiring.Store(true) }
 
 // Serve accepts connections until Stop. It returns nil after Stop.
 func (p *Proxy) Serve(listener net.Listener) error {
-	return p.server.Serve(&limitedListener{Listener: listener, proxy: p})
+	limited := &limitedListener{Listener: listener, proxy: p}
+	if !p.listeners.add(limited) {
+		return limited.Close()
+	}
+	err := p.server.Serve(limited)
+	if p.listeners.isClosed() {
+		return nil
+	}
+	return err
 }
 
-// Stop closes the listeners and idle connections, and waits until every request
-// has been answered. When ctx ends first, it closes what is left and returns
-// ctx's error. Lanes are to be drained before.
+// Stop closes the listeners, then, after a moment in which whoever uses a
+// connection is told to leave it, the idle connections, and waits until every
+// request has been answered. When ctx ends first, it closes what is left and
+// returns ctx's error. Lanes are to be drained before.
 func (p *Proxy) Stop(ctx context.Context) error {
+	p.Retire()
+	p.listeners.close()
+	p.linger(ctx)
+	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)
 	if err != nil {
-		p.clients.close()
+		p.clients.close(true)
 	}
 	p.background.stop()
 	for _, u := range p.upstreams {

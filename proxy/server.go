@@ -54,7 +54,9 @@ func (p *Proxy) newServer() *fasthttp.Server {
 func (p *Proxy) connState(conn net.Conn, state fasthttp.ConnState) {
 	switch state {
 	case fasthttp.StateNew:
-		p.clients.add(conn)
+		p.clients.set(conn, true)
+	case fasthttp.StateActive:
+		p.clients.set(conn, false)
 	case fasthttp.StateClosed:
 		p.open.Add(-1)
 		p.clients.remove(conn)
@@ -65,14 +67,16 @@ func (p *Proxy) connState(conn net.Conn, state fasthttp.ConnState) {
 
 // clients are the connections that the server has.
 type clients struct {
-	mu    sync.Mutex // guards conns
-	conns map[net.Conn]struct{}
+	mu    sync.Mutex        // guards conns
+	conns map[net.Conn]bool // true: it has not sent a byte yet
 }
 
-func (s *clients) add(conn net.Conn) {
+func (s *clients) set(conn net.Conn, untouched bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conns[conn] = struct{}{}
+	if was, known := s.conns[conn]; !known || was != untouched {
+		s.conns[conn] = untouched
+	}
 }
 
 func (s *clients) remove(conn net.Conn) {
@@ -81,11 +85,14 @@ func (s *clients) remove(conn net.Conn) {
 	delete(s.conns, conn)
 }
 
-func (s *clients) close() {
+// close closes the connections, or only those that have not sent a byte.
+func (s *clients) close(all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for conn := range s.conns {
-		conn.Close()
+	for conn, untouched := range s.conns {
+		if all || untouched {
+			conn.Close()
+		}
 	}
 }
 
@@ -101,6 +108,43 @@ func (l serverLog) Printf(format string, args ...any) {
 type limitedListener struct {
 	net.Listener
 	proxy *Proxy
+	once  sync.Once
+}
+
+// Close may be called again, as both Stop and the server do.
+func (l *limitedListener) Close() (err error) {
+	l.once.Do(func() { err = l.Listener.Close() })
+	return err
+}
+
+// listeners are those that Serve accepts from.
+type listeners struct {
+	mu     sync.Mutex // guards the rest
+	open   []net.Listener
+	closed bool
+}
+
+// add reports false if they have been closed.
+func (l *listeners) add(listener net.Listener) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open = append(l.open, listener)
+	return !l.closed
+}
+
+func (l *listeners) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	for _, listener := range l.open {
+		listener.Close()
+	}
+}
+
+func (l *listeners) isClosed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {

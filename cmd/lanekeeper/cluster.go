@@ -296,9 +296,9 @@ var _ proxy.Cluster = clusterEdge{}
 // errAlone is the end of a drain that finds nobody to give anything to.
 var errAlone = errors.New("no other member takes partitions")
 
-// drain gives every partition away, and waits until nobody needs this node any
-// more: neither its lanes nor the requests that came by it. It returns errAlone
-// if there is nobody else, or nobody else any more.
+// drain gives every partition away, and waits until no other member needs this
+// node's lanes any more. It returns errAlone if there is nobody to give them to,
+// or nobody any more.
 func (c *cluster) drain(ctx context.Context) error {
 	if err := c.members.Drain(ctx); err != nil {
 		c.log.Warn("the others may learn late that this node drains", "error", err)
@@ -309,22 +309,16 @@ func (c *cluster) drain(ctx context.Context) error {
 	go func() { given <- c.owners.Drain(giving) }() // ends with giving
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for idle := false; !idle || c.hop.Pending() > 0; {
+	for {
 		select {
 		case err := <-given:
-			if err != nil {
-				return err
-			}
-			idle = true
+			return err
 		case <-tick.C:
-			if !idle && c.alone() {
+			if c.alone() {
 				return errAlone
 			}
-		case <-ctx.Done():
-			return ctx.Err()
 		}
 	}
-	return nil
 }
 
 // alone reports whether there is nobody to give anything to.

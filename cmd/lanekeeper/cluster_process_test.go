@@ -22,21 +22,20 @@ var clusterRounds = flag.Int("cluster.rounds", 2, "rolling restarts in TestRolli
 
 // testCluster is a few processes in front of one witness.
 type testCluster struct {
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	nodes   []*process
 	files   []string
 	targets []string
+	admins  []string
 	history *loadtest.History
-	witness string
 }
 
-// startProcesses starts n members in front of a witness that takes the given
-// time, and waits until each has its share.
-func startProcesses(t *testing.T, n int, service loadtest.WitnessConfig, extra string) *testCluster {
+// startWitness serves a witness on loopback until the test ends.
+func startWitness(t testing.TB, config loadtest.WitnessConfig) (url string, history *loadtest.History) {
 	t.Helper()
-	c := &testCluster{t: t, dir: t.TempDir(), history: loadtest.NewHistory(loadtest.NewClock(), 0)}
-	witness, err := loadtest.NewWitness(service, c.history)
+	history = loadtest.NewHistory(loadtest.NewClock(), 2_000_000)
+	witness, err := loadtest.NewWitness(config, history)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,8 +47,22 @@ func startProcesses(t *testing.T, n int, service loadtest.WitnessConfig, extra s
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stopSoon(witness.Stop) })
-	c.witness = "http://" + listener.Addr().String()
+	return "http://" + listener.Addr().String(), history
+}
 
+// startProcesses starts n members in front of a witness, and waits until each
+// has its share. extra is more of their configuration.
+func startProcesses(t testing.TB, n int, service loadtest.WitnessConfig, extra string) *testCluster {
+	t.Helper()
+	url, history := startWitness(t, service)
+	c := startMembers(t, n, url, extra)
+	c.history = history
+	return c
+}
+
+func startMembers(t testing.TB, n int, upstream, extra string) *testCluster {
+	t.Helper()
+	c := &testCluster{t: t, dir: t.TempDir()}
 	secret := filepath.Join(c.dir, "secret")
 	writeFile(t, secret, base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))+"\n")
 	ports := freePorts(t, 5*n)
@@ -82,9 +95,10 @@ routes:
     upstream: app
     key: {space: order, from: [{path: id}]}
 log: {keys: plain}
-%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], c.witness, extra))
+%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, extra))
 		c.files = append(c.files, file)
 		c.targets = append(c.targets, "http://127.0.0.1:"+of[1])
+		c.admins = append(c.admins, "http://127.0.0.1:"+of[3])
 		c.nodes = append(c.nodes, nil)
 	}
 	var starting sync.WaitGroup
@@ -96,7 +110,7 @@ log: {keys: plain}
 	return c
 }
 
-func writeFile(t *testing.T, name, text string) {
+func writeFile(t testing.TB, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -104,7 +118,7 @@ func writeFile(t *testing.T, name, text string) {
 }
 
 // freePorts are ports of loopback that nothing listens on, for TCP and UDP.
-func freePorts(t *testing.T, n int) (ports []string) {
+func freePorts(t testing.TB, n int) (ports []string) {
 	t.Helper()
 	for len(ports) < n {
 		tcp, err := net.Listen("tcp", "127.0.0.1:0")

@@ -6,11 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -19,8 +19,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"lanekeeper/loadtest"
-	"lanekeeper/proxy"
-	"lanekeeper/queue"
 )
 
 func demoCommand() *cobra.Command {
@@ -30,9 +28,11 @@ func demoCommand() *cobra.Command {
 		Short: "See the same traffic with and without lanekeeper",
 		Long: `Demo starts a service with two replicas, whose requests sometimes take longer,
 and sends it numbered requests of many orders, closely spaced: first through an
-ordinary round-robin proxy, then through lanekeeper. It prints both side by
-side: how often two requests of one order ran at once, how often they finished
-in another order than they were sent in, and what it cost.
+ordinary round-robin proxy, then through a lanekeeper cluster of three nodes. The
+requests of an order arrive at one node, mostly another than the one that has
+its lane. In the middle one node leaves, and later another joins. It prints both side by side: how often two requests of one
+order ran at once, how often they finished in another order than they were sent
+in, and what it cost.
 
 Everything runs in this process, over real sockets on loopback ports that are
 free, and ends by itself. Nothing need be installed.
@@ -84,7 +84,7 @@ func (d *demo) run(ctx context.Context) error {
 	}
 	traffic := loadtest.Traffic{
 		Mode: loadtest.Spaced, Keys: d.orders, PerKey: perOrder, Gap: d.gap,
-		Connections: 16 + 8*d.orders, Seed: d.seed, BodyBytes: 256,
+		Connections: 16 + 8*d.orders, Seed: d.seed, BodyBytes: 256, Pinned: true,
 	}
 	if err := (loadtest.Traffic{Targets: []string{"http://127.0.0.1:1"}, Keys: d.orders, PerKey: perOrder, Connections: traffic.Connections}).Validate(); err != nil {
 		return err
@@ -104,14 +104,31 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	without, err := d.through(ctx, "without", traffic, history, noise, startPlain, replicas)
+	plain, stopPlain, err := startPlain(replicas)
+	if err != nil {
+		return &exitError{code: exitFailure, err: err}
+	}
+	defer stopPlain()
+	without, err := d.through(ctx, "without", traffic, history, noise, []string{plain}, nil)
 	if err != nil {
 		return err
 	}
-	with, err := d.through(ctx, "with", traffic, history, noise, startDemoNode, replicas)
+	cluster := demoCluster{out: d.out, upstreams: replicas}
+	defer cluster.stop()
+	if err := cluster.start(); err != nil {
+		return &exitError{code: exitFailure, err: err}
+	}
+	fmt.Fprintln(d.out, "Three nodes share the orders. A third of the way through, one leaves; at two thirds, another joins:")
+	with, err := d.through(ctx, "with", traffic, history, noise, cluster.addresses(), func(done <-chan struct{}) {
+		cluster.change(d.length, done)
+	})
 	if err != nil {
 		return err
 	}
+	if cluster.failed != nil {
+		return &exitError{code: exitFailure, err: cluster.failed}
+	}
+	fmt.Fprintln(d.out)
 	d.print(without, with, noise)
 	return d.verdict(without, with)
 }
@@ -179,18 +196,21 @@ type demoRun struct {
 	swapped int // requests that finished before one of their order that was sent earlier
 }
 
-// through sends the traffic through a proxy.
+// through sends the traffic to targets. during, if there is one, runs beside it
+// until it returns; its argument is closed when the traffic has ended.
 func (d *demo) through(ctx context.Context, name string, traffic loadtest.Traffic, history *loadtest.History, noise *loadtest.Noise,
-	start func(targets []string) (address string, stop func(), err error), replicas []string) (*demoRun, error) {
+	targets []string, during func(done <-chan struct{})) (*demoRun, error) {
 	history.Reset()
-	address, stop, err := start(replicas)
-	if err != nil {
-		return nil, &exitError{code: exitFailure, err: err}
-	}
-	defer stop()
-	traffic.Targets, traffic.Client = []string{address}, name
+	traffic.Targets, traffic.Client = targets, name
 	traffic.Progress = d.progress(name + " lanekeeper")
+	done := make(chan struct{})
+	var beside sync.WaitGroup
+	if during != nil {
+		beside.Go(func() { during(done) })
+	}
 	result, err := traffic.Run(ctx)
+	close(done)
+	beside.Wait()
 	if err != nil {
 		return nil, failed(err)
 	}
@@ -217,40 +237,6 @@ func startPlain(targets []string) (string, func(), error) {
 		return "", nil, err
 	}
 	return "http://" + listener.Addr().String(), func() { stopSoon(plain.Stop) }, nil
-}
-
-// startDemoNode starts lanekeeper as serve does. Its lanes are deep, because
-// the point is to see all of the traffic in order, not some of it refused.
-func startDemoNode(targets []string) (string, func(), error) {
-	settings, report := Load(LoadOptions{
-		Quick: &Quick{Upstream: targets[0], Key: "path:/orders/{id}"},
-		Flags: map[string]string{"server.listen": "127.0.0.1:0"},
-	})
-	if report.Errors() > 0 {
-		return "", nil, errors.New("the demo's configuration is refused: " + report.Problems[0].Message)
-	}
-	config, err := settings.nodeConfig()
-	if err != nil {
-		return "", nil, err
-	}
-	config.observe, config.admin, config.delay = "", "", 0
-	config.proxy.Upstreams[0].Targets = targets
-	config.proxy.Upstreams[0].Balance = proxy.RoundRobin
-	for i := range config.proxy.Routes {
-		config.proxy.Routes[i].Lane.MaxDepth = 1 << 16
-		config.proxy.Routes[i].Lane.QueueTimeout = time.Minute
-	}
-	config.lanes = queue.Config{MaxQueued: 1 << 20, MaxQueuedBytes: 1 << 30, MaxLanes: 1 << 16, Tags: len(config.proxy.Routes)}
-	node, err := startNode(config, slog.New(slog.DiscardHandler))
-	if err != nil {
-		return "", nil, err
-	}
-	stop := func() {
-		now := make(chan struct{})
-		close(now)
-		node.stop(now) //nolint:errcheck // all requests have been answered
-	}
-	return "http://" + node.traffic.Addr().String(), stop, nil
 }
 
 // finishedOutOfOrder counts executions that ended after one of their key that
@@ -281,7 +267,7 @@ func (d *demo) print(without, with *demoRun, noise *loadtest.Noise) {
 	count := func(kind loadtest.Kind) func(*demoRun) string {
 		return func(r *demoRun) string { return fmt.Sprint(r.report.Count(kind)) }
 	}
-	fmt.Fprintln(w, "\tround-robin proxy\tlanekeeper\t")
+	fmt.Fprintln(w, "\tround-robin proxy\t3 lanekeeper nodes\t")
 	row("two of one order ran at once", count(loadtest.Overlap))
 	row("finished before one sent earlier", func(r *demoRun) string { return fmt.Sprint(r.swapped) })
 	row("ran against the order of admission", func(r *demoRun) string {

@@ -42,35 +42,30 @@ func TestDemoSeesBrokenOrder(t *testing.T) {
 	}
 	defer stop()
 	traffic := loadtest.Traffic{Keys: d.orders, PerKey: 150, Gap: d.gap, Connections: 96, Seed: 1, Clock: history.Clock()}
-	without, err := d.through(t.Context(), "without", traffic, history, &loadtest.Noise{}, startPlain, replicas)
+	plain, stopPlain, err := startPlain(replicas)
 	if err != nil {
 		t.Fatal(err)
 	}
-	watching := func(targets []string) (string, func(), error) {
-		settings, report := Load(LoadOptions{
-			Quick: &Quick{Upstream: targets[0], Key: "path:/orders/{id}"},
-			Flags: map[string]string{"server.listen": "127.0.0.1:0"},
-		})
-		if report.Errors() > 0 {
-			t.Fatal(report.Problems)
-		}
-		config, err := settings.nodeConfig()
-		if err != nil {
-			return "", nil, err
-		}
-		config.observe, config.admin, config.delay = "", "", 0
-		for i := range config.proxy.Routes {
-			config.proxy.Routes[i].Lane.Mode = proxy.Observe
-		}
-		node, err := startNode(config, slog.New(slog.DiscardHandler))
-		if err != nil {
-			return "", nil, err
-		}
-		now := make(chan struct{})
-		close(now)
-		return "http://" + node.traffic.Addr().String(), func() { node.stop(now) }, nil
+	defer stopPlain()
+	without, err := d.through(t.Context(), "without", traffic, history, &loadtest.Noise{}, []string{plain}, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	with, err := d.through(t.Context(), "with", traffic, history, &loadtest.Noise{}, watching, replicas)
+	watching := demoCluster{out: io.Discard, upstreams: replicas}
+	config, err := watching.config("watching")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range config.proxy.Routes {
+		config.proxy.Routes[i].Lane.Mode = proxy.Observe
+	}
+	node, err := startNode(config, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	watching.nodes = append(watching.nodes, node)
+	defer watching.stop()
+	with, err := d.through(t.Context(), "with", traffic, history, &loadtest.Noise{}, watching.addresses(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

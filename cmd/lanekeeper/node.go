@@ -302,13 +302,16 @@ func (n *node) stop(now <-chan struct{}) error {
 	wait(n.config.delay, now)
 
 	n.proxy.Retire()
-	err := n.drain(now)
+	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
+	defer cancel()
+	err := n.drain(ctx)
 
+	// What came by this node may still wait in the lanes of others.
+	if closing := n.close(ctx); closing != nil && err == nil {
+		err = closing
+	}
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
-	if closing := n.proxy.Stop(grace); closing != nil && err == nil {
-		n.log.Warn("connections were cut", "error", closing)
-	}
 	if n.cluster != nil {
 		n.cluster.stop(grace)
 	}
@@ -331,10 +334,9 @@ func wait(d time.Duration, now <-chan struct{}) {
 	}
 }
 
-// drain gives the lanes away, or waits for them to empty.
-func (n *node) drain(now <-chan struct{}) error {
-	ctx, cancel := context.WithTimeout(context.Background(), n.config.drain)
-	defer cancel()
+// until is a context that ends at a time, or soon after now is closed.
+func (n *node) until(deadline time.Time, now <-chan struct{}) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithDeadline(context.Background(), deadline)
 	go func() { // ends with ctx
 		select {
 		case <-now:
@@ -342,6 +344,11 @@ func (n *node) drain(now <-chan struct{}) error {
 		case <-ctx.Done():
 		}
 	}()
+	return ctx, cancel
+}
+
+// drain gives the lanes away, or waits for them to empty.
+func (n *node) drain(ctx context.Context) error {
 	if n.empty(ctx) == nil {
 		return nil
 	}
@@ -349,16 +356,29 @@ func (n *node) drain(now <-chan struct{}) error {
 	for _, total := range n.lanes.Totals() {
 		running += total.Running
 	}
-	forwarded := 0
-	if n.cluster != nil {
-		forwarded = n.cluster.hop.Pending()
-	}
-	if waiting+running+forwarded == 0 {
+	if waiting+running == 0 {
 		n.log.Warn("drain timed out, with no request waiting or running")
 		return nil
 	}
-	n.log.Error("drain timed out", "waiting", waiting, "running", running, "forwarded", forwarded)
-	return fmt.Errorf("%w: %d waited and were answered as not executed, %d were running and their outcome is unknown, %d were at other members", errAbandoned, waiting, running, forwarded)
+	n.log.Error("drain timed out", "waiting", waiting, "running", running)
+	return fmt.Errorf("%w: %d waited and were answered as not executed, %d were running and their outcome is unknown", errAbandoned, waiting, running)
+}
+
+// close ends the clients' connections, when their requests have been answered.
+func (n *node) close(ctx context.Context) error {
+	if ctx.Err() != nil { // what was evicted still has its answer to get
+		grace, cancel := context.WithTimeout(context.Background(), closeGrace)
+		defer cancel()
+		ctx = grace
+	}
+	if err := n.proxy.Stop(ctx); err == nil {
+		return nil
+	}
+	n.log.Warn("connections were cut")
+	if n.cluster != nil && n.cluster.hop.Pending() > 0 {
+		return fmt.Errorf("%w: %d were at other nodes, and their outcome is unknown", errAbandoned, n.cluster.hop.Pending())
+	}
+	return nil
 }
 
 // empty returns nil when no request waits or runs here any more.

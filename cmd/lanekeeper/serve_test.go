@@ -23,7 +23,7 @@ var processLogs = flag.String("process.logs", "", "directory that keeps the logs
 
 // process is a running `lanekeeper serve`.
 type process struct {
-	t       *testing.T
+	t       testing.TB
 	cmd     *exec.Cmd
 	address string // http://…, where it serves
 	observe string
@@ -55,7 +55,7 @@ routes:
 }
 
 // launch runs the whole program.
-func launch(t *testing.T, file string) *process {
+func launch(t testing.TB, file string) *process {
 	t.Helper()
 	p := &process{t: t, lines: make(chan map[string]any, 1000)}
 	p.cmd = exec.Command(os.Args[0], "serve", "--config", file)
@@ -176,7 +176,7 @@ func post(url, body string) <-chan string {
 	return answer
 }
 
-func statusOf(t *testing.T, url string) int {
+func statusOf(t testing.TB, url string) int {
 	t.Helper()
 	response, err := http.Get(url)
 	if err != nil {

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/valyala/fasthttp"
+)
+
+// BenchmarkForwarded compares requests that arrive at their key's owner with
+// requests that arrive at the other of two nodes, in alternating rounds: 64
+// connections, 1 KiB bodies. It reports medians of the ratios of throughput and
+// of CPU per request, summed over both nodes' processes; ns/op means nothing here.
+//
+//	go test ./cmd/lanekeeper -run '^$' -bench Forwarded -benchtime 9x
+func BenchmarkForwarded(b *testing.B) {
+	for _, delay := range []time.Duration{0, time.Millisecond} {
+		b.Run("service="+delay.String(), func(b *testing.B) {
+			c := startMembers(b, 2, startService(b, delay), "")
+			keys := c.keysOf(b, 0, 4096)
+			var rate, cpu, p50 []float64
+			c.round(b, 0, keys)
+			c.round(b, 1, keys)
+			for range b.N {
+				local, forwarded := c.round(b, 0, keys), c.round(b, 1, keys)
+				rate = append(rate, forwarded.rate/local.rate)
+				cpu = append(cpu, forwarded.cpu/local.cpu)
+				p50 = append(p50, float64((forwarded.p50 - local.p50).Microseconds()))
+				b.Logf("local %6.0f/s %5.1fµs p50 %v   forwarded %6.0f/s %5.1fµs p50 %v", local.rate, local.cpu*1e6, local.p50, forwarded.rate, forwarded.cpu*1e6, forwarded.p50)
+			}
+			b.ReportMetric(middle(rate), "throughput-ratio")
+			b.ReportMetric(middle(cpu), "cpu-ratio")
+			b.ReportMetric(middle(p50), "added-p50-µs")
+		})
+	}
+}
+
+// startService serves an answer after a while, until the benchmark ends.
+func startService(b *testing.B, delay time.Duration) (url string) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
+		if delay > 0 {
+			time.Sleep(delay)
+		}
+		ctx.SetContentType("application/json")
+		ctx.WriteString(`{"ok":true}`)
+	}}
+	go server.Serve(listener)              // ends with the listener
+	b.Cleanup(func() { listener.Close() }) // what is connected ends with the process
+	return "http://" + listener.Addr().String()
+}
+
+func middle(values []float64) float64 {
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
+// keysOf asks a node for keys that it owns.
+func (c *testCluster) keysOf(b testing.TB, i, n int) (keys []string) {
+	for k := 0; len(keys) < n; k++ {
+		response, err := http.Get(c.admins[i] + "/api/v1/locate?space=order&key=" + strconv.Itoa(k))
+		if err != nil {
+			b.Fatal(err)
+		}
+		var l struct{ Owner string }
+		err = json.NewDecoder(response.Body).Decode(&l)
+		response.Body.Close()
+		if err != nil {
+			b.Fatal(err)
+		}
+		if l.Owner == fmt.Sprintf("n%d", i+1) {
+			keys = append(keys, strconv.Itoa(k))
+		}
+	}
+	return keys
+}
+
+type costRound struct {
+	rate, cpu float64
+	p50       time.Duration
+}
+
+// round sends requests of keys to one node for a second.
+func (c *testCluster) round(b *testing.B, i int, keys []string) costRound {
+	const connections = 64
+	address := strings.TrimPrefix(c.targets[i], "http://")
+	body := make([]byte, 1024)
+	var sent, failed atomic.Int64
+	var mu sync.Mutex
+	var all []time.Duration
+	var before time.Duration
+	for _, n := range c.nodes {
+		before += cpuOf(b, n.cmd.Process.Pid)
+	}
+	start := time.Now()
+	var wg sync.WaitGroup
+	for n := range connections {
+		wg.Go(func() {
+			client := fasthttp.HostClient{Addr: address, MaxConns: 1, MaxIdemponentCallAttempts: 1}
+			defer client.CloseIdleConnections()
+			request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+			var took []time.Duration
+			for i := 0; time.Since(start) < time.Second; i++ {
+				request.Reset()
+				request.Header.SetMethod("POST")
+				request.SetRequestURI("http://" + address + "/orders/" + keys[(n*61+i)%len(keys)] + "/items")
+				request.SetBodyRaw(body)
+				at := time.Now()
+				if err := client.Do(request, response); err != nil || response.StatusCode() != 200 {
+					failed.Add(1)
+					return
+				}
+				took = append(took, time.Since(at))
+				sent.Add(1)
+			}
+			mu.Lock()
+			all = append(all, took...)
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start)
+	if failed.Load() > 0 {
+		b.Fatalf("%d requests failed", failed.Load())
+	}
+	var after time.Duration
+	for _, n := range c.nodes {
+		after += cpuOf(b, n.cmd.Process.Pid)
+	}
+	slices.Sort(all)
+	return costRound{
+		rate: float64(sent.Load()) / elapsed.Seconds(),
+		cpu:  (after - before).Seconds() / float64(sent.Load()),
+		p50:  all[len(all)/2],
+	}
+}
+
+// cpuOf is the time a process has run, of Linux's /proc in ticks of 10 ms.
+func cpuOf(b testing.TB, pid int) time.Duration {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Skip("no /proc: ", err)
+	}
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * 10 * time.Millisecond
+}
