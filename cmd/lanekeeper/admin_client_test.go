@@ -5,6 +5,9 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
+
+	"lanekeeper/admin"
 )
 
 // Mutants killed: the columns of wide are those of table; the dead are counted;
@@ -41,8 +44,12 @@ lk-3  dead      10.1.4.10:7943  –           –   –         –      41s  �
 		t.Errorf("yaml: got %d\n%s", code, out)
 	}
 	alone := newFakeCluster()
+	alone.members.Members[0].Since = time.Time{}
 	alone.members.Members = alone.members.Members[:1]
-	_, _, errs = runArgs(t, "members", "--admin", alone.serve(t))
+	_, out, errs = runArgs(t, "members", "--no-headers", "--admin", alone.serve(t))
+	if want := "lk-0  alive  10.1.4.7:7943  1365 (100%)  12  9f31c2  1.4.0  –\n"; out != want {
+		t.Errorf("alone: got %q, want %q", out, want)
+	}
 	if want := "! 1 of at least 2 members (cluster.min_members): lk-0 is not ready and runs nothing exclusive\n"; errs != want {
 		t.Errorf("alone: got %q, want %q", errs, want)
 	}
@@ -70,6 +77,12 @@ PARTITION  TARGET  OWNER  EPOCH  STATE     DRAINING
 		if code != exitOK || out != lines(test.want) || errs != remark {
 			t.Errorf("%s: got %d\n%s%s\nwant\n%s%s", test.args, code, out, errs, test.want, remark)
 		}
+	}
+}
+
+func TestRingOfANodeAlone(t *testing.T) {
+	if have, want := ringRemark(&admin.Ring{Node: "lk-0"}), "lk-0 is alone: it has no ring, and every key is its own"; have != want {
+		t.Errorf("got %q, want %q", have, want)
 	}
 }
 

@@ -57,7 +57,7 @@ func membersTable(members *admin.Members, now time.Time, wide bool) *table {
 	}
 	config := ownConfig(members)
 	for _, m := range members.Members {
-		partitions, queued, hash := "–", "–", orDash(m.Config)
+		partitions, queued, hash, since := "–", "–", orDash(m.Config), "–"
 		if m.Live() {
 			partitions = share(m.Owned, m.Target, total)
 			if m.Config != config {
@@ -67,7 +67,10 @@ func membersTable(members *admin.Members, now time.Time, wide bool) *table {
 		if m.Queued != nil {
 			queued = fmt.Sprint(*m.Queued)
 		}
-		cells := []string{m.Name, m.State, orDash(m.Address), partitions, queued, hash, orDash(m.Version), roughly(now.Sub(m.Since))}
+		if !m.Since.IsZero() {
+			since = roughly(now.Sub(m.Since))
+		}
+		cells := []string{m.Name, m.State, orDash(m.Address), partitions, queued, hash, orDash(m.Version), since}
 		if wide {
 			cells = append(cells, orDash(m.Zone), orDash(m.PeerAddress), orDash(m.Incarnation))
 		}

@@ -45,14 +45,21 @@ hash. A dash is what the node that answers does not know.` + adminHelp,
 			if err := o.write(cmd, answer, t); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "ring v%d as %s sees it: %d partitions, %d moving, hash %s, layout %s\n",
-				ring.Version, printable(ring.Node), ring.Partitions, ring.Moving, printable(ring.Hash), printable(ring.Layout))
+			fmt.Fprintln(cmd.ErrOrStderr(), ringRemark(&ring))
 			return nil
 		},
 	}
 	command.Flags().BoolVar(&partitions, "partitions", false, "list every partition")
 	o.bind(command)
 	return command
+}
+
+func ringRemark(ring *admin.Ring) string {
+	if ring.Partitions == 0 {
+		return printable(ring.Node) + " is alone: it has no ring, and every key is its own"
+	}
+	return fmt.Sprintf("ring v%d as %s sees it: %d partitions, %d moving, hash %s, layout %s",
+		ring.Version, printable(ring.Node), ring.Partitions, ring.Moving, printable(ring.Hash), printable(ring.Layout))
 }
 
 func sharesTable(ring *admin.Ring) *table {
