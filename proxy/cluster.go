@@ -5,7 +5,10 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"sync"
 	"time"
+
+	"github.com/valyala/fasthttp"
 
 	"lanekeeper/peer"
 	"lanekeeper/queue"
@@ -129,8 +132,7 @@ func (c *call) relayed(call *peer.Call) *problem {
 		return c.ownersProblem(call)
 	}
 	response := &c.ctx.Response
-	in := bufio.NewReader(bytes.NewReader(r.Head))
-	if err := response.Header.Read(in); err != nil {
+	if err := readHead(&response.Header, r.Head); err != nil {
 		return peerLost.because(fmt.Sprintf("the answer of %s cannot be read: %v", c.owner, err))
 	}
 	switch {
@@ -142,6 +144,16 @@ func (c *call) relayed(call *peer.Call) *problem {
 		response.SetBodyRaw(r.Body)
 	}
 	return nil
+}
+
+// headReaders are for heads that are in memory already.
+var headReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
+
+func readHead(h *fasthttp.ResponseHeader, head []byte) error {
+	in := headReaders.Get().(*bufio.Reader)
+	defer headReaders.Put(in)
+	in.Reset(bytes.NewReader(head))
+	return h.Read(in)
 }
 
 // ownersProblem is the owner's answer, which was lanekeeper's own there too.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 func BenchmarkForwarded(b *testing.B) {
 	for _, delay := range []time.Duration{0, time.Millisecond} {
 		b.Run("service="+delay.String(), func(b *testing.B) {
-			c := startMembers(b, 2, startService(b, delay), "")
+			c := startMembers(b, 2, startService(b, delay), "shutdown: {delay: 0s, drain_timeout: 1s}\n")
 			keys := c.keysOf(b, 0, 4096)
 			var rate, cpu, p50 []float64
 			c.round(b, 0, keys)
@@ -37,6 +38,10 @@ func BenchmarkForwarded(b *testing.B) {
 				cpu = append(cpu, forwarded.cpu/local.cpu)
 				p50 = append(p50, float64((forwarded.p50 - local.p50).Microseconds()))
 				b.Logf("local %6.0f/s %5.1fµs p50 %v   forwarded %6.0f/s %5.1fµs p50 %v", local.rate, local.cpu*1e6, local.p50, forwarded.rate, forwarded.cpu*1e6, forwarded.p50)
+			}
+			for _, n := range c.nodes { // in order, so that profiles are written
+				n.signal(syscall.SIGTERM)
+				n.wait()
 			}
 			b.ReportMetric(middle(rate), "throughput-ratio")
 			b.ReportMetric(middle(cpu), "cpu-ratio")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"flag"
 	"fmt"
@@ -29,6 +30,7 @@ type testCluster struct {
 	targets []string
 	admins  []string
 	history *loadtest.History
+	dial    func(ctx context.Context, address string) (net.Conn, error) // nil: as usual
 }
 
 // startWitness serves a witness on loopback until the test ends.
@@ -144,10 +146,7 @@ func (c *testCluster) awaitReady(i int) {
 	line := p.log("serving")
 	p.address, p.observe = "http://"+line["listen"].(string), "http://"+line["observe"].(string)
 	p.log("partitions have moved")
-	go func() { // ends with the process
-		for range p.lines {
-		}
-	}()
+	p.forget()
 	for range 200 {
 		if statusOf(c.t, p.observe+"/readyz") == 200 {
 			return
@@ -172,7 +171,7 @@ func (c *testCluster) restart(i int) {
 func (c *testCluster) under(traffic loadtest.Traffic, happen func()) (*loadtest.Result, *loadtest.Report) {
 	c.t.Helper()
 	c.history.Reset()
-	traffic.Clock = c.history.Clock()
+	traffic.Clock, traffic.Dial = c.history.Clock(), c.dial
 	if traffic.Targets == nil {
 		traffic.Targets = c.targets
 	}

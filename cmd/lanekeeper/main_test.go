@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"runtime/pprof"
 	"testing"
 )
 
@@ -9,10 +10,32 @@ import (
 // run themselves again with it.
 const runVariable = "LANEKEEPER_TEST_RUN"
 
+// profileVariable names a directory for CPU profiles of such processes.
+const profileVariable = "LANEKEEPER_TEST_PROFILE"
+
+func profile() (stop func()) {
+	dir := os.Getenv(profileVariable)
+	if dir == "" {
+		return func() {}
+	}
+	os.Unsetenv(profileVariable)
+	file, err := os.CreateTemp(dir, "cpu-*.pprof")
+	if err != nil {
+		panic(err)
+	}
+	if err := pprof.StartCPUProfile(file); err != nil {
+		panic(err)
+	}
+	return pprof.StopCPUProfile
+}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(runVariable) != "" {
 		os.Unsetenv(runVariable)
-		os.Exit(run(os.Args[1:]))
+		stop := profile()
+		code := run(os.Args[1:])
+		stop()
+		os.Exit(code)
 	}
 	os.Exit(m.Run())
 }

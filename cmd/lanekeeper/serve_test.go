@@ -28,6 +28,9 @@ type process struct {
 	address string // http://…, where it serves
 	observe string
 	lines   chan map[string]any // of its log
+
+	mu   sync.Mutex // guards rest
+	rest []map[string]any
 }
 
 // serveProcess runs the whole program in front of an upstream.
@@ -57,8 +60,15 @@ routes:
 // launch runs the whole program.
 func launch(t testing.TB, file string) *process {
 	t.Helper()
+	return launchIn(t, file)
+}
+
+// launchIn runs it by another program, which becomes it.
+func launchIn(t testing.TB, file string, by ...string) *process {
+	t.Helper()
 	p := &process{t: t, lines: make(chan map[string]any, 1000)}
-	p.cmd = exec.Command(os.Args[0], "serve", "--config", file)
+	command := append(by, os.Args[0], "serve", "--config", file)
+	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env = append(os.Environ(), runVariable+"=1")
 	stderr, err := p.cmd.StderrPipe()
 	if err != nil {
@@ -107,6 +117,24 @@ func (p *process) log(message string) map[string]any {
 			p.t.Fatalf("the process did not say %q", message)
 		}
 	}
+}
+
+// forget keeps the rest of the log for kept, so that the process is never held
+// up by nobody reading it.
+func (p *process) forget() {
+	go func() { // ends with the process
+		for line := range p.lines {
+			p.mu.Lock()
+			p.rest = append(p.rest, line)
+			p.mu.Unlock()
+		}
+	}()
+}
+
+func (p *process) kept() []map[string]any {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]map[string]any(nil), p.rest...)
 }
 
 func (p *process) signal(s os.Signal) {
