@@ -6,12 +6,12 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light hey wrk curl python3)
-commands=(gcc nginx hey wrk curl python3)
+packages=(gcc libc6-dev nginx-light hey wrk curl python3 iproute2)
+commands=(gcc nginx hey wrk curl python3 ip)
 
 missing=()
 for i in "${!commands[@]}"; do
-	PATH="$PATH:/usr/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
+	PATH="$PATH:/usr/sbin:/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
 done
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -5,9 +5,12 @@ import (
 	"encoding/base64"
 	"flag"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -167,7 +170,8 @@ func (c *testCluster) restart(i int) {
 	c.awaitReady(i)
 }
 
-// under runs traffic while something happens, and returns what both ends saw.
+// under runs traffic while something happens, or to its end if nothing does, and
+// returns what both ends saw.
 func (c *testCluster) under(traffic loadtest.Traffic, happen func()) (*loadtest.Result, *loadtest.Report) {
 	c.t.Helper()
 	c.history.Reset()
@@ -175,13 +179,15 @@ func (c *testCluster) under(traffic loadtest.Traffic, happen func()) (*loadtest.
 	if traffic.Targets == nil {
 		traffic.Targets = c.targets
 	}
-	stop := make(chan struct{})
-	traffic.Stop = stop
 	var happening sync.WaitGroup
-	happening.Go(func() {
-		defer close(stop)
-		happen()
-	})
+	if happen != nil {
+		stop := make(chan struct{})
+		traffic.Stop = stop
+		happening.Go(func() {
+			defer close(stop)
+			happen()
+		})
+	}
 	result, err := traffic.Run(c.t.Context())
 	if err != nil {
 		c.t.Fatal(err)
@@ -292,4 +298,60 @@ func TestPausedOwner(t *testing.T) {
 	if statuses[200] == 0 || statuses[200]+statuses[502]+statuses[503] != len(result.Sent) {
 		t.Errorf("statuses %v: want 200, 502 for what the paused node had, and 503", statuses)
 	}
+}
+
+var clusterForwarded = flag.Int("cluster.forwarded", 20_000, "requests in each half of TestForwardedOrder")
+
+// TestForwardedOrder sends closely spaced requests of one key after another to a
+// node that owns none of them, without waiting for answers: on connections of
+// their own, 200 µs apart, and pipelined on one. Every one of them is forwarded.
+// None runs against the order of its ingress's tickets, and on one connection
+// none against the order of sending.
+func TestForwardedOrder(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{}, "")
+	keys := c.keysOf(t, 0, 10)
+	const ingress = 1
+	half := func(name string, traffic loadtest.Traffic, kind loadtest.Kind) {
+		traffic.Targets = c.targets[ingress : ingress+1]
+		executed := 0
+		for i, key := range keys {
+			traffic.Path, traffic.Client = "/orders/"+key, fmt.Sprintf("%s-%d", name, i)
+			result, report := c.under(traffic, nil)
+			if !report.OK() || report.Judged(kind) == 0 {
+				t.Fatalf("%s, key %s: statuses %v\n%s", name, key, result.Statuses(), report)
+			}
+			if n := result.Statuses()[200]; n != len(result.Sent) {
+				t.Fatalf("%s: statuses %v: want 200 alone", name, result.Statuses())
+			}
+			executed += report.Executions
+		}
+		t.Logf("%s: %d forwarded requests, 0 against order", name, executed)
+	}
+	each := *clusterForwarded / len(keys)
+	half("spaced", loadtest.Traffic{Mode: loadtest.Spaced, PerKey: each, Gap: 200 * time.Microsecond, Connections: 1000}, loadtest.TicketInversion)
+	half("pipelined", loadtest.Traffic{Mode: loadtest.Pipelined, Requests: each, Depth: 32, Connections: 1}, loadtest.ConnectionInversion)
+	if forwarded, local := c.metric(ingress, `lanekeeper_forwarded_total{result="response"}`), c.metric(ingress, "lanekeeper_local_total"); forwarded < float64(2**clusterForwarded) || local > 0 {
+		t.Errorf("%v were forwarded and %v were not", forwarded, local)
+	}
+}
+
+// metric is one figure of a node.
+func (c *testCluster) metric(i int, name string) float64 {
+	c.t.Helper()
+	response, err := http.Get(c.nodes[i].observe + "/metrics")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(rest), 64)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			return value
+		}
+	}
+	return 0
 }
