@@ -355,3 +355,59 @@ func (c *testCluster) metric(i int, name string) float64 {
 	}
 	return 0
 }
+
+// TestKilledIngress kills a node at which requests of one key wait, forwarded:
+// what runs finishes, what waited leaves its lane and never runs, and the key
+// goes on.
+//
+// Mutant: a session that has lost its ingress keeps what waits.
+func TestKilledIngress(t *testing.T) {
+	u := newHoldingUpstream(t)
+	c := startMembers(t, 2, u.URL, "")
+	key := c.keysOf(t, 0, 1)[0]
+	post(c.targets[1]+"/orders/"+key, "runs")
+	if got := u.next(t); got != "runs" {
+		t.Fatalf("arrived: %q", got)
+	}
+	post(c.targets[1]+"/orders/"+key, "waits")
+	c.await("the request to wait at its owner", func() bool { return c.metric(0, `lanekeeper_queued_requests{route="order"}`) == 1 })
+	c.kill(1)
+	c.await("the request to leave its lane", func() bool { return c.metric(0, `lanekeeper_queued_requests{route="order"}`) == 0 })
+	later := post(c.targets[0]+"/orders/"+key, "later")
+	u.release <- struct{}{}
+	if got := u.next(t); got != "later" {
+		t.Errorf("arrived: %q", got)
+	}
+	u.release <- struct{}{}
+	if got := <-later; got != "200 done later" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// await waits for something to come true.
+func (c *testCluster) await(what string, holds func() bool) {
+	c.t.Helper()
+	for until := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(until) {
+			c.t.Fatalf("in vain did the test wait for %s", what)
+		}
+	}
+}
+
+// TestFullLogDevice has a member log to a device that is full.
+func TestFullLogDevice(t *testing.T) {
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skip("this system has no /dev/full")
+	}
+	c := startProcesses(t, 2, loadtest.WitnessConfig{Delay: time.Millisecond}, "")
+	c.nodes[1].signal(syscall.SIGTERM)
+	c.nodes[1].wait()
+	full := launchIn(t, c.files[1], "sh", "-c", `exec "$@" 2>/dev/full`, "sh")
+	full.forget()
+	c.await("the node to own its share", func() bool { return c.metric(0, "lanekeeper_owned_partitions") < 4096 })
+	traffic := loadtest.Traffic{Mode: loadtest.Spaced, Keys: 50, PerKey: 20, Gap: 50 * time.Millisecond, Connections: 200}
+	result, report := c.under(traffic, nil)
+	if !report.OK() || result.Statuses()[200] != len(result.Sent) {
+		t.Errorf("statuses %v\n%s", result.Statuses(), report)
+	}
+}
