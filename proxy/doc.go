@@ -7,7 +7,9 @@
 //  2. route.go finds the first route that matches; a path that another reading
 //     would send to another lane is refused.
 //  3. key.go takes the key from the request, or says precisely why it cannot.
-//  4. proxy.go takes a ticket in the key's lane and waits for its turn.
+//  4. proxy.go takes a ticket in the key's lane and waits for its turn. If the
+//     lane is another node's, cluster.go sends the request there, where
+//     forwarded.go does that and the next, and relays the answer.
 //  5. attempt.go sends the request to a target of upstream.go, once, and reads
 //     the response whole; then the lane is free, and only then is the client
 //     answered. A response too large for that streams under the lane
@@ -23,6 +25,7 @@
 //
 // Goroutines: one per client connection, fasthttp's, which itself waits for
 // its turn and itself talks to the upstream, so that no request object ever
-// changes hands; one more per held lane, tunnel or upload, which Proxy owns and
-// Stop ends.
+// changes hands; one per turn of a request that another node accepted, which has
+// none while it waits, and which ends with its answer; one more per held lane,
+// tunnel or upload, which Proxy owns and Stop ends.
 package proxy
