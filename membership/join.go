@@ -21,20 +21,45 @@ const (
 	resolveTime   = 5 * time.Second // for all seeds
 	joinsAtOnce   = 3
 	reasonsMax    = 5 // named in a message
+	lookSoonest   = time.Second
+	lookers       = 5 // members of a large cluster that look, on average, each time
 )
 
 // joinLoop looks for the cluster until there is company, and from then on goes
-// back to the seeds for ever: only that makes one cluster of a split that
-// healed, for gossip forgets the other half after half a minute.
+// back to the seeds, and to where members died, for ever: only that makes one
+// cluster of a split that healed, for gossip forgets the other half after half
+// a minute. After a death it looks more often for a while: most splits are
+// short, and while one lasts both sides do the same work.
 func (m *Membership) joinLoop() {
 	if len(m.seeds) > 0 {
 		m.joinFirst()
 		m.problem.Store(nil)
 	}
-	for m.wait(jitter(m.config.Rejoin), nil) {
+	for m.wait(jitter(m.nextLook()), m.death) {
+		// In a large cluster not everybody: a node that is back should not have
+		// to talk to hundreds at once.
+		if _, members := m.state(); rand.N(max(members, lookers)) >= lookers {
+			continue
+		}
 		addresses, _ := m.candidates()
 		m.tryEach(addresses[:min(len(addresses), joinsAtOnce)])
 	}
+}
+
+// nextLook is half as long as the last death is past, and at most Rejoin.
+func (m *Membership) nextLook() time.Duration {
+	last, _ := m.state()
+	if last.IsZero() {
+		return m.config.Rejoin
+	}
+	return min(max(time.Since(last)/2, lookSoonest), m.config.Rejoin)
+}
+
+// state returns when a member died last, and how many incarnations live.
+func (m *Membership) state() (lastDeath time.Time, members int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.lastDeath, len(m.table.live)
 }
 
 // joinFirst returns when another node is alive, or seeds are not wanted any more.
@@ -171,7 +196,7 @@ func (m *Membership) try(address netip.AddrPort) failure {
 	m.relay.say(slog.LevelDebug, "join failed", "address", address.String(), "error", why)
 	switch {
 	case strings.Contains(why, refusedMark):
-		return failure{address, "its layout is not this node's: " + after(why, refusedMark), true}
+		return failure{address, "it does not fit this node: " + after(why, refusedMark), true}
 	case strings.Contains(why, "crypt"):
 		// All of memberlist's errors of encryption, of either side.
 		return failure{address, "it has another gossip key, or one of both has none", true}
@@ -181,7 +206,7 @@ func (m *Membership) try(address netip.AddrPort) failure {
 	return failure{address: address, why: why}
 }
 
-// wait pauses for d, or until early is closed, and reports whether seeds are
+// wait pauses for d, or until early has something to say, and reports whether seeds are
 // still wanted.
 func (m *Membership) wait(d time.Duration, early <-chan struct{}) bool {
 	timer := time.NewTimer(d)

@@ -13,12 +13,12 @@ import (
 // memberlist's, or is its packet loop: it must not wait for a log device. So
 // lines are queued, and dropped and counted when the queue is full.
 type relay struct {
-	log     *slog.Logger
-	lines   chan line
-	stop    chan struct{} // closed: run writes what is queued and returns
-	dropped atomic.Int64
-	// pushPull is how long news takes without UDP.
-	pushPull time.Duration
+	log        *slog.Logger
+	lines      chan line
+	stop       chan struct{} // closed: run writes what is queued and returns
+	dropped    atomic.Int64
+	pushPull   time.Duration // how long news takes without UDP
+	advertised string
 
 	mu    sync.Mutex // guards spoke
 	spoke map[string]time.Time
@@ -38,7 +38,10 @@ const (
 )
 
 func newRelay(log *slog.Logger, pushPull time.Duration) *relay {
-	return &relay{log: log, lines: make(chan line, relayQueue), stop: make(chan struct{}), pushPull: pushPull, spoke: make(map[string]time.Time)}
+	return &relay{
+		log: log, pushPull: pushPull, spoke: make(map[string]time.Time),
+		lines: make(chan line, relayQueue), stop: make(chan struct{}),
+	}
 }
 
 // say queues a line. It never blocks.
@@ -149,8 +152,8 @@ var relevelled = []struct {
 	}},
 	{prefix: "Refuting a suspect message (from: ", say: func(r *relay, rest string) {
 		node := strings.TrimSuffix(rest, ")")
-		r.sayOnce("", slog.LevelWarn, "another member got no answer from this node in time, suspected it dead and was told otherwise: harmless once; often, this node has too little CPU or the network loses packets",
-			"member", node)
+		r.sayOnce("", slog.LevelWarn, "another member got no answer from this node in time, suspected it dead and was told otherwise: harmless once; often, this node has too little CPU, the network loses packets, or the address it advertises cannot be reached",
+			"member", node, "advertised", r.advertised)
 	}},
 	{prefix: "Refuting a dead message (from: ", say: func(r *relay, rest string) {
 		node := strings.TrimSuffix(rest, ")")

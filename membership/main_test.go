@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,10 @@ import (
 var verbose = flag.Bool("gossip-log", false, "print what the nodes log")
 
 func TestMain(m *testing.M) {
+	if what := os.Getenv(childVariable); what != "" {
+		runChild(what)
+		return
+	}
 	goleak.VerifyTestMain(m,
 		// One probe of memberlist's may wait for its answer after Stop.
 		goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
@@ -42,14 +47,16 @@ func bubble(t *testing.T, test func(t *testing.T, c *cluster)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{t: t, net: membertest.New(1), nodes: make(map[string]*Membership), log: &journal{t: t}}
 		c.net.SetLink(membertest.Link{Delay: 200 * time.Microsecond, Jitter: time.Millisecond})
+		defer func() { // also after a Fatal: a bubble must not be left with goroutines
+			for name := range c.nodes {
+				c.stop(name)
+			}
+			if n := c.net.Streams(); n != 0 {
+				t.Errorf("%d streams are left open", n)
+			}
+			time.Sleep(time.Minute)
+		}()
 		test(t, c)
-		for name := range c.nodes {
-			c.stop(name)
-		}
-		if n := c.net.Streams(); n != 0 {
-			t.Errorf("%d streams are left open", n)
-		}
-		time.Sleep(time.Minute)
 	})
 }
 

@@ -17,8 +17,11 @@ import (
 	"lanekeeper/ring"
 )
 
-// ErrStopped is returned by what needs a running Membership after Stop.
-var ErrStopped = errors.New("membership: stopped")
+// What can no longer be done.
+var (
+	ErrStopped = errors.New("membership: stopped")
+	ErrLeft    = errors.New("membership: this node has left") // and comes back only as another incarnation
+)
 
 // Membership is this node's part in the gossip of its cluster. Its methods are
 // safe for concurrent use.
@@ -27,7 +30,6 @@ type Membership struct {
 	gossipName string
 	bound      netip.AddrPort // zero with a Transport of config's
 	advertised netip.AddrPort
-	settings   *memberlist.Config
 	layout     layoutMark
 	seeds      []seed
 	transport  *transport
@@ -38,13 +40,14 @@ type Membership struct {
 	problem atomic.Pointer[string]
 
 	kicked  chan struct{} // holds one: the table has changed
+	death   chan struct{} // holds one: a member died
 	company chan struct{} // closed when another node was first seen alive
 	alone   chan struct{} // closed when the node goes on without
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
 	seek   context.Context // ends with Leave, or Stop: seeds are not joined any more
-	settle context.CancelFunc
+	desist context.CancelFunc
 	loops  sync.WaitGroup // publish and join
 	writer sync.WaitGroup // the log
 
@@ -53,11 +56,13 @@ type Membership struct {
 	stopOnce   sync.Once
 	stopped    chan struct{} // closed when nothing of this runs any more
 
-	mu       sync.Mutex // guards the rest
-	table    *table
-	lost     lost
-	says     announcement
-	stopping bool
+	mu        sync.Mutex // guards the rest
+	table     *table
+	lost      lost
+	lastDeath time.Time
+	says      announcement
+	departed  bool // Leave has begun
+	stopping  bool
 }
 
 // Start begins to gossip and to look for the seeds, and returns at once. Its
@@ -86,6 +91,7 @@ func start(config Config) (*Membership, error) {
 		gossipName: gossipName(config.Self),
 		layout:     markOf(config.Layout),
 		kicked:     make(chan struct{}, 1),
+		death:      make(chan struct{}, 1),
 		company:    make(chan struct{}),
 		alone:      make(chan struct{}),
 		announcing: make(chan struct{}, 1),
@@ -113,7 +119,7 @@ func start(config Config) (*Membership, error) {
 	}
 	m.view.Store(&View{Ring: empty, changed: make(chan struct{})})
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.seek, m.settle = context.WithCancel(m.ctx)
+	m.seek, m.desist = context.WithCancel(m.ctx)
 	if err := m.gossip(); err != nil {
 		m.cancel()
 		return nil, err
@@ -134,7 +140,6 @@ func (m *Membership) gossip() error {
 	if err != nil {
 		return err
 	}
-	m.settings = settings
 	m.relay = newRelay(m.config.Log, settings.PushPullInterval)
 	lines := log.New(m.relay, "", 0)
 
@@ -148,6 +153,7 @@ func (m *Membership) gossip() error {
 		return err
 	}
 	m.transport = newTransport(inner, dialTimeout[m.config.Profile])
+	m.relay.advertised = m.advertised.String()
 
 	d := delegate{m}
 	settings.Name = m.gossipName
@@ -173,9 +179,14 @@ func (m *Membership) gossip() error {
 	return err
 }
 
-// listen opens real sockets and decides what to advertise.
+// listen decides what to advertise and opens real sockets.
 func (m *Membership) listen(lines *log.Logger) (memberlist.Transport, error) {
 	address, err := parseListen(m.config.Listen)
+	if err != nil {
+		return nil, err
+	}
+	// First, for sockets that are open must be read from.
+	m.advertised, err = advertised(m.config.Advertise, address, privateAddress)
 	if err != nil {
 		return nil, err
 	}
@@ -184,8 +195,8 @@ func (m *Membership) listen(lines *log.Logger) (memberlist.Transport, error) {
 		return nil, err
 	}
 	m.bound = bound
-	if m.advertised, err = advertised(m.config.Advertise, bound, privateAddress); err != nil {
-		return nil, errors.Join(err, sockets.Shutdown())
+	if m.advertised.Port() == 0 {
+		m.advertised = netip.AddrPortFrom(m.advertised.Addr(), bound.Port())
 	}
 	return sockets, nil
 }
@@ -212,11 +223,9 @@ func (m *Membership) Health() int { return m.list.GetHealthScore() }
 // Traffic counts what gossip has moved.
 func (m *Membership) Traffic() Traffic { return m.transport.traffic() }
 
-// Suspicion is the least time between a node's last answer and the others
-// declaring it dead, in a cluster of the present size. A node that stood still
-// for longer may have been replaced without knowing.
+// Suspicion is the profile's, for the present members.
 func (m *Membership) Suspicion() time.Duration {
-	return suspicion(m.settings, len(m.View().Members))
+	return m.config.Profile.Suspicion(len(m.View().Members))
 }
 
 // spreadTimeout bounds how long memberlist is waited for where the caller sets
@@ -255,21 +264,36 @@ func (m *Membership) SetConfigHash(ctx context.Context, hash string) error {
 // it, and see it Left, not Dead. It gossips on until Stop, but does not come
 // back. It may be called again.
 func (m *Membership) Leave(ctx context.Context) error {
-	m.settle()
+	m.desist()
 	// memberlist's good-bye looks like a death; the announcement before it says
-	// that it is none.
+	// that it is none. announce returns when it has been passed on so often
+	// that everybody has it, nearly always.
 	err := m.announce(ctx, func(a *announcement) { a.intent = leaving })
 	if errors.Is(err, ErrStopped) {
 		return err
 	}
-	return errors.Join(err, m.spread(ctx, m.list.Leave))
+	if errors.Is(err, ErrLeft) {
+		err = nil
+	}
+	return errors.Join(err, m.spread(ctx, func(timeout time.Duration) error {
+		m.mu.Lock()
+		m.departed = true
+		m.mu.Unlock()
+		return m.list.Leave(timeout)
+	}))
 }
 
 // announce changes what this node says of itself and tells the others.
 func (m *Membership) announce(ctx context.Context, change func(*announcement)) error {
 	m.mu.Lock()
-	change(&m.says)
+	departed, stopping := m.departed, m.stopping
+	if !departed {
+		change(&m.says)
+	}
 	m.mu.Unlock()
+	if departed && !stopping {
+		return ErrLeft // memberlist would wait in vain for it to spread
+	}
 	return m.spread(ctx, m.list.UpdateNode)
 }
 

@@ -71,7 +71,12 @@ func (m *Membership) publish() (forget <-chan time.Time) {
 	before := m.View()
 	next := *before
 	next.Dead = dead
-	changed := before.Version == 0 || !slices.Equal(members, before.Members)
+	// Whoever was declared dead and refuted it within the window is the same
+	// member, though gossip counts its life anew.
+	changed := before.Version == 0 || !slices.EqualFunc(members, before.Members, func(a, b Node) bool {
+		a.Since = b.Since
+		return a == b
+	})
 	if changed {
 		next.Version++
 		next.Members = members

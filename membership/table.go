@@ -63,10 +63,10 @@ func (t *table) went(m ring.Member, at time.Time) (n Node, known bool) {
 	return n, true
 }
 
-// forget drops what went before the given time.
-func (t *table) forget(before time.Time) {
+// forget drops what went at the given time or before.
+func (t *table) forget(until time.Time) {
 	for m, n := range t.gone {
-		if n.Since.Before(before) {
+		if !n.Since.After(until) {
 			delete(t.gone, m)
 		}
 	}

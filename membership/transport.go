@@ -34,9 +34,9 @@ type transport struct {
 	streams     chan net.Conn
 
 	muted atomic.Bool     // set first by Shutdown
-	alive context.Context // ends last in Shutdown
+	alive context.Context // ends in Shutdown, when inner has
 	close context.CancelFunc
-	pumps sync.WaitGroup
+	calls sync.WaitGroup // the pump, and dials
 
 	mu   sync.Mutex // guards open, shut
 	open map[*stream]struct{}
@@ -80,7 +80,7 @@ func newTransport(inner memberlist.Transport, dialTimeout time.Duration) *transp
 		}
 	}
 	// Ends with Shutdown.
-	t.pumps.Go(t.pump)
+	t.calls.Go(t.pump)
 	return t
 }
 
@@ -139,6 +139,15 @@ func (t *transport) WriteToAddress(b []byte, a memberlist.Address) (time.Time, e
 }
 
 func (t *transport) DialTimeout(address string, timeout time.Duration) (net.Conn, error) {
+	t.mu.Lock()
+	if t.shut {
+		t.mu.Unlock()
+		return nil, errShut
+	}
+	t.calls.Add(1)
+	t.mu.Unlock()
+	defer t.calls.Done()
+
 	timeout = min(timeout, t.dialTimeout)
 	var conn net.Conn
 	var err error
@@ -179,8 +188,8 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	return t.DialTimeout(a.Addr, timeout)
 }
 
-// Shutdown breaks everything that is open and returns when the transport's
-// goroutines have ended.
+// Shutdown breaks everything that is open and returns when nothing of the
+// transport's runs any more.
 func (t *transport) Shutdown() error {
 	t.muted.Store(true)
 	t.mu.Lock()
@@ -195,7 +204,7 @@ func (t *transport) Shutdown() error {
 	// would never return.
 	err := t.inner.Shutdown()
 	t.close()
-	t.pumps.Wait()
+	t.calls.Wait()
 	return err
 }
 

@@ -68,8 +68,7 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 		t.send(from, Taken{Partition: p, Number: g.Number}) // the receipt was lost
 		return
 	}
-	welcome := t.view.Enough && g.Claim > s.floor && (s.promised.IsZero() || s.promised.Member == from)
-	if s.role != Owned && !welcome {
+	if s.role != Owned && (!t.view.Enough || g.Claim <= s.floor) {
 		// Since it was claimed, this node has stood back for somebody else, who
 		// may have it by now (rule 4).
 		t.send(from, Taken{Partition: p, Number: g.Number, Returned: true})

@@ -10,9 +10,10 @@ import (
 )
 
 var (
-	seeds    = flag.Uint64("seeds", 3000, "random histories of TestRandomHistories")
-	oneSeed  = flag.Int64("seed", -1, "the one history to run, with all it does")
-	deepRuns = flag.Bool("deep", false, "explore larger scenarios: minutes and gigabytes")
+	seeds      = flag.Uint64("seeds", 3000, "random histories of TestRandomHistories")
+	oneSeed    = flag.Int64("seed", -1, "the one history to run, with all it does")
+	mostStates = flag.Int("states", 0, "how many states of each scenario to look at, at most, in place of its own number")
+	deepRuns   = flag.Bool("deep", false, "explore larger scenarios: minutes and gigabytes")
 )
 
 // TestRandomHistories lets clusters of tables live through random histories:
@@ -43,6 +44,8 @@ type history struct {
 	steps int
 	moves int
 	nets  int
+	kinds [retry + 1]float64
+	pairs [64]float64
 }
 
 // byHash is a target like a ring's: it depends on nothing but the names.
@@ -66,6 +69,7 @@ func byHash(salt uint64) func(int, []string) string {
 func (h *history) run(seed uint64) string {
 	rng := h.rng
 	r := &rules{partitions: 2, keys: testKeys, requests: 30, lateEmpty: rng.IntN(2) == 0, codec: true, quiet: rng.IntN(3) == 0}
+	r.linksStay, r.upFirst = rng.IntN(2) == 0, rng.IntN(2) == 0
 	r.target = byHash(seed)
 	r.anyDeath = rng.IntN(3) == 0
 	if rng.IntN(4) == 0 {
@@ -82,6 +86,7 @@ func (h *history) run(seed uint64) string {
 		w.doubts = rng.IntN(6)
 	}
 	w.retries = rng.IntN(4)
+	h.prefer()
 	for {
 		for w.plan < len(r.plan) && r.plan[w.plan].what == stopHere && len(w.actions(false)) == 0 {
 			if err := h.settled(w); err != "" {
@@ -93,13 +98,7 @@ func (h *history) run(seed uint64) string {
 		if len(can) == 0 {
 			break
 		}
-		var a action
-		for range 20 { // faults and changes more rarely than what must happen
-			a = can[rng.IntN(len(can))]
-			if a.what < planStep || rng.IntN(10) < 2 || a.what == admit && rng.IntN(10) < 5 {
-				break
-			}
-		}
+		a := h.choose(can)
 		if err := h.step(w, a); err != "" {
 			return err
 		}
@@ -122,7 +121,7 @@ func (h *history) run(seed uint64) string {
 // exception: a node that claimed something and was gone before a member could
 // see it is waited for until some retries have passed without a sign of it.
 func (h *history) settled(w *world) string {
-	for range 3*patience + 3 {
+	for range 3 {
 		uncovered := false
 		for _, n := range w.nodes {
 			uncovered = uncovered || n.alive() && n.table.uncovered
@@ -150,6 +149,40 @@ func (h *history) settled(w *world) string {
 		}
 	}
 	return "a node that nobody saw is waited for without end: " + w.settled()
+}
+
+// choose prefers, differently in each history, some kinds of action and some
+// pairs of nodes: so some connections are slow, some views late, some calls
+// long.
+func (h *history) choose(can []action) action {
+	var sum float64
+	sums := make([]float64, len(can))
+	for i, a := range can {
+		sum += h.kinds[a.what] * h.pairs[a.a%8*8+a.b%8]
+		sums[i] = sum
+	}
+	at := h.rng.Float64() * sum
+	for i, s := range sums {
+		if at < s {
+			return can[i]
+		}
+	}
+	return can[len(can)-1]
+}
+
+func (h *history) prefer() {
+	for i := range h.kinds {
+		h.kinds[i] = 1
+		if h.rng.IntN(2) == 0 {
+			h.kinds[i] = []float64{0.3, 0.1, 0.03}[h.rng.IntN(3)]
+		}
+	}
+	for i := range h.pairs {
+		h.pairs[i] = 1
+		if h.rng.IntN(3) == 0 {
+			h.pairs[i] = []float64{0.3, 0.1, 0.01}[h.rng.IntN(3)]
+		}
+	}
 }
 
 func (h *history) step(w *world, a action) string {

@@ -11,51 +11,44 @@ import (
 // Message is what one event at a node has to say to one member: entries about
 // partitions, in the order in which they were decided, to be read in that order.
 type Message struct {
-	// Sees are the members that the sender knows to exist: live ones, and those
-	// that have claimed something from it before it could see them. It comes
-	// with every Answer.
+	// Sees are the live members in the sender's view. It comes with every Answer.
 	Sees    []ring.Member
 	Entries []Entry
 }
 
-// Entry is one of Claim, Answer, Give, Taken, KeyDone, Ask, Held, Again,
+// Entry is one of Claim, Answer, Release, Released, Give, Taken, KeyDone, Ask, Held, Again,
 // Confirm and Confirmed.
 type Entry interface {
 	kind() kind
 	append(b []byte) []byte
 }
 
-// Round names one round of claims of one member for one partition. Numbers of
-// an incarnation only rise.
-type Round struct {
-	Member ring.Member
-	Number uint64
-}
-
-// IsZero reports whether r is no round.
-func (r Round) IsZero() bool { return r == Round{} }
-
-// Claim asks for a partition. All earlier rounds of the sender for it are over.
+// Claim asks for a partition.
 type Claim struct {
 	Partition int
 	Number    uint64
-	// Disowned are rounds of other members that are over by their own word:
-	// neither they nor earlier ones of the same member will end in ownership.
-	Disowned []Round
 }
 
-// Answer is the word of a member that doesn't give: None, it has nothing to
-// give and stands back, or "not yet".
+// Answer says that the sender doesn't own the partition. If it answers a claim,
+// the sender stands back for it: it won't own the partition before the claimant
+// has become the owner, has given up, has released it, or is dead.
 type Answer struct {
 	Partition int
-	Number    uint64 // of the claim, or of the Held, that is answered
-	None      bool
-	Void      uint64      // all rounds of the sender up to this one are over
-	Promised  Round       // why not yet: it has stood back for this round
-	Holder    ring.Member // who has the partition as far as the sender knows, and since which epoch
-	Epoch     uint64
+	Number    uint64   // of the claim, or of the Held, that is answered
 	Heard     uint64   // the highest epoch that the sender knows of
 	Keys      []string // what the sender may still run, complete
+}
+
+// Release asks to be released from having stood back for a round.
+type Release struct {
+	Partition int
+	Number    uint64
+}
+
+// Released says that the sender's rounds up to this one are over.
+type Released struct {
+	Partition int
+	Number    uint64
 }
 
 // Give hands a partition over.
@@ -139,6 +132,8 @@ const (
 	kindAgain
 	kindConfirm
 	kindConfirmed
+	kindRelease
+	kindReleased
 )
 
 func (Claim) kind() kind     { return kindClaim }
@@ -151,6 +146,8 @@ func (Held) kind() kind      { return kindHeld }
 func (Again) kind() kind     { return kindAgain }
 func (Confirm) kind() kind   { return kindConfirm }
 func (Confirmed) kind() kind { return kindConfirmed }
+func (Release) kind() kind   { return kindRelease }
+func (Released) kind() kind  { return kindReleased }
 
 // The encoding: members that the sender sees, then entries, each as its kind,
 // the length of the rest in four bytes, and its fields. Numbers and lengths are
@@ -202,17 +199,13 @@ func parseMessage(b []byte) (Message, error) {
 func parseEntry(k kind, r *reader) Entry {
 	switch k {
 	case kindClaim:
-		return Claim{Partition: r.partition(), Number: r.number(), Disowned: r.rounds()}
+		return Claim{Partition: r.partition(), Number: r.number()}
 	case kindAnswer:
-		flags := r.byte()
-		a := Answer{None: flags&1 != 0, Partition: r.partition(), Number: r.number(), Void: r.number(), Epoch: r.number(), Heard: r.number(), Keys: r.keys()}
-		if flags&2 != 0 {
-			a.Promised = r.round()
-		}
-		if flags&4 != 0 {
-			a.Holder = r.member()
-		}
-		return a
+		return Answer{Partition: r.partition(), Number: r.number(), Heard: r.number(), Keys: r.keys()}
+	case kindRelease:
+		return Release{Partition: r.partition(), Number: r.number()}
+	case kindReleased:
+		return Released{Partition: r.partition(), Number: r.number()}
 	case kindGive:
 		return Give{Partition: r.partition(), Number: r.number(), Claim: r.number(), Epoch: r.number(), Keys: r.keys(), Sections: r.sections()}
 	case kindTaken:
@@ -233,26 +226,15 @@ func parseEntry(k kind, r *reader) Entry {
 	return nil
 }
 
-func (e Claim) append(b []byte) []byte {
-	b = appendNumbers(b, uint64(e.Partition), e.Number, uint64(len(e.Disowned)))
-	for _, d := range e.Disowned {
-		b = appendRound(b, d)
-	}
-	return b
-}
+func (e Claim) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }
 
 func (e Answer) append(b []byte) []byte {
-	b = append(b, bit(e.None, 1)|bit(!e.Promised.IsZero(), 2)|bit(!e.Holder.IsZero(), 4))
-	b = appendNumbers(b, uint64(e.Partition), e.Number, e.Void, e.Epoch, e.Heard)
-	b = appendKeys(b, e.Keys)
-	if !e.Promised.IsZero() {
-		b = appendRound(b, e.Promised)
-	}
-	if !e.Holder.IsZero() {
-		b = appendMember(b, e.Holder)
-	}
-	return b
+	return appendKeys(appendNumbers(b, uint64(e.Partition), e.Number, e.Heard), e.Keys)
 }
+
+func (e Release) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }
+
+func (e Released) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }
 
 func (e Give) append(b []byte) []byte {
 	b = appendNumbers(b, uint64(e.Partition), e.Number, e.Claim, e.Epoch)
@@ -313,10 +295,6 @@ func appendKeys(b []byte, keys []string) []byte {
 
 func appendMember(b []byte, m ring.Member) []byte {
 	return binary.BigEndian.AppendUint64(appendText(b, m.Name), m.Incarnation)
-}
-
-func appendRound(b []byte, r Round) []byte {
-	return binary.AppendUvarint(appendMember(b, r.Member), r.Number)
 }
 
 func appendSections(b []byte, sections []Section) []byte {
@@ -404,15 +382,6 @@ func (r *reader) member() ring.Member {
 		m.Incarnation = binary.BigEndian.Uint64(b)
 	}
 	return m
-}
-
-func (r *reader) round() Round { return Round{r.member(), r.number()} }
-
-func (r *reader) rounds() (rounds []Round) {
-	for range r.count(10) {
-		rounds = append(rounds, r.round())
-	}
-	return rounds
 }
 
 func (r *reader) sections() (sections []Section) {

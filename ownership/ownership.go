@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -43,6 +44,9 @@ type Config struct {
 	// Suspicion is how long a member may be silent before others take it for
 	// dead.
 	Suspicion time.Duration
+	// Now is the clock by which this node notices that it stood still; nil means
+	// time.Now.
+	Now func() time.Time
 
 	Log *slog.Logger
 }
@@ -72,10 +76,11 @@ type Ownership struct {
 	config  Config
 	started time.Time
 
-	routes []atomic.Pointer[Route]
+	routes []atomic.Pointer[tenure]
 	owned  atomic.Int64
 	moves  atomic.Uint64
 	beat   atomic.Int64 // when the watchdog was last content, since started
+	stalls atomic.Pointer[[]stall]
 
 	// Lock order: mu, then those of Lanes. Nobody holds a lock of Lanes while
 	// taking mu, and what Lanes calls back goes through emptied.
@@ -88,7 +93,8 @@ type Ownership struct {
 	handoffs []time.Duration
 	gained   int // since the last line of log
 	lost     int
-	frozen   bool
+	frozen   bool // it stood still, and waits for a member's word
+	asked    bool // since then
 	alone    bool
 
 	emptiedMu sync.Mutex // guards emptied; nothing else is locked under it
@@ -103,6 +109,20 @@ type Ownership struct {
 	idle    chan struct{} // closed and replaced when there may be less to wait for
 }
 
+// tenure is a route, and since when it has been the one.
+type tenure struct {
+	Route
+	since time.Duration // since started
+}
+
+// stall is a time for which this node stood still, as far as it can tell, and
+// then until a member's word on what it owned.
+type stall struct{ from, to time.Duration }
+
+// stallsMax is how many are remembered: one is over when nothing waits any more
+// that came before it.
+const stallsMax = 4
+
 type emptied struct {
 	partition int
 	key       []byte
@@ -113,15 +133,18 @@ func New(config Config) (*Ownership, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
 	}
+	if config.Now == nil {
+		config.Now = time.Now
+	}
 	o := &Ownership{
-		config: config, started: time.Now(),
+		config: config, started: config.Now(),
 		table:  NewTable(config.Self, config.Partitions, config.Lanes, config.Sections),
-		routes: make([]atomic.Pointer[Route], config.Partitions),
+		routes: make([]atomic.Pointer[tenure], config.Partitions),
 		since:  make(map[int]time.Time),
 		kick:   make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
 	}
 	for p := range o.routes {
-		o.routes[p].Store(&Route{})
+		o.routes[p].Store(&tenure{})
 	}
 	return o, nil
 }
@@ -153,7 +176,7 @@ func (o *Ownership) Stop() {
 	o.wg.Wait()
 }
 
-func (o *Ownership) now() time.Duration { return time.Since(o.started) }
+func (o *Ownership) now() time.Duration { return o.config.Now().Sub(o.started) }
 
 // SetView is told of every change of the node's view, in order.
 func (o *Ownership) SetView(v View) {
@@ -212,12 +235,15 @@ func (o *Ownership) collectLocked() {
 		o.outbox = append(o.outbox, out)
 	}
 	for _, c := range o.table.Changed() {
-		before := o.routes[c.Partition].Swap(&Route{c.Owner, c.Epoch})
-		o.newsLocked(c, *before)
+		before := o.routes[c.Partition].Load()
+		if c.Route != before.Route {
+			o.routes[c.Partition].Store(&tenure{c.Route, o.now()})
+		}
+		o.newsLocked(c, before.Route)
 	}
-	if o.frozen && o.table.Confirmed() {
+	if o.frozen && o.asked && o.table.Confirmed() {
 		o.frozen = false
-		o.beat.Store(int64(o.now()))
+		o.confirmedLocked()
 		o.config.Log.Info("what this node owns is confirmed", "owned", o.owned.Load())
 	}
 }
@@ -333,7 +359,8 @@ func (o *Ownership) look() {
 	fresh := late > o.config.Suspicion && !waiting
 	switch {
 	case fresh:
-		o.frozen = true
+		o.frozen, o.asked = true, false
+		o.stalledLocked()
 	case !waiting:
 		o.beat.Store(int64(o.now()))
 	}
@@ -349,7 +376,48 @@ func (o *Ownership) look() {
 	if o.config.Frozen != nil {
 		o.config.Frozen()
 	}
-	o.do((*Table).Confirm)
+	o.do(func(t *Table) {
+		t.Confirm()
+		o.asked = true // before that, nothing open means nothing
+	})
+}
+
+// stalledLocked notes that this node has stood still since the watchdog was last
+// content.
+func (o *Ownership) stalledLocked() {
+	var stalls []stall
+	if before := o.stalls.Load(); before != nil {
+		stalls = (*before)[max(0, len(*before)-stallsMax+1):]
+	}
+	stalls = append(slices.Clip(stalls), stall{time.Duration(o.beat.Load()), math.MaxInt64})
+	o.stalls.Store(&stalls)
+}
+
+// confirmedLocked ends the last stall.
+func (o *Ownership) confirmedLocked() {
+	stalls := slices.Clone(*o.stalls.Load())
+	stalls[len(stalls)-1].to = o.now()
+	o.stalls.Store(&stalls)
+	o.beat.Store(int64(o.now())) // last: from here on Guard lets requests pass
+}
+
+// Kept reports whether a request of a partition that came at the given time may
+// still run here: if this node has stood still since, or had to be confirmed, it
+// must own the partition and never have lost it. Another may have had it
+// meanwhile, run later requests, and given it back; or be at one of them still,
+// beside which a turn that began here must not run.
+func (o *Ownership) Kept(partition int, came time.Time) bool {
+	stalls := o.stalls.Load()
+	if stalls == nil {
+		return true
+	}
+	t, at := o.routes[partition].Load(), came.Sub(o.started)
+	for _, s := range *stalls {
+		if at < s.to && (t.Owner != o.config.Self || t.Epoch == 0 || t.since > s.from && at <= t.since) {
+			return false
+		}
+	}
+	return true
 }
 
 // Guard is asked before each dispatch. It returns ErrFrozen if this node stood

@@ -2,6 +2,7 @@ package ownership
 
 import (
 	"cmp"
+	"math"
 	"slices"
 
 	"lanekeeper/ring"
@@ -83,8 +84,9 @@ type Table struct {
 
 	// What it takes to know that everybody has been asked (rule 2).
 	sees      map[ring.Member][]ring.Member // by live member: whom it sees
-	unseen    []stranger                    // claimed something and never were live
 	uncovered bool                          // somebody exists who can't be asked yet
+	met       []ring.Member                 // have sent something; not kept once known
+	known     bool                          // everybody alive knows this node
 
 	claims uint64 // the last number of a round
 	gives  uint64 // the last number of a Give
@@ -96,12 +98,6 @@ type Table struct {
 	changed []int
 }
 
-// stranger is a member that sends claims and is not in the view yet.
-type stranger struct {
-	member ring.Member
-	age    int // retries since its last claim
-}
-
 // partition is what a node knows of one partition.
 type partition struct {
 	role   Role
@@ -111,9 +107,9 @@ type partition struct {
 	number uint64      // the last round of claims
 	floor  uint64      // what answers a claim up to this one is returned (rule 4)
 
-	promised Round    // the round this node has stood back for (rule 3)
-	answers  []answer // of the present round
-	waits    []wait   // keys that others may still run, by key
+	stoodBack []Round  // for these this node has stood back (rule 3), by member
+	answers   []answer // to the present round, by member
+	waits     []wait   // keys that others may still run, by key
 
 	draining []string      // keys of an earlier tenure that still run here, sorted
 	told     []ring.Member // who waits for them
@@ -122,19 +118,21 @@ type partition struct {
 	taken   []Round    // the last Give that was taken from each member
 	pending []petition // what waits for an answer, by member
 
+	asked       bool // those in stoodBack have been asked for release
 	unconfirmed bool
 	reported    Change
 }
 
-// answer is the last word of a member in a round.
+// answer is the word of a member that it stands back in the present round.
 type answer struct {
-	from     ring.Member
-	none     bool
-	void     uint64
-	promised Round
-	passed   bool // it was told that the round it promised is over
-	doubted  bool // whose round that is was asked again
-	keys     []string
+	from ring.Member
+	keys []string // that it may still run
+}
+
+// Round is a round of claims of one member. Numbers of an incarnation only rise.
+type Round struct {
+	Member ring.Member
+	Number uint64
 }
 
 // wait is a key that doesn't run here because it may still run elsewhere.
@@ -158,15 +156,7 @@ type petition struct {
 	epoch  uint64
 	reply  bool
 	fresh  bool // it hasn't been looked at yet
-	told   reason
-	age    int // retries since, while its member is not live
-}
-
-// reason is why a claim was answered "not yet".
-type reason struct {
-	given    bool // there was such an answer
-	promised Round
-	holder   ring.Member
+	age    int  // retries since, while its member is not live
 }
 
 // NewTable returns the table of a node that knows nothing yet. All partitions of
@@ -198,12 +188,18 @@ func (t *Table) View(v View) {
 	}
 	slices.SortFunc(t.live, compareMembers)
 	came, left := without(t.live, before), without(before, t.live)
+	for _, m := range came {
+		if slices.Contains(t.gone, m) {
+			t.send(m, Again{}) // what it said while it was taken for dead was not believed
+		}
+	}
 	t.gone = append(without(t.gone, t.live), left...)
 	t.gone = slices.Clone(t.gone[max(0, len(t.gone)-goneMax):])
 	for _, m := range left {
 		delete(t.sees, m)
 	}
 	t.look()
+	t.introduce()
 
 	for p := range t.parts {
 		s := &t.parts[p]
@@ -217,9 +213,6 @@ func (t *Table) View(v View) {
 				t.greet(p, s, m)
 			}
 		}
-		if target := t.view.Targets[p]; s.role == Owned && was == Owned && !slices.Contains(came, target) {
-			t.offer(p, s, target)
-		}
 		t.finish(p, s)
 	}
 	t.checkView()
@@ -232,18 +225,10 @@ const goneMax = 1024
 // has (rule 1, rule 9).
 func (t *Table) greet(p int, s *partition, m ring.Member) {
 	switch {
-	case s.role == Claiming && s.promised.IsZero():
+	case s.role == Claiming:
 		t.send(m, Claim{Partition: p, Number: s.number})
 	case s.role == Owned:
 		t.send(m, Held{Partition: p, Epoch: s.epoch, Number: s.number})
-	}
-}
-
-// offer reminds a member that should own a partition that it may have it
-// (rule 9).
-func (t *Table) offer(p int, s *partition, target ring.Member) {
-	if target != t.self && t.isLive(target) {
-		t.send(target, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 	}
 }
 
@@ -256,38 +241,43 @@ func (t *Table) lose(p int, s *partition, m ring.Member) {
 			s.pending[i].fresh = true // to be looked at again if it comes back
 		}
 	}
-	if s.promised.Member == m {
-		s.promised = Round{}
-		if s.role == Claiming {
-			t.begin(p, s)
-		}
-	}
+	t.over(s, Round{m, math.MaxUint64})
+}
+
+// wants reports whether this node should own a partition.
+func (t *Table) wants(p int) bool {
+	return t.view.Enough && t.view.Targets[p] == t.self && t.known
 }
 
 // settle brings a partition's role in line with the view.
 func (t *Table) settle(p int, s *partition) {
-	wanted := t.view.Enough && t.view.Targets[p] == t.self
 	switch {
 	case s.role == Owned && !t.view.Enough:
 		t.drop(p, s, ErrTooFew)
-	case s.role == Claiming && !wanted:
+	case s.role == Claiming && !t.wants(p):
 		s.role, s.answers = Foreign, nil
 	case s.role == Claiming:
 		t.complete(p, s)
-	case s.role == Foreign && wanted:
+	case s.role == Foreign && t.wants(p):
 		t.begin(p, s)
 	}
 }
 
-// begin opens a round of claims: everybody alive is asked (rule 1), or, as long
-// as this node has stood back for somebody, that one alone (rule 3).
+// begin opens a round of claims, in which everybody alive is asked (rule 1). As
+// long as this node has stood back for others, it has no right to: it asks them
+// to release it first (rule 3).
 func (t *Table) begin(p int, s *partition) {
-	t.claims++
-	s.role, s.number, s.answers = Claiming, t.claims, nil
-	if !s.promised.IsZero() {
-		t.send(s.promised.Member, Claim{Partition: p, Number: s.number})
+	if len(s.stoodBack) > 0 {
+		if !s.asked {
+			s.asked = true
+			for _, r := range s.stoodBack {
+				t.send(r.Member, Release{Partition: p, Number: r.Number})
+			}
+		}
 		return
 	}
+	t.claims++
+	s.role, s.number, s.answers = Claiming, t.claims, nil
 	for _, m := range t.live {
 		t.send(m, Claim{Partition: p, Number: s.number})
 	}
@@ -297,13 +287,8 @@ func (t *Table) begin(p int, s *partition) {
 // complete makes this node the owner if nobody else is: every member that anybody
 // sees has stood back for this round (rule 2).
 func (t *Table) complete(p int, s *partition) {
-	if !s.promised.IsZero() || t.uncovered {
+	if t.uncovered || slices.ContainsFunc(t.live, func(m ring.Member) bool { return s.answer(m) == nil }) {
 		return
-	}
-	for _, m := range t.live {
-		if a := s.answer(m); a == nil || !a.none {
-			return
-		}
 	}
 	t.own(p, s, s.heard+1)
 }
@@ -313,7 +298,7 @@ func (t *Table) own(p int, s *partition, epoch uint64) {
 	answers := s.answers
 	s.role, s.holder = Owned, t.self
 	s.floor = s.number
-	s.promised, s.answers, s.given = Round{}, nil, nil
+	s.answers, s.given = nil, nil
 	s.draining, s.told = nil, nil // they stand first in their lanes
 	for _, a := range answers {
 		t.await(p, s, a.from, a.keys)
@@ -352,12 +337,10 @@ func (t *Table) drop(p int, s *partition, cause error) {
 // Receive is told of every message. It believes what it reads: its senders are
 // members of the cluster.
 func (t *Table) Receive(from ring.Member, m Message) {
-	if m.Sees != nil && t.isLive(from) && !slices.Equal(t.sees[from], m.Sees) {
-		t.sees[from] = m.Sees
-		if t.look() {
-			for p := range t.parts {
-				t.finish(p, &t.parts[p])
-			}
+	met, seen := t.meet(from), t.see(from, m.Sees)
+	if met || seen {
+		for p := range t.parts {
+			t.finish(p, &t.parts[p])
 		}
 	}
 	for _, e := range m.Entries {
@@ -373,6 +356,10 @@ func (t *Table) Receive(from ring.Member, m Message) {
 		switch e := e.(type) {
 		case Claim:
 			t.claimed(p, s, from, e)
+		case Release:
+			t.release(p, s, from, e)
+		case Released:
+			t.over(s, Round{from, e.Number})
 		case Answer:
 			t.answered(p, s, from, e)
 		case Give:
@@ -398,6 +385,10 @@ func partitionOf(e Entry) int {
 	switch e := e.(type) {
 	case Claim:
 		return e.Partition
+	case Release:
+		return e.Partition
+	case Released:
+		return e.Partition
 	case Answer:
 		return e.Partition
 	case Give:
@@ -418,39 +409,34 @@ func partitionOf(e Entry) int {
 	return -1
 }
 
-// claimed keeps a claim, and takes from it which rounds are over.
+// claimed keeps a claim.
 func (t *Table) claimed(p int, s *partition, from ring.Member, c Claim) {
-	if c.Number == 0 {
-		return // rounds begin with 1
-	}
-	t.over(p, s, Round{from, c.Number - 1})
-	for _, r := range c.Disowned {
-		t.over(p, s, r)
-	}
-	if a := s.answer(from); s.role == Claiming && a != nil && a.none {
-		// It had stood back and no longer does, so its word doesn't count: it
-		// may be given the partition as soon as it has been told so (rule 3).
-		t.begin(p, s)
+	if s.role == Claiming && s.answer(from) != nil {
+		t.begin(p, s) // who claims does not stand back
 	}
 	t.keep(s, petition{from: from, number: c.Number})
 }
 
-// over notes that a round and all before it are over. If this node had stood
-// back for it, that one may by now have taken and lost the partition: what was
-// given to this node meanwhile is not to be believed (rule 4).
-func (t *Table) over(p int, s *partition, r Round) {
-	if s.promised.Member != r.Member || s.promised.Number > r.Number || s.promised.IsZero() {
-		return
-	}
-	s.promised, s.floor = Round{}, s.number
-	if s.role == Claiming {
+// release lets a member go that had stood back for this node. If the round is
+// not over, it is now: from here on the member's word doesn't count (rule 3).
+func (t *Table) release(p int, s *partition, from ring.Member, r Release) {
+	if s.role == Claiming && s.number <= r.Number {
 		t.begin(p, s)
+	}
+	t.send(from, Released{Partition: p, Number: r.Number})
+}
+
+// over notes that a round of another member and all its rounds before are over.
+func (t *Table) over(s *partition, r Round) {
+	i := slices.IndexFunc(s.stoodBack, func(b Round) bool { return b.Member == r.Member })
+	if i >= 0 && s.stoodBack[i].Number <= r.Number {
+		s.stoodBack = slices.Delete(slices.Clone(s.stoodBack), i, i+1)
 	}
 }
 
 // held hears that another node owns the partition.
 func (t *Table) held(p int, s *partition, from ring.Member, h Held) {
-	t.over(p, s, Round{from, h.Number})
+	t.over(s, Round{from, h.Number})
 	t.keep(s, petition{from: from, number: h.Number, held: true, epoch: h.Epoch, reply: h.Reply})
 }
 
@@ -464,15 +450,6 @@ func (t *Table) keep(s *partition, c petition) {
 	case s.pending[i].number <= c.number:
 		s.pending[i] = c
 	}
-	if t.isLive(c.from) || t.isGone(c.from) {
-		return
-	}
-	if i := slices.IndexFunc(t.unseen, func(u stranger) bool { return u.member == c.from }); i >= 0 {
-		t.unseen[i].age = 0
-		return
-	}
-	t.unseen = append(t.unseen, stranger{member: c.from})
-	t.look()
 }
 
 // finish ends what an event did to a partition.
@@ -507,107 +484,75 @@ func (t *Table) hearPetitions(p int, s *partition) {
 	s.pending = kept
 }
 
-// hearPetition reports whether the petition needs no further answer.
+// hearPetition reports whether the petition needs no further answer. To be
+// silent is to say "not yet".
 func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
-	fresh := c.fresh
-	c.fresh = false
-	if c.held && fresh {
+	if c.held && c.fresh {
 		t.demand(p, s, c)
 	}
+	c.fresh = false
 	switch {
-	case s.role == Owned && t.view.Targets[p] == c.from && s.mayMove(c):
-		t.await(p, s, c.from, nil)
+	case s.role == Owned && t.view.Targets[p] == c.from && len(s.waits) == 0: // rule 5
 		t.give(p, s, c.from, c.number)
 		return true
-	case c.held && s.role == Owned:
-		return false // two owners: this one gives as soon as it may
+	case s.role == Owned:
+		return false // if c is another owner's, this one gives as soon as it may
 	case c.held:
 		if len(s.draining) > 0 || c.epoch < s.heard {
-			t.reply(p, s, c, Answer{})
+			t.answer(p, s, c)
 		}
 		return true
-	case s.role == Owned:
-		return t.notYet(p, s, c, fresh, reason{holder: t.self})
-	case s.given != nil && t.isLive(s.given.to):
-		return t.notYet(p, s, c, fresh, reason{holder: s.given.to})
-	case s.role == Claiming:
-		return t.notYet(p, s, c, fresh, reason{})
-	case !s.promised.IsZero() && s.promised.Member != c.from:
-		return t.notYet(p, s, c, fresh, reason{promised: s.promised})
+	case s.given != nil && t.isLive(s.given.to), t.wants(p):
+		return false
 	}
-	// There is nothing to give here, and nothing will come before the claimant
-	// has had its say (rules 2, 3 and 4).
-	s.promised, s.floor, s.given = Round{c.from, c.number}, s.number, nil
-	t.reply(p, s, c, Answer{None: true})
+	// There is nothing to give here, and nothing will come to be before the
+	// claimant has had its say (rules 2, 3 and 4).
+	t.over(s, Round{c.from, c.number})
+	s.stoodBack = append(slices.Clip(s.stoodBack), Round{c.from, c.number})
+	slices.SortFunc(s.stoodBack, func(a, b Round) int { return compareMembers(a.Member, b.Member) })
+	s.asked, s.floor, s.given = false, s.number, nil
+	t.answer(p, s, c)
 	return true
 }
 
-// demand answers an owner if this node should own, or owns, the partition too.
+// demand answers an owner if this node owns the partition too.
 func (t *Table) demand(p int, s *partition, c *petition) {
 	t.hear(s, c.from, c.epoch)
-	switch a := s.answer(c.from); {
-	case s.role == Owned && t.view.Targets[p] == t.self && !c.reply:
-		t.send(c.from, Held{Partition: p, Epoch: s.epoch, Number: s.number, Reply: true})
-	case s.role == Claiming && s.promised.IsZero() && a != nil && a.none:
-		t.send(c.from, Claim{Partition: p, Number: s.number})
-	}
-}
-
-func (t *Table) notYet(p int, s *partition, c *petition, fresh bool, why reason) bool {
-	why.given = true
-	if c.told != why || fresh {
-		c.told = why
-		t.reply(p, s, c, Answer{Promised: why.promised})
-	}
-	return false
-}
-
-// reply answers a petition. Whatever the answer, it lists what may still run
-// here (rule 6).
-func (t *Table) reply(p int, s *partition, c *petition, a Answer) {
-	a.Partition, a.Number, a.Void = p, c.number, s.void()
-	a.Holder, a.Epoch, a.Heard = s.holder, s.epoch, s.heard
-	if len(s.draining) > 0 {
-		a.Keys = s.draining
-		s.told = insert(s.told, c.from)
-	}
-	t.send(c.from, a)
-}
-
-// answered takes a member's answer into the present round.
-func (t *Table) answered(p int, s *partition, from ring.Member, a Answer) {
-	if !t.isLive(from) || a.Number != s.number || s.role == Foreign {
+	if s.role != Owned {
 		return
 	}
-	t.hear(s, a.Holder, a.Epoch)
-	s.heard = max(s.heard, a.Heard)
-	if s.role == Owned {
+	// What the other one ran in an earlier tenure it has put into this one, and
+	// there will be no KeyDone for it.
+	t.await(p, s, c.from, nil)
+	if t.wants(p) && !c.reply {
+		t.send(c.from, Held{Partition: p, Epoch: s.epoch, Number: s.number, Reply: true})
+	}
+}
+
+// answer says that this node doesn't own the partition, and which keys it may
+// still run all the same (rule 6).
+func (t *Table) answer(p int, s *partition, c *petition) {
+	if len(s.draining) > 0 {
+		s.told = insert(s.told, c.from)
+	}
+	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.draining})
+}
+
+// answered takes a member's answer.
+func (t *Table) answered(p int, s *partition, from ring.Member, a Answer) {
+	if !t.isLive(from) || a.Number != s.number {
+		return
+	}
+	switch s.role {
+	case Claiming:
+		s.heard = max(s.heard, a.Heard)
+		s.record(answer{from: from, keys: a.Keys})
+	case Owned:
 		t.await(p, s, from, a.Keys)
 		if a.Heard > s.epoch {
 			// After a split, epochs are not in the order of time. Requests follow
 			// the highest, so the owner's must be that.
-			t.announce(p, s, s.heard+1)
-		}
-		return
-	}
-	s.record(answer{from: from, none: a.None, void: a.Void, promised: a.Promised, keys: a.Keys})
-	if s.promised.Member == from {
-		t.over(p, s, Round{from, a.Void})
-		return
-	}
-	// Who has stood back for a round that is over learns so from here: its
-	// claimant has said it to this node, and maybe to nobody else (rule 3).
-	for i := range s.answers {
-		b := &s.answers[i]
-		word := s.answer(b.promised.Member)
-		switch {
-		case b.none || b.promised.IsZero() || word == nil || b.passed:
-		case word.void >= b.promised.Number:
-			b.passed = true
-			t.send(b.from, Claim{Partition: p, Number: s.number, Disowned: []Round{{word.from, word.void}}})
-		case word.none && !b.doubted: // it has claimed since, having taken this node for dead
-			b.doubted = true
-			t.send(word.from, Claim{Partition: p, Number: s.number})
+			t.announce(p, s, a.Heard+1)
 		}
 	}
 }
@@ -639,12 +584,16 @@ func (t *Table) repeat(m ring.Member) {
 
 // ask repeats what this node waits for from m.
 func (t *Table) ask(p int, s *partition, m ring.Member) {
+	for _, r := range s.stoodBack {
+		if r.Member == m && s.asked {
+			t.send(m, Release{Partition: p, Number: r.Number})
+		}
+	}
 	var keys []string
-	a := s.answer(m)
-	if s.role == Claiming && (a == nil || !a.none) && (s.promised.IsZero() || s.promised.Member == m) {
-		t.send(m, Claim{Partition: p, Number: s.number})
-	} else if a != nil {
+	if a := s.answer(m); a != nil {
 		keys = slices.Clone(a.keys)
+	} else if s.role == Claiming {
+		t.send(m, Claim{Partition: p, Number: s.number})
 	}
 	for _, w := range s.waits {
 		if slices.Contains(w.on, m) {
@@ -659,40 +608,31 @@ func (t *Table) ask(p int, s *partition, m ring.Member) {
 // Retry is told that time has passed: whatever a live member hasn't answered is
 // said again. Nothing depends on it but what the rules do not know of.
 func (t *Table) Retry() {
-	for i := range t.unseen {
-		t.unseen[i].age++
-	}
-	t.unseen = slices.DeleteFunc(t.unseen, func(u stranger) bool { return u.age > patience })
-	t.look()
 	for p := range t.parts {
 		s := &t.parts[p]
 		for i := range s.pending {
 			s.pending[i].age++
 		}
-		s.pending = slices.DeleteFunc(s.pending, func(c petition) bool { return c.age > oblivion && !t.isLive(c.from) })
+		s.pending = slices.DeleteFunc(s.pending, func(c petition) bool { return c.age > patience && !t.isLive(c.from) })
 		for _, m := range t.live {
 			if s.given != nil && s.given.to == m {
 				t.send(m, t.giveOf(p, s))
 			}
 			t.ask(p, s, m)
-			if a := s.answer(m); s.role == Claiming && t.uncovered && a != nil && a.none {
+			if t.uncovered && s.answer(m) != nil {
 				t.send(m, Claim{Partition: p, Number: s.number}) // for whom it sees by now
 			}
 		}
-		if s.role == Owned {
-			t.offer(p, s, t.view.Targets[p])
+		if target := t.view.Targets[p]; s.role == Owned && target != t.self && t.isLive(target) {
+			t.send(target, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 		}
 		t.finish(p, s)
 	}
 	t.checkNext()
 }
 
-// How many retries a claim of somebody who is not in view counts: for being
-// waited for, and for being answered.
-const (
-	patience = 2
-	oblivion = 100
-)
+// patience is how many retries a claim of somebody who is not in view is kept.
+const patience = 100
 
 // Take returns what there is to send, at most one message for each member, in
 // the order in which they were begun.
@@ -700,8 +640,9 @@ func (t *Table) Take() []Outgoing {
 	out := t.out
 	t.out = nil
 	for i := range out {
-		if slices.ContainsFunc(out[i].Message.Entries, func(e Entry) bool { return e.kind() == kindAnswer }) {
-			out[i].Message.Sees = t.exist()
+		m := &out[i].Message
+		if slices.ContainsFunc(m.Entries, func(e Entry) bool { return e.kind() == kindAnswer }) {
+			m.Sees = insert(t.live, t.self)
 		}
 	}
 	return out
@@ -765,7 +706,7 @@ func (t *Table) State(p int) State {
 		state.Giving = s.given.to
 	}
 	for _, m := range t.live {
-		if a := s.answer(m); s.role == Claiming && (a == nil || !a.none) {
+		if s.role == Claiming && s.answer(m) == nil {
 			state.Silent = append(state.Silent, m)
 		}
 	}
@@ -822,23 +763,6 @@ func (s *partition) record(a answer) {
 	slices.SortFunc(s.answers, func(a, b answer) int { return compareMembers(a.from, b.from) })
 }
 
-// mayMove reports whether the last move of the partition is over, so that the
-// next may begin (rule 5). Another owner has put what it ran before into its
-// own tenure, and there will be no KeyDone for it.
-func (s *partition) mayMove(c *petition) bool {
-	return !slices.ContainsFunc(s.waits, func(w wait) bool {
-		return !c.held || len(w.on) > 1 || w.on[0] != c.from
-	})
-}
-
-// void is the last round that is over.
-func (s *partition) void() uint64 {
-	if s.role == Claiming {
-		return s.number - 1
-	}
-	return s.number
-}
-
 // hear takes a member's word on who has the partition. It decides nothing but
 // where requests go.
 func (t *Table) hear(s *partition, holder ring.Member, epoch uint64) {
@@ -859,22 +783,41 @@ func (t *Table) isGone(m ring.Member) bool {
 		slices.ContainsFunc(t.live, func(o ring.Member) bool { return o.Name == m.Name && o.Incarnation > m.Incarnation })
 }
 
-// exist are all members that this node knows to exist.
-func (t *Table) exist() []ring.Member {
-	all := append([]ring.Member{t.self}, t.live...)
-	for _, u := range t.unseen {
-		all = append(all, u.member)
+// meet notes that a member has sent something, which it can't without knowing
+// this node. It reports whether everybody does since now.
+func (t *Table) meet(m ring.Member) bool {
+	if t.known {
+		return false
 	}
-	slices.SortFunc(all, compareMembers)
-	return all
+	t.met = insert(t.met, m)
+	return t.introduce()
+}
+
+// introduce finds out whether everybody alive knows this node. Who comes later
+// hears of it from those.
+func (t *Table) introduce() bool {
+	if t.known || len(without(t.live, t.met)) > 0 {
+		return false
+	}
+	t.known, t.met = true, nil
+	return true
+}
+
+// see takes whom a member sees, and reports whether everybody can be asked since
+// now.
+func (t *Table) see(m ring.Member, sees []ring.Member) bool {
+	if sees == nil || !t.isLive(m) || slices.Equal(t.sees[m], sees) {
+		return false
+	}
+	t.sees[m] = sees
+	return t.look()
 }
 
 // look finds out whether everybody who exists can be asked, and reports whether
 // that is so since now.
 func (t *Table) look() bool {
-	t.unseen = slices.DeleteFunc(t.unseen, func(u stranger) bool { return t.isLive(u.member) || t.isGone(u.member) })
 	before := t.uncovered
-	t.uncovered = len(t.unseen) > 0
+	t.uncovered = false
 	for _, m := range t.live {
 		for _, o := range t.sees[m] {
 			if o != t.self && !t.isLive(o) && !t.isGone(o) {

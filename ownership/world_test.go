@@ -40,9 +40,11 @@ type rules struct {
 	anyDeath   bool // deaths may be false: then nothing is promised about overlaps
 	lateEmpty  bool // Emptied may come late
 	codec      bool // messages go through the encoding
-	quiet      bool // nodes that come alive hear Up of nobody
+	quiet      bool // connections to members that come into view are there at once
 	enough     int  // min_members
-	gateways   bool
+	upFirst    bool // a connection to a member may be there before it is in view
+	stay       bool // who leaves never goes
+	linksStay  bool // connections outlive the view of whom they lead to
 }
 
 type testKey struct {
@@ -139,10 +141,15 @@ func (w *world) start(i, seed int) {
 	if seed != i {
 		copy(n.knows, w.nodes[seed].knows)
 		n.knows[seed] = w.nodes[seed].status
+		for j := range n.knows {
+			if n.knows[j] == gone && w.nodes[j].alive() {
+				n.knows[j] = unknown // not from its own experience
+			}
+		}
 	}
 	n.knows[i] = active
-	w.connect(i)
 	w.event(i, func(t *Table) { t.View(w.view(i)) })
+	w.connect(i)
 	if seed != i {
 		w.know(seed, i)
 	}
@@ -150,14 +157,20 @@ func (w *world) start(i, seed int) {
 
 // connect makes the connections that node i has by its view.
 func (w *world) connect(i int) {
-	if w.rules.quiet {
-		return
-	}
 	for j := range w.nodes {
-		if k := w.nodes[i].knows[j]; j != i && (k == active || k == draining) && w.nodes[j].table != nil {
-			w.links[i*len(w.nodes)+j].up = true
+		if k := w.nodes[i].knows[j]; j != i && (k == active || k == draining) && w.nodes[j].alive() {
+			w.up(i, j)
 		}
 	}
+}
+
+// up makes the connection from i to j, and i hear of it, at once or later.
+func (w *world) up(i, j int) {
+	if !w.rules.quiet {
+		w.links[i*len(w.nodes)+j].up = true
+		return
+	}
+	w.event(i, func(t *Table) { t.Up(w.nodes[j].member) })
 }
 
 func (w *world) view(i int) View {
@@ -196,11 +209,15 @@ func (w *world) know(i, j int) {
 				n.knows[k] = gone
 			}
 		}
-		if was == unknown || was == gone {
-			w.links[i*len(w.nodes)+j].up = !w.rules.quiet || was == gone
-		}
+	}
+	if w.rules.upFirst && was == unknown && n.sees(j) && w.nodes[j].alive() {
+		w.event(i, func(t *Table) { t.Up(w.nodes[j].member) })
+		was = n.knows[j]
 	}
 	w.event(i, func(t *Table) { t.View(w.view(i)) })
+	if (was == unknown || was == gone && !w.rules.linksStay) && w.nodes[j].alive() && n.knows[j] != gone {
+		w.up(i, j)
+	}
 }
 
 // own returns node i to be changed.
@@ -215,6 +232,7 @@ func (w *world) event(i int, f func(*Table)) {
 	n := w.nodes[i]
 	f(n.table)
 	n.table.Changed()
+	w.owners()
 	for _, out := range n.table.Take() {
 		j := w.index(out.To)
 		if w.nodes[j].table == nil || w.nodes[j].status == gone {
@@ -228,6 +246,22 @@ func (w *world) event(i int, f func(*Table)) {
 		l.queue = append(slices.Clip(l.queue), m)
 	}
 	w.note(i)
+}
+
+// owners holds against what is promised that nobody owns what another one owns.
+func (w *world) owners() {
+	for p := range w.rules.partitions {
+		var owner *node
+		for _, n := range w.nodes {
+			if w.rules.anyDeath || !n.alive() || n.table.parts[p].role != Owned {
+				continue
+			}
+			if owner != nil {
+				w.fail("%s and %s own partition %d", owner.member.Name, n.member.Name, p)
+			}
+			owner = n
+		}
+	}
 }
 
 // recode sends a message through the encoding.
@@ -318,15 +352,17 @@ func (w *world) actions(choices bool) (can []action) {
 				can = append(can, action{finish, i, k})
 			}
 		}
-		if n.status == draining && n.table.Counts().Idle() {
+		if !w.rules.stay && n.status == draining && n.table.Counts().Idle() && w.connected(i) {
 			can = append(can, action{depart, i, 0})
 		}
 	}
 	if !choices {
 		return can
 	}
-	if w.plan < len(w.rules.plan) && w.rules.plan[w.plan].what != stopHere {
-		can = append(can, action{planStep, w.plan, 0})
+	if w.plan < len(w.rules.plan) {
+		if s := w.rules.plan[w.plan]; s.what != stopHere && (s.what != crash || w.connected(s.node)) {
+			can = append(can, action{planStep, w.plan, 0})
+		}
 	}
 	for i, n := range w.nodes {
 		if !n.alive() {
@@ -337,7 +373,7 @@ func (w *world) actions(choices bool) (can []action) {
 				can = append(can, action{admit, i, k})
 			}
 		}
-		if w.crashes > 0 {
+		if w.crashes > 0 && w.connected(i) {
 			can = append(can, action{die, i, 0})
 		}
 		if w.retries > 0 {
@@ -354,6 +390,32 @@ func (w *world) actions(choices bool) (can []action) {
 	}
 	return can
 }
+
+// connected reports whether the nodes that live without one of them still hear
+// of each other, if only through others. If not, that is a split, of which
+// nobody has noticed anything.
+func (w *world) connected(without int) bool {
+	reached := make([]bool, len(w.nodes))
+	var reach func(i int)
+	reach = func(i int) {
+		reached[i] = true
+		for j := range w.nodes {
+			if j != without && w.nodes[j].alive() && !reached[j] && (w.nodes[i].sees(j) || w.nodes[j].sees(i)) {
+				reach(j)
+			}
+		}
+	}
+	parts := 0
+	for i, n := range w.nodes {
+		if i != without && n.alive() && !reached[i] {
+			reach(i)
+			parts++
+		}
+	}
+	return parts <= 1
+}
+
+func (n *node) sees(j int) bool { return n.knows[j] == active || n.knows[j] == draining }
 
 // do does one action.
 func (w *world) do(a action) {
@@ -404,7 +466,9 @@ func (w *world) do(a action) {
 		w.cut(a.a)
 	case breakLink:
 		w.breaks--
-		w.links[a.a*n+a.b] = link{up: true}
+		w.links[a.a*n+a.b] = link{}
+		w.own(a.a)
+		w.up(a.a, a.b)
 	case die:
 		w.crashes--
 		w.die(a.a)
@@ -412,7 +476,9 @@ func (w *world) do(a action) {
 		w.doubts--
 		node := w.own(a.a)
 		node.knows[a.b] = gone
-		w.links[a.a*n+a.b] = link{}
+		if !w.rules.linksStay {
+			w.links[a.a*n+a.b] = link{}
+		}
 		w.event(a.a, func(t *Table) { t.View(w.view(a.a)) })
 	case retry:
 		w.retries--
@@ -463,8 +529,8 @@ func (w *world) settled() string {
 				return fmt.Sprintf("%s has left over of partition %d: %+v", n.member, p, s)
 			case n.lanes.open[p] != (want == Owned):
 				return fmt.Sprintf("%s: partition %d is open: %v", n.member, p, n.lanes.open[p])
-			case v.Enough && s.Route.Owner != v.Targets[p]:
-				return fmt.Sprintf("%s sends partition %d to %v, and its target is %v", n.member, p, s.Route, v.Targets[p])
+			case v.Enough && s.Route != w.routeAt(v.Targets[p], p):
+				return fmt.Sprintf("%s sends partition %d to %v, and its target is %v with %v", n.member, p, s.Route, v.Targets[p], w.routeAt(v.Targets[p], p))
 			}
 		}
 		for k := range w.keys {
@@ -475,6 +541,9 @@ func (w *world) settled() string {
 	}
 	return ""
 }
+
+// routeAt is a member's own route.
+func (w *world) routeAt(m ring.Member, p int) Route { return w.nodes[w.index(m)].table.State(p).Route }
 
 // testLanes are lanes as queue makes them, for the keys of a world: a ticket's
 // turn comes when it is the first and its lane is not blocked.
@@ -632,7 +701,6 @@ func (n *node) clone() *node {
 func (t *Table) clone(l Lanes) *Table {
 	c := *t
 	c.lanes = l
-	c.unseen = slices.Clone(t.unseen)
 	c.sees = make(map[ring.Member][]ring.Member, len(t.sees))
 	for m, s := range t.sees {
 		c.sees[m] = s
@@ -710,10 +778,8 @@ func (t *Table) appendState(b []byte) []byte {
 	for _, m := range t.live {
 		b = appendMembers(b, t.sees[m])
 	}
-	b = append(b, byte(len(t.unseen)), bit(t.uncovered, 1))
-	for _, u := range t.unseen {
-		b = append(b, byte(u.member.Incarnation), byte(u.age))
-	}
+	b = append(b, bit(t.uncovered, 1)|bit(t.known, 2))
+	b = appendMembers(b, t.met)
 	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), t.check.with.Incarnation)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)
@@ -722,12 +788,14 @@ func (t *Table) appendState(b []byte) []byte {
 }
 
 func (s *partition) appendState(b []byte) []byte {
-	b = append(b, byte(s.role), byte(s.holder.Incarnation), bit(s.unconfirmed, 1))
-	b = appendNumbers(b, s.epoch, s.heard, s.number, s.floor, s.promised.Member.Incarnation, s.promised.Number)
-	b = append(b, byte(len(s.answers)))
+	b = append(b, byte(s.role), byte(s.holder.Incarnation), bit(s.unconfirmed, 1)|bit(s.asked, 2))
+	b = appendNumbers(b, s.epoch, s.heard, s.number, s.floor)
+	b = append(b, byte(len(s.stoodBack)), byte(len(s.answers)))
+	for _, r := range s.stoodBack {
+		b = appendNumbers(b, r.Member.Incarnation, r.Number)
+	}
 	for _, a := range s.answers {
-		b = appendNumbers(b, a.from.Incarnation, a.void, a.promised.Member.Incarnation, a.promised.Number)
-		b = appendKeys(append(b, bit(a.none, 1)|bit(a.passed, 2)|bit(a.doubted, 4)), a.keys)
+		b = appendKeys(appendNumbers(b, a.from.Incarnation), a.keys)
 	}
 	b = append(b, byte(len(s.waits)))
 	for _, w := range s.waits {
@@ -742,8 +810,8 @@ func (s *partition) appendState(b []byte) []byte {
 		b = appendNumbers(b, r.Member.Incarnation, r.Number)
 	}
 	for _, c := range s.pending {
-		b = appendNumbers(b, c.from.Incarnation, c.number, c.epoch, uint64(c.age), c.told.promised.Member.Incarnation, c.told.promised.Number, c.told.holder.Incarnation)
-		b = append(b, bit(c.held, 1)|bit(c.reply, 2)|bit(c.fresh, 4)|bit(c.told.given, 8))
+		b = appendNumbers(b, c.from.Incarnation, c.number, c.epoch, uint64(c.age))
+		b = append(b, bit(c.held, 1)|bit(c.reply, 2)|bit(c.fresh, 4))
 	}
 	return b
 }
@@ -758,8 +826,8 @@ func (w *world) String() string {
 		fmt.Fprintf(&b, "  %s status %d knows %v lanes %+v open %v emptied %d uncovered %v\n", n.member, n.status, n.knows, n.lanes.lanes, n.lanes.open, len(n.emptied), n.table.uncovered)
 		for p := range n.table.parts {
 			s := &n.table.parts[p]
-			fmt.Fprintf(&b, "    p%d %v holder %v epoch %d number %d floor %d promised %v answers %+v waits %v draining %v told %v given %+v taken %v pending %+v\n",
-				p, s.role, s.holder, s.epoch, s.number, s.floor, s.promised, s.answers, s.waits, s.draining, s.told, s.given, s.taken, s.pending)
+			fmt.Fprintf(&b, "    p%d %v holder %v epoch %d number %d floor %d stood back %v answers %+v waits %v draining %v told %v given %+v taken %v pending %+v\n",
+				p, s.role, s.holder, s.epoch, s.number, s.floor, s.stoodBack, s.answers, s.waits, s.draining, s.told, s.given, s.taken, s.pending)
 		}
 		for j := range w.nodes {
 			if l := w.links[i*len(w.nodes)+j]; len(l.queue) > 0 || l.up {

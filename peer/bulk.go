@@ -3,6 +3,7 @@ package peer
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -50,18 +51,24 @@ type bulkConn struct {
 func (b *bulkPool) init(h *Hop, p *peer) { b.hop, b.peer = h, p }
 
 // get returns a connection, a new one if no idle one is young enough.
-func (b *bulkPool) get(fresh bool) (*bulkConn, error) {
+func (b *bulkPool) get() (c *bulkConn, idle bool, _ error) {
 	b.mu.Lock()
-	for !fresh && len(b.idle) > 0 {
+	for len(b.idle) > 0 {
 		c := b.idle[len(b.idle)-1]
 		b.idle = b.idle[:len(b.idle)-1]
 		if time.Since(c.since) < bulkAge {
 			b.mu.Unlock()
-			return c, nil
+			return c, true, nil
 		}
-		c.Close()
+		c.hangUp()
 	}
 	b.mu.Unlock()
+	c, err := b.dial()
+	return c, false, err
+}
+
+// dial makes a connection: an idle one may have ended unnoticed.
+func (b *bulkPool) dial() (*bulkConn, error) {
 	conn, err := b.hop.dial(b.peer)
 	if err != nil {
 		return nil, err
@@ -70,39 +77,53 @@ func (b *bulkPool) get(fresh bool) (*bulkConn, error) {
 	h := b.hop.hello(b.peer)
 	h.bulk = true
 	if _, err := greet(conn, c.in, &h); err != nil {
-		conn.Close()
+		c.hangUp()
 		return nil, err
 	}
 	return c, nil
 }
 
+func (c *bulkConn) hangUp() { below(c.Conn).Close() }
+
 func (b *bulkPool) put(c *bulkConn) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed || len(b.idle) >= bulkIdle {
-		c.Close()
+		c.hangUp()
 		return
 	}
 	c.since = time.Now()
 	b.idle = append(b.idle, c)
 }
 
-func (b *bulkPool) close() {
+// drain closes the idle connections.
+func (b *bulkPool) drain() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.closed = true
 	for _, c := range b.idle {
-		c.Close()
+		c.hangUp()
 	}
 	b.idle = nil
+}
+
+// close keeps no connection any more.
+func (b *bulkPool) close() {
+	b.mu.Lock()
+	b.closed = true
+	b.mu.Unlock()
+	b.drain()
 }
 
 // sendBody pushes the body of an admitted request, whole, until it has arrived
 // or the call has ended.
 func (s *stripe) sendBody(p *peer, c *Call, t transfer) {
-	for pause, fresh := redialLeast, false; ; pause, fresh = min(2*pause, redialMost), true {
-		if err := p.push(c.body, &t, fresh); err == nil {
+	for pause := redialLeast; ; pause = min(2*pause, redialMost) {
+		idle, err := p.push(c.body, &t)
+		switch {
+		case err == nil:
 			return
+		case idle:
+			continue // it may have ended long ago, and there are few of them
 		}
 		s.mu.Lock()
 		over := c.state == ended
@@ -119,12 +140,14 @@ func (s *stripe) sendBody(p *peer, c *Call, t transfer) {
 	}
 }
 
-func (p *peer) push(body []byte, t *transfer, fresh bool) error {
-	c, err := p.bulk.get(fresh)
+// push sends a body once, and reports whether that was by a connection which had
+// been idle.
+func (p *peer) push(body []byte, t *transfer) (idle bool, _ error) {
+	c, idle, err := p.bulk.get()
 	if err != nil {
-		return err
+		return idle, err
 	}
-	stop := context.AfterFunc(p.life, func() { c.Close() })
+	stop := context.AfterFunc(p.life, c.hangUp)
 	defer stop()
 	w := patientWriter{c.Conn}
 	_, err = w.Write(t.append(nil, frameBody))
@@ -134,17 +157,17 @@ func (p *peer) push(body []byte, t *transfer, fresh bool) error {
 	if err == nil {
 		c.SetReadDeadline(time.Now().Add(bodySilent)) //nolint:errcheck // a dead connection fails the read
 		var k kind
-		if k, _, err = readFrame(c.in, nil, helloMax); err == nil && k != frameEnd {
+		if k, _, err = readFrame(c.in, helloMax); err == nil && k != frameEnd {
 			err = errFrame
 		}
 	}
 	if err != nil {
-		c.Close()
-		return err
+		c.hangUp()
+		return idle, err
 	}
 	c.SetDeadline(time.Time{}) //nolint:errcheck // a dead connection fails the next transfer
 	p.bulk.put(c)
-	return nil
+	return idle, nil
 }
 
 // patientWriter gives every piece a deadline of its own, so that a transfer may
@@ -168,30 +191,66 @@ func (h *Hop) Fetch(c *Call) (io.ReadCloser, error) {
 	if p == nil {
 		return nil, errTransfer
 	}
-	t := transfer{stripe: uint16(c.stripe.number), seq: c.seq} //nolint:gosec // a handful
-	conn, err := p.bulk.get(false)
+	f := &fetched{peer: p, of: transfer{stripe: uint16(c.stripe.number), seq: c.seq}} //nolint:gosec // a handful
+	conn, idle, err := p.bulk.get()
+	f.idle = idle
 	if err == nil {
-		conn.SetWriteDeadline(time.Now().Add(bodySilent)) //nolint:errcheck // a dead connection fails the write
-		_, err = conn.Write(t.append(nil, frameFetch))
+		err = f.ask(conn)
+	}
+	if err != nil && f.idle {
+		err = f.again()
 	}
 	if err != nil {
+		if f.conn != nil {
+			f.hangUp()
+		}
 		return nil, err
 	}
-	return &fetched{conn: conn, pool: &p.bulk}, nil
+	return f, nil
 }
 
 // fetched reads DATA frames up to END.
 type fetched struct {
+	peer  *peer
+	of    transfer
 	conn  *bulkConn
-	pool  *bulkPool
+	idle  bool        // conn was, and nothing has been read from it
+	stop  func() bool // ends the watch over the peer's life
 	left  int
 	err   error
 	whole bool
 }
 
+func (f *fetched) ask(conn *bulkConn) error {
+	f.conn = conn
+	f.stop = context.AfterFunc(f.peer.life, conn.hangUp)
+	conn.SetWriteDeadline(time.Now().Add(bodySilent)) //nolint:errcheck // a dead connection fails the write
+	_, err := conn.Write(f.of.append(nil, frameFetch))
+	return err
+}
+
+// again asks by a new connection. What was asked by the idle one was not read by
+// the owner, or has ended the response.
+func (f *fetched) again() error {
+	f.idle = false
+	f.hangUp()
+	conn, err := f.peer.bulk.dial()
+	if err != nil {
+		return err
+	}
+	return f.ask(conn)
+}
+
+func (f *fetched) hangUp() {
+	f.stop()
+	f.conn.hangUp()
+}
+
 func (f *fetched) Read(b []byte) (int, error) {
 	for f.left == 0 && f.err == nil {
-		f.next()
+		if f.err = f.next(); f.err != nil && f.idle && f.again() == nil {
+			f.err = nil
+		}
 	}
 	if f.err != nil {
 		return 0, f.err
@@ -204,35 +263,38 @@ func (f *fetched) Read(b []byte) (int, error) {
 	return n, f.err
 }
 
-// next reads the head of a frame.
-func (f *fetched) next() {
-	f.conn.SetReadDeadline(time.Now().Add(time.Hour)) //nolint:errcheck // the owner bounds the upstream's silence
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(f.conn.in, header[:]); err != nil {
-		f.err = fmt.Errorf("%w: %w", errTransfer, err)
-		return
+// next reads the head of a frame. The owner bounds the upstream's silence, and
+// the end of its life ends the connection.
+func (f *fetched) next() error {
+	header, err := f.conn.in.Peek(frameHeader)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errTransfer, err)
 	}
-	n := int(header[0])<<24 | int(header[1])<<16 | int(header[2])<<8 | int(header[3]) - 1
-	switch k := kind(header[4]); {
+	f.idle = false
+	n, k := int(binary.BigEndian.Uint32(header))-1, kind(header[4])
+	f.conn.in.Discard(frameHeader) //nolint:errcheck // they have been peeked at
+	switch {
 	case k == frameData && n >= 0 && n <= chunk:
 		f.left = n
+		return nil
 	case k == frameEnd && n == 1:
-		whole, err := f.conn.in.ReadByte()
-		if f.err = errTransfer; err == nil && whole == 1 {
-			f.err, f.whole = io.EOF, true
+		if whole, err := f.conn.in.ReadByte(); err != nil || whole != 1 {
+			return errTransfer
 		}
-	default:
-		f.err = errFrame
+		f.whole = true
+		return io.EOF
 	}
+	return errFrame
 }
 
 // Close gives the connection back, if the body was read to its end.
 func (f *fetched) Close() error {
-	if !f.whole {
-		return f.conn.Close()
+	if !f.whole || !f.stop() {
+		f.hangUp()
+		return nil
 	}
 	f.conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead connection fails the next transfer
-	f.pool.put(f.conn)
+	f.peer.bulk.put(f.conn)
 	return nil
 }
 
@@ -274,6 +336,7 @@ func (in *Inbound) Await(until time.Time) error {
 // reader is read by whoever fetches it; closed tells whether that was to its end.
 type Stream struct {
 	reader io.Reader
+	size   int // of what it holds in memory
 	closed func(whole bool)
 	once   sync.Once
 	timer  *time.Timer
@@ -287,21 +350,27 @@ func (s *Stream) close() { go s.end(false) } // ends with closed
 // ingress fetches it; closed is called once, when it was read to its end or will
 // not be read any more.
 func (in *Inbound) RespondStream(r *Response, reader io.Reader, closed func(whole bool)) {
-	s := &Stream{reader: reader, closed: closed}
+	in.respondStream(r, &Stream{reader: reader, closed: closed})
+}
+
+func (in *Inbound) respondStream(r *Response, s *Stream) {
 	s.timer = time.AfterFunc(fetchMax, func() {
 		if in.host.takeStream(in.seq) != nil {
 			s.end(false)
 		}
 	})
 	in.stream, r.Stream = s, true
-	in.Respond(r)
+	in.respond(r)
 }
 
 func (s *hosted) takeStream(seq uint64) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stream := s.session.streams[seq]
-	delete(s.session.streams, seq)
+	if stream != nil {
+		delete(s.session.streams, seq)
+		s.session.bytes -= stream.size
+	}
 	return stream
 }
 
@@ -316,7 +385,7 @@ func (s *session) closeStreams() {
 func (h *host) serveBulk(conn net.Conn, in *bufio.Reader, hello *hello) error {
 	for {
 		conn.SetReadDeadline(time.Now().Add(2 * bulkAge)) //nolint:errcheck // a dead connection fails the read
-		k, payload, err := readFrame(in, nil, helloMax)
+		k, payload, err := readFrame(in, helloMax)
 		if err != nil {
 			return err
 		}
@@ -413,7 +482,7 @@ func (h *host) giveStream(conn net.Conn, s *hosted, t *transfer) error {
 		if err != nil {
 			whole := errors.Is(err, io.EOF)
 			stream.end(whole)
-			_, err := w.Write(appendBytes(nil, frameEnd, []byte{flag(whole, 1)}))
+			_, err := w.Write(appendBytes(nil, frameEnd, []byte{bit(whole, 1)}))
 			return err
 		}
 	}

@@ -42,6 +42,7 @@ type Call struct {
 
 	// Guarded by the stripe's mutex.
 	stripe     *stripe
+	toward     *peer // for whom it was entered, or nil
 	order      uint64
 	state      callState
 	link       *link

@@ -45,14 +45,15 @@ func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close()
-	stop := context.AfterFunc(p.life, func() { conn.Close() })
+	raw := below(conn)
+	defer raw.Close()
+	stop := context.AfterFunc(p.life, func() { raw.Close() })
 	defer stop()
 
 	s.mu.Lock()
 	h := s.hop.hello(p)
 	h.stripe = uint16(s.number) //nolint:gosec // a handful
-	h.generation, h.next, h.got = l.connecting()
+	h.generation, h.session, h.got = s.outbox.connecting(l)
 	s.mu.Unlock()
 	in := bufio.NewReaderSize(conn, 64<<10)
 	answer, err := greet(conn, in, &h)
@@ -61,11 +62,11 @@ func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
 	}
 
 	s.mu.Lock()
-	if s.stopped || s.outbox.links[l.peer] != l {
+	if s.outbox.links[l.peer] != l {
 		s.mu.Unlock()
 		return false, errors.New("the member is gone")
 	}
-	l.wire.conn = conn
+	l.wire.conn = raw
 	s.outbox.replied(l, answer)
 	s.mu.Unlock()
 	if p.up.Add(1); s.number == 0 {
@@ -76,10 +77,10 @@ func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
 	quit := make(chan struct{})
 	writer.Go(func() { // ends with quit, or the connection
 		s.writeRequests(l, conn, quit)
-		conn.Close()
+		raw.Close()
 	})
 	err = s.readAnswers(l, conn, in)
-	conn.Close()
+	raw.Close()
 	close(quit)
 	writer.Wait()
 
@@ -89,6 +90,15 @@ func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
 	s.outbox.broken(l)
 	s.mu.Unlock()
 	return true, err
+}
+
+// below is the connection that carries another. To close it does not wait for
+// anybody to read a good-bye.
+func below(conn net.Conn) net.Conn {
+	if secure, ok := conn.(*tls.Conn); ok {
+		return secure.NetConn()
+	}
+	return conn
 }
 
 // dial opens a connection, of which nothing has been said yet.
@@ -112,8 +122,8 @@ func (h *Hop) dial(p *peer) (net.Conn, error) {
 
 func (h *Hop) hello(p *peer) hello {
 	return hello{
-		least: versionLeast, most: versionMost,
-		cluster: h.config.Cluster, layout: h.config.Layout,
+		versions: h.config.versions,
+		cluster:  h.config.Cluster, layout: h.config.Layout,
 		from: h.config.Self, to: p.Member.Member,
 	}
 }
@@ -124,7 +134,7 @@ func greet(conn net.Conn, in *bufio.Reader, h *hello) (*reply, error) {
 	if _, err := conn.Write(h.append(nil)); err != nil {
 		return nil, err
 	}
-	k, payload, err := readFrame(in, nil, frameMax)
+	k, payload, err := readFrame(in, frameMax)
 	switch {
 	case err != nil:
 		return nil, err
@@ -185,21 +195,25 @@ func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
 // take appends what is to be written, and notes that it is on its way. Payloads
 // are copied here, under the lock, so that they belong to nobody else.
 func (l *link) take(b []byte, now time.Time, tending bool) []byte {
+	for len(l.controls) > 0 && len(b) < batchBytes { // first: a partition may be waiting to move
+		b = appendBytes(b, frameControl, l.controls[0])
+		l.controls[0], l.controls = nil, l.controls[1:]
+	}
 	for c := l.unwritten.head; c != nil && len(b) < batchBytes; c = l.unwritten.head {
 		b = appendSending(b, sending{seq: c.seq, partition: c.Partition, first: c.first, patience: c.until.Sub(now)}, c.payload)
 		l.wrote(c)
-	}
-	for len(l.controls) > 0 && len(b) < batchBytes {
-		b = appendBytes(b, frameControl, l.controls[0])
-		l.controls[0], l.controls = nil, l.controls[1:]
 	}
 	for _, seq := range l.cancels { // of requests that have been written, by now at least
 		b = appendNumber(b, frameCancel, seq)
 	}
 	l.cancels = l.cancels[:0]
-	if l.got > l.confirmed && (tending || len(b) > 0 || l.got-l.confirmed >= confirmEvery) {
+	if l.got > l.confirmed && (tending || len(b) > 0 || l.owes()) {
 		b = appendNumber(b, frameConfirm, l.got)
-		l.confirmed = l.got
+		l.confirmed, l.heard = l.got, 0
+	}
+	if l.asks && l.unwritten.head == nil { // behind what is asked about
+		l.asks = false
+		b = appendBytes(b, framePing, nil)
 	}
 	return b
 }
@@ -207,42 +221,53 @@ func (l *link) take(b []byte, now time.Time, tending bool) []byte {
 // readAnswers reads what the owner says until the connection ends.
 func (s *stripe) readAnswers(l *link, conn net.Conn, in *bufio.Reader) error {
 	watch := silence{conn: conn}
+	frames := frameReader{in: in, most: frameMax}
 	for {
 		watch.reset()
-		k, payload, err := readFrame(in, nil, frameMax)
+		k, payload, err := frames.next()
 		if err != nil {
 			return err
 		}
-		switch k {
-		case frameResponse:
-			var r Response
-			seq, err := parseResponse(payload, &r)
-			if err != nil {
-				return err
-			}
-			s.mu.Lock()
-			s.outbox.responded(l, seq, r)
-			s.mu.Unlock()
-		case frameAdmitted:
-			upTo, err := parseNumber(payload)
-			if err != nil {
-				return err
-			}
-			s.mu.Lock()
-			s.outbox.ack(l, upTo)
-			s.mu.Unlock()
-		case frameMoved:
-			m, err := parseMoved(payload)
-			if err != nil {
-				return err
-			}
-			s.mu.Lock()
-			s.outbox.moved(l, &m)
-			s.mu.Unlock()
-		case framePong:
-		default: // of a later version
+		if k == frameResponse {
+			payload = frames.own(payload)
+		}
+		if err := s.hear(l, k, payload); err != nil {
+			return err
 		}
 	}
+}
+
+// hear acts on a frame of the owner's.
+func (s *stripe) hear(l *link, k kind, payload []byte) error {
+	switch k {
+	case frameResponse:
+		var r Response
+		seq, err := parseResponse(payload, &r)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.outbox.responded(l, seq, r)
+	case frameAdmitted:
+		upTo, err := parseNumber(payload)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.outbox.ack(l, upTo)
+	case frameMoved:
+		m, err := parseMoved(payload)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.outbox.moved(l, &m)
+	default: // PONG, or of a later version
+	}
+	return nil
 }
 
 // silence breaks a connection on which nothing was heard for silenceMax. To arm

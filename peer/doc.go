@@ -38,15 +38,17 @@
 //
 //	1 HELLO    "LKHOP" · least u16, most u16 (versions) · flags u8 (1: bulk)
 //	           · cluster text · layout u64 · from member · to member
-//	           · stripe u16 · generation u64 · next u64 · got u64
-//	           next: no later request has a lower number. got: answers read
+//	           · stripe u16 · generation u64 · session u64 · got u64
+//	           session: the one to go on with, or 0. got: answers read in it
 //
 // and back, one of
 //
-//	2 REPLY    version u16 · owner member · flags u8 (1: the session is known)
-//	           · processed u64 · count u32 · open u64…
-//	           requests above processed were never seen; open ones wait or run;
-//	           the answers of all others follow, from number got+1 on
+//	2 REPLY    version u16 · owner member · session u64 · processed u64
+//	           · count u32 · open u64…
+//	           session: another one than the HELLO's is new, and nothing is known
+//	           of the HELLO's. Else requests above processed were never seen;
+//	           open ones wait or run; the answers of all others follow, from
+//	           number got+1 on
 //	3 REFUSE   why, for people
 //
 // Then, from the ingress, on an ordered connection:
@@ -58,12 +60,13 @@
 //	           · key text · route text · head long · body size u32 · body
 //	5 CANCEL   seq u64
 //	6 CONFIRM  answers read u64, in all
-//	7 PING
+//	7 PING     answered by PONG, with ADMITTED before it if there is news
 //	8 CONTROL  a message between the members' tables of owners
 //
 // and back:
 //
-//	9 ADMITTED seq u64: every request up to it has a ticket, unless answered
+//	9 ADMITTED seq u64: every request up to it has a ticket, unless answered;
+//	           before the answers that follow it, and at once for bulk ones
 //	10 MOVED   seq u64 · owner member (perhaps none) · epoch u64: an answer
 //	11 RESPONSE seq u64 · flags u8 (1: stream, 2: unknown) · lane wait u32 µs
 //	           · upstream time u32 µs · problem text · detail text

@@ -1,10 +1,13 @@
 package peer
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"lanekeeper/queue"
@@ -39,15 +42,15 @@ const (
 	frameMax    = 32 << 20 // of any frame: a control message may list every key of a partition
 	helloMax    = 4 << 10  // of a frame from somebody who has not been let in
 	inlineMax   = 64 << 10 // a longer body travels on a connection of its own
-	headMax     = 1 << 20
+	answerMax   = 1 << 20  // and so does that of a longer response
 )
 
-// The versions of the protocol that this build speaks. A frame may grow at its
-// end: what a version does not know there, it ignores.
-const (
-	versionLeast = 1
-	versionMost  = 1
-)
+// versions of the protocol. A frame may grow at its end: what a version does not
+// know there, it ignores.
+type versions struct{ least, most uint16 }
+
+// spoken are the versions that this build speaks.
+var spoken = versions{1, 1}
 
 // magic opens a HELLO, so that whatever else calls this port is told apart.
 const magic = "LKHOP"
@@ -62,22 +65,70 @@ func end(b []byte, start int) []byte {
 	return b
 }
 
-// readFrame reads one frame into buffer, which it grows if it must.
-func readFrame(r io.Reader, buffer []byte, most int) (kind, []byte, error) {
-	var header [frameHeader]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return 0, buffer, err
+// frameReader reads frames. The payload of one is valid until the next is read.
+type frameReader struct {
+	in     *bufio.Reader
+	most   int      // bytes of a payload
+	small  [64]byte // of frames that are not kept
+	buffer []byte
+}
+
+func (r *frameReader) next() (kind, []byte, error) {
+	header, err := r.in.Peek(frameHeader)
+	if err != nil {
+		if len(header) > 0 && errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
 	}
-	n := int(binary.BigEndian.Uint32(header[:])) - 1
-	if n < 0 || n > most {
-		return 0, buffer, fmt.Errorf("%w: it has %d bytes, at most %d are taken", errFrame, n, most)
+	n, k := int(binary.BigEndian.Uint32(header))-1, kind(header[4])
+	if n < 0 || n > r.most {
+		return 0, nil, fmt.Errorf("%w: it has %d bytes, at most %d are taken", errFrame, n, r.most)
 	}
-	if cap(buffer) < n {
-		buffer = make([]byte, n)
+	r.in.Discard(frameHeader) //nolint:errcheck // they have been peeked at
+	payload, err := r.read(n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
 	}
-	buffer = buffer[:n]
-	_, err := io.ReadFull(r, buffer)
-	return kind(header[4]), buffer, err
+	return k, payload, err
+}
+
+// believed is how much of a frame's length is believed before it has come.
+const believed = 1 << 20
+
+func (r *frameReader) read(n int) ([]byte, error) {
+	if n <= len(r.small) {
+		_, err := io.ReadFull(r.in, r.small[:n])
+		return r.small[:n], err
+	}
+	if cap(r.buffer) < min(n, believed) || cap(r.buffer) > 2*batchBytes && n <= batchBytes {
+		r.buffer = make([]byte, min(n, believed))
+	}
+	payload := r.buffer[:min(n, cap(r.buffer))]
+	_, err := io.ReadFull(r.in, payload)
+	for len(payload) < n && err == nil {
+		at := len(payload)
+		payload = append(payload, make([]byte, min(n-at, at))...)
+		_, err = io.ReadFull(r.in, payload[at:])
+	}
+	r.buffer = payload
+	return payload, err
+}
+
+// own makes the payload that was read last the caller's.
+func (r *frameReader) own(payload []byte) []byte {
+	if len(payload) <= len(r.small) {
+		return bytes.Clone(payload)
+	}
+	r.buffer = nil
+	return payload
+}
+
+// readFrame reads one frame.
+func readFrame(in *bufio.Reader, most int) (kind, []byte, error) {
+	r := frameReader{in: in, most: most}
+	k, payload, err := r.next()
+	return k, r.own(payload), err
 }
 
 // reader takes a frame apart. After the first field that is not there, every
@@ -178,15 +229,15 @@ func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(
 
 // hello is the first frame on every connection, from the one that dialled.
 type hello struct {
-	least, most uint16 // versions it speaks
-	bulk        bool   // the connection carries large bodies
-	cluster     string
-	layout      uint64
-	from, to    ring.Member // to: whom it means to have called
-	stripe      uint16
-	generation  uint64 // rises with every connection of this stripe
-	next        uint64 // the lowest number that its next request may have
-	got         uint64 // answers that it has read
+	versions
+	bulk       bool // the connection carries large bodies
+	cluster    string
+	layout     uint64
+	from, to   ring.Member // to: whom it means to have called
+	stripe     uint16
+	generation uint64 // rises with every connection of this stripe
+	session    uint64 // that it means to go on with; 0: none
+	got        uint64 // answers that it has read in it
 }
 
 func (h *hello) append(b []byte) []byte {
@@ -194,13 +245,13 @@ func (h *hello) append(b []byte) []byte {
 	b = append(begin(b, frameHello), magic...)
 	b = binary.BigEndian.AppendUint16(b, h.least)
 	b = binary.BigEndian.AppendUint16(b, h.most)
-	b = append(b, flag(h.bulk, 1))
+	b = append(b, bit(h.bulk, 1))
 	b = appendText(b, h.cluster)
 	b = binary.BigEndian.AppendUint64(b, h.layout)
 	b = appendMember(appendMember(b, h.from), h.to)
 	b = binary.BigEndian.AppendUint16(b, h.stripe)
 	b = binary.BigEndian.AppendUint64(b, h.generation)
-	b = binary.BigEndian.AppendUint64(b, h.next)
+	b = binary.BigEndian.AppendUint64(b, h.session)
 	return end(binary.BigEndian.AppendUint64(b, h.got), start)
 }
 
@@ -215,7 +266,7 @@ func parseHello(b []byte) (h hello, err error) {
 	h.layout = r.u64()
 	h.from, h.to = r.member(), r.member()
 	h.stripe = r.u16()
-	h.generation, h.next, h.got = r.u64(), r.u64(), r.u64()
+	h.generation, h.session, h.got = r.u64(), r.u64(), r.u64()
 	return h, r.err()
 }
 
@@ -223,7 +274,7 @@ func parseHello(b []byte) (h hello, err error) {
 type reply struct {
 	version   uint16
 	owner     ring.Member
-	known     bool     // there was a session: what follows speaks of its requests
+	session   uint64   // if it is not the one that was named, nothing is known of that one
 	processed uint64   // the highest number read; a request above it was never seen
 	open      []uint64 // those at or below it that wait or run, rising
 }
@@ -233,7 +284,7 @@ func (p *reply) append(b []byte) []byte {
 	b = begin(b, frameReply)
 	b = binary.BigEndian.AppendUint16(b, p.version)
 	b = appendMember(b, p.owner)
-	b = append(b, flag(p.known, 1))
+	b = binary.BigEndian.AppendUint64(b, p.session)
 	b = binary.BigEndian.AppendUint64(b, p.processed)
 	b = appendCount(b, len(p.open))
 	for _, seq := range p.open {
@@ -246,8 +297,7 @@ func parseReply(b []byte) (p reply, err error) {
 	r := reader{b: b}
 	p.version = r.u16()
 	p.owner = r.member()
-	p.known = r.u8()&1 != 0
-	p.processed = r.u64()
+	p.session, p.processed = r.u64(), r.u64()
 	n := r.count()
 	if n > len(r.b)/8 {
 		return p, fmt.Errorf("%w: it is cut off", errFrame)
@@ -259,9 +309,9 @@ func parseReply(b []byte) (p reply, err error) {
 	return p, r.err()
 }
 
-func flag(set bool, bit byte) byte {
+func bit(set bool, of byte) byte {
 	if set {
-		return bit
+		return of
 	}
 	return 0
 }
@@ -301,7 +351,7 @@ const (
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), flag(r.ToHead, flagToHead)|flag(r.Bulk, flagBulk))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
@@ -327,7 +377,7 @@ func appendSending(b []byte, s sending, payload []byte) []byte {
 	b = begin(b, frameRequest)
 	b = binary.BigEndian.AppendUint64(b, s.seq)
 	b = appendCount(b, s.partition)
-	b = append(b, flag(s.first, flagFirst))
+	b = append(b, bit(s.first, flagFirst))
 	b = appendMillis(b, s.patience)
 	return end(append(b, payload...), start)
 }
@@ -389,9 +439,10 @@ const (
 
 func appendResponse(b []byte, seq uint64, r *Response) []byte {
 	start := len(b)
+	b = slices.Grow(b, 128+len(r.Problem)+len(r.Detail)+len(r.Head)+len(r.Body))
 	b = begin(b, frameResponse)
 	b = binary.BigEndian.AppendUint64(b, seq)
-	b = append(b, flag(r.Stream, 1)|flag(r.Executed == Unknown, 2))
+	b = append(b, bit(r.Stream, 1)|bit(r.Executed == Unknown, 2))
 	b = appendMicros(appendMicros(b, r.LaneWait), r.UpstreamTime)
 	b = appendText(appendText(b, r.Problem), r.Detail[:min(len(r.Detail), 1<<12)])
 	b = appendCount(appendMillis(b, r.RetryAfter), r.Depth)
@@ -424,6 +475,7 @@ type moved struct {
 
 func (m *moved) append(b []byte) []byte {
 	start := len(b)
+	b = slices.Grow(b, 32+len(m.owner.Name))
 	b = binary.BigEndian.AppendUint64(begin(b, frameMoved), m.seq)
 	return end(binary.BigEndian.AppendUint64(appendMember(b, m.owner), m.epoch), start)
 }

@@ -51,6 +51,8 @@ type Config struct {
 	MaxBytes int64 // their size
 
 	Log *slog.Logger
+
+	versions versions // zero: those that this build speaks
 }
 
 // Member is a member of the cluster and where its hop listens.
@@ -74,6 +76,7 @@ const (
 	retryMost    = 50 * time.Millisecond
 	batchBytes   = 256 << 10 // of one write
 	confirmEvery = 64        // answers
+	confirmBytes = 1 << 20
 )
 
 // Hop is this node's part in the hop, both halves. Its methods are safe for
@@ -86,8 +89,7 @@ type Hop struct {
 	kill    context.CancelFunc
 	wg      sync.WaitGroup
 
-	bytes atomic.Int64 // of calls that have not ended
-	calls atomic.Int64
+	load load // of calls that have not ended
 
 	mu      sync.Mutex // guards peers, stopped
 	peers   map[ring.Member]*peer
@@ -101,6 +103,7 @@ type peer struct {
 	kill context.CancelFunc
 	bulk bulkPool
 	up   atomic.Int32 // stripes that are connected
+	load load         // of calls that were entered for it
 }
 
 // stripe is the ordering domain of the partitions that share it: one outbox,
@@ -112,14 +115,13 @@ type stripe struct {
 	mu      sync.Mutex // guards the rest, and every link and call of the outbox
 	outbox  *outbox
 	retries map[int]time.Duration // paused partitions, and how long the last pause was
-	stopped bool
 }
 
 // wire is what a link is made of.
 type wire struct {
 	peer *peer
 	kick chan struct{} // holds one element when there is something to write
-	conn net.Conn      // the present one, or nil; guarded by the stripe's mutex
+	conn net.Conn      // what carries the present one, or nil; guarded by the stripe's mutex
 }
 
 // New makes a hop that knows no members. It dials nobody before View and is
@@ -128,6 +130,9 @@ func New(config Config) *Hop {
 	if config.Stripes == 0 {
 		// One keeps up with four cores; more would only spread the batches.
 		config.Stripes = min(max(runtime.GOMAXPROCS(0)/4, 1), 4)
+	}
+	if config.versions == (versions{}) {
+		config.versions = spoken
 	}
 	if config.Dial == nil {
 		var d net.Dialer
@@ -160,25 +165,18 @@ func (h *Hop) Enter(partition int, local Local) bool {
 // Send gives c its place among the requests of its partition, without blocking.
 func (h *Hop) Send(c *Call) {
 	s := h.stripe(c.Partition)
-	size := int64(len(c.payload) + len(c.body))
-	if h.calls.Add(1) > int64(h.config.MaxCalls) || h.bytes.Add(size) > h.config.MaxBytes {
-		c.Ticket, c.stripe, c.state = h.config.NextID(), s, ended
-		c.Response = Response{Problem: Overloaded, Detail: "too many requests are on their way to other nodes"}
-		h.uncount(c, size)
-		c.done <- struct{}{}
-		return
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Drawn under the lock, so that ticket order is the order of entering.
 	c.Ticket, c.stripe = h.config.NextID(), s
 	copy(c.payload[ticketAt:], c.Ticket[:])
+	if !s.charge(c) {
+		c.state = ended
+		c.Response = Response{Problem: Overloaded, Detail: "too many requests are on their way to other nodes"}
+		c.done <- struct{}{}
+		return
+	}
 	s.outbox.enter(c)
-}
-
-func (h *Hop) uncount(c *Call, size int64) {
-	h.calls.Add(-1)
-	h.bytes.Add(-size)
 }
 
 // Cancel gives c up. If it has not been sent it ends at once, not executed. Else
@@ -192,7 +190,7 @@ func (h *Hop) Cancel(c *Call) {
 }
 
 // Pending is how many requests are on their way to other members, or there.
-func (h *Hop) Pending() int { return int(h.calls.Load()) }
+func (h *Hop) Pending() int { return int(h.load.calls.Load()) }
 
 // Routed tells that this node has learnt who owns a partition.
 func (h *Hop) Routed(partition int, owner ring.Member, epoch uint64) {
@@ -297,13 +295,13 @@ func (h *Hop) Serve(listener net.Listener) error { return h.host.serve(listener)
 
 // Freeze closes every connection unread: this node stood still for so long that
 // what lies in its sockets may be of another time.
-func (h *Hop) Freeze() { h.host.closeAll(); h.closeLinks() }
+func (h *Hop) Freeze() { h.host.freeze(); h.closeLinks() }
 
 func (h *Hop) closeLinks() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, p := range h.peers {
-		p.bulk.close()
+		p.bulk.drain()
 	}
 	for _, s := range h.stripes {
 		s.mu.Lock()
@@ -325,13 +323,13 @@ func (h *Hop) Stop(ctx context.Context) error {
 	h.mu.Lock()
 	if !h.stopped {
 		h.stopped = true
-		for _, s := range h.stripes {
-			s.mu.Lock()
-			s.stopped = true
-			s.mu.Unlock()
-		}
 		for _, p := range h.peers {
 			h.removeLocked(p, false)
+		}
+		for _, s := range h.stripes {
+			s.mu.Lock()
+			s.outbox.stop()
+			s.mu.Unlock()
 		}
 	}
 	h.mu.Unlock()
@@ -354,7 +352,7 @@ func (s *stripe) admit(c *Call) bool {
 func (s *stripe) lookup(partition int) (ring.Member, uint64) { return s.hop.config.Owner(partition) }
 
 func (s *stripe) ended(c *Call) {
-	s.hop.uncount(c, int64(len(c.payload)+len(c.body)))
+	s.discharge(c)
 	c.done <- struct{}{}
 }
 
@@ -383,7 +381,7 @@ func (s *stripe) retry(partition int) {
 	time.AfterFunc(pause, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if s.stopped {
+		if s.outbox.stopped {
 			return
 		}
 		s.outbox.retry(partition)

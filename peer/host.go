@@ -2,11 +2,13 @@ package peer
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,10 +22,11 @@ type host struct {
 
 	mu       sync.Mutex // guards the rest
 	sessions map[sessionKey]*hosted
+	named    uint64 // the last session
 	conns    map[net.Conn]struct{}
 	listener net.Listener
 	closed   bool
-	wg       sync.WaitGroup
+	wg       sync.WaitGroup // of connections; raised under mu, and not after closed
 }
 
 type sessionKey struct {
@@ -42,6 +45,7 @@ type hosted struct {
 	conn    net.Conn
 	ended   chan struct{} // closed when the reader of conn has returned
 	orphans *time.Timer   // runs while there is no connection
+	reply   []byte        // to conn's HELLO, until it is written
 	acked   uint64        // the last ADMITTED that was written
 	pongs   bool
 	dropped bool // its ingress is gone
@@ -81,12 +85,12 @@ func (h *host) serve(listener net.Listener) error {
 			conn.Close()
 			continue
 		}
-		h.wg.Go(func() { // ends with the connection, which close closes
+		go func() { // ends with the connection, which close closes
 			defer h.leave(conn)
 			if err := h.let(conn); err != nil && !h.isClosed() {
 				h.hop.config.Log.Debug("a member's connection ended", "remote", conn.RemoteAddr(), "error", err)
 			}
-		})
+		}()
 	}
 }
 
@@ -105,6 +109,7 @@ func (h *host) enter(conn net.Conn) bool {
 		return false
 	}
 	h.conns[conn] = struct{}{}
+	h.wg.Add(1)
 	return true
 }
 
@@ -113,6 +118,7 @@ func (h *host) leave(conn net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.conns, conn)
+	h.wg.Done()
 }
 
 func (h *host) isClosed() bool {
@@ -133,7 +139,7 @@ func (h *host) let(raw net.Conn) error {
 		conn = secure
 	}
 	in := bufio.NewReaderSize(conn, 64<<10)
-	k, payload, err := readFrame(in, nil, helloMax)
+	k, payload, err := readFrame(in, helloMax)
 	if err != nil {
 		return err
 	}
@@ -158,13 +164,14 @@ func (h *host) let(raw net.Conn) error {
 		conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead connection fails the read
 		return h.serveBulk(conn, in, &hello)
 	}
-	return h.serveOrdered(conn, in, &hello, version)
+	return h.serveOrdered(raw, conn, in, &hello, version)
 }
 
 // accepts says whether a HELLO may be let in, and in which version: the highest
 // that both speak.
 func (h *Hop) accepts(hello *hello) (version uint16, err error) {
-	version = min(hello.most, versionMost)
+	own := h.config.versions
+	version = min(hello.most, own.most)
 	switch c := &h.config; {
 	case hello.cluster != c.Cluster:
 		return 0, fmt.Errorf("this is cluster %q, not %q", c.Cluster, hello.cluster)
@@ -172,8 +179,8 @@ func (h *Hop) accepts(hello *hello) (version uint16, err error) {
 		return 0, errors.New("cluster.partitions, or another part of the layout that all members must share, differs")
 	case hello.to != c.Self:
 		return 0, fmt.Errorf("this is %s, not %s", c.Self, hello.to)
-	case version < max(hello.least, versionLeast):
-		return 0, fmt.Errorf("this node speaks versions %d to %d of the protocol, not %d to %d", versionLeast, versionMost, hello.least, hello.most)
+	case version < max(hello.least, own.least):
+		return 0, fmt.Errorf("this node speaks versions %d to %d of the protocol, not %d to %d", own.least, own.most, hello.least, hello.most)
 	}
 	return version, nil
 }
@@ -186,8 +193,21 @@ func (h *host) find(from ring.Member, stripe uint16) (*hosted, error) {
 		if len(older) == 0 {
 			return s, err
 		}
-		for _, s := range older {
-			s.drop()
+		h.drop(older)
+	}
+}
+
+// drop ends sessions, and forgets them after that: nobody is let in by a new one
+// while the readers of the old one go on.
+func (h *host) drop(sessions []*hosted) {
+	for _, s := range sessions {
+		s.drop()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for key, s := range h.sessions {
+		if slices.Contains(sessions, s) {
+			delete(h.sessions, key)
 		}
 	}
 }
@@ -204,7 +224,6 @@ func (h *host) look(from ring.Member, stripe uint16) (s *hosted, older []*hosted
 			return nil, nil, errors.New("a later incarnation of this node is known")
 		case s.session.ingress.Incarnation < from.Incarnation:
 			older = append(older, s)
-			delete(h.sessions, key)
 		}
 	}
 	if len(older) > 0 {
@@ -222,38 +241,44 @@ func (h *host) look(from ring.Member, stripe uint16) (s *hosted, older []*hosted
 
 // gone drops the sessions of a member that is no longer live.
 func (h *host) gone(m ring.Member) {
-	h.mu.Lock()
 	var of []*hosted
-	for key, s := range h.sessions {
+	for _, s := range h.all() {
 		if s.session.ingress == m {
 			of = append(of, s)
-			delete(h.sessions, key)
 		}
 	}
-	h.mu.Unlock()
-	for _, s := range of {
-		s.drop()
-	}
+	h.drop(of)
+}
+
+// nextName is the name of a new session.
+func (h *host) nextName() uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.named++
+	return h.named
 }
 
 // drop ends a session: its connection is closed and its reader has ended, what
 // waits leaves its lane, and the answers of what runs go nowhere.
 func (s *hosted) drop() {
+	s.mu.Lock()
+	s.dropped = true // first: nobody is let in any more
+	s.mu.Unlock()
 	s.hangUp()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.dropped = true
 	if s.orphans != nil {
 		s.orphans.Stop()
 	}
-	s.session.orphan()
-	s.session.closeStreams()
+	s.session.renew(0)
 }
 
-// hangUp closes the present connection and waits for its reader.
+// hangUp closes the present connection and waits for its reader, so that no
+// message of it comes behind those of the next one.
 func (s *hosted) hangUp() {
 	s.mu.Lock()
 	conn, ended := s.conn, s.ended
+	s.session.deaf = true
 	s.mu.Unlock()
 	if conn != nil {
 		conn.Close()
@@ -261,8 +286,9 @@ func (s *hosted) hangUp() {
 	}
 }
 
-// serveOrdered serves a connection that carries requests.
-func (h *host) serveOrdered(conn net.Conn, in *bufio.Reader, hello *hello, version uint16) error {
+// serveOrdered serves a connection that carries requests. raw is below conn: to
+// close it does not wait for anybody to read a good-bye.
+func (h *host) serveOrdered(raw, conn net.Conn, in *bufio.Reader, hello *hello, version uint16) error {
 	s, err := h.find(hello.from, hello.stripe)
 	if err != nil {
 		conn.Write(appendBytes(nil, frameRefuse, []byte(err.Error()))) //nolint:errcheck // it is closed all the same
@@ -270,31 +296,34 @@ func (h *host) serveOrdered(conn net.Conn, in *bufio.Reader, hello *hello, versi
 	}
 	ended := make(chan struct{})
 	defer close(ended)
-	if err := s.greet(conn, ended, hello, version); err != nil {
+	if err := s.greet(raw, ended, hello, version); err != nil {
 		return err
 	}
+	conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead connection fails the read
 	quit := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() { // ends with quit, or the connection
 		s.writeAnswers(conn, quit)
-		conn.Close()
+		raw.Close()
 	})
-	err = s.readRequests(conn, in)
-	conn.Close()
+	err = s.readRequests(conn, in, hello.generation)
+	raw.Close()
 	close(quit)
 	writer.Wait()
-	s.left(conn)
+	s.left(raw)
 	return err
 }
 
-// greet lets a connection in, in place of an older one.
+// greet lets a connection in, in place of an older one. Its writer writes the
+// reply, for nothing may wait for a member under the lock.
 func (s *hosted) greet(conn net.Conn, ended chan struct{}, hello *hello, version uint16) error {
+	name := s.host.nextName()
 	s.greeting.Lock()
 	defer s.greeting.Unlock()
 	s.mu.Lock()
-	stale := hello.generation <= s.session.generation
+	late := s.session.isLate(hello)
 	s.mu.Unlock()
-	if stale {
+	if late {
 		return errGeneration
 	}
 	s.hangUp()
@@ -303,24 +332,15 @@ func (s *hosted) greet(conn net.Conn, ended chan struct{}, hello *hello, version
 	if s.dropped {
 		return errors.New("peer: the session was dropped meanwhile")
 	}
-	answer, err := s.session.greet(hello, s.session.generation > 0)
-	if err != nil {
-		return err
-	}
-	answer.version, answer.owner = version, s.host.hop.config.Self
 	if s.orphans != nil {
 		s.orphans.Stop()
 	}
-	s.conn, s.ended, s.acked = conn, ended, s.session.processed
-	conn.SetDeadline(time.Now().Add(writeMax)) //nolint:errcheck // a dead connection fails the write
-	s.write(nil) // answers of before
-	if _, err = conn.Write(answer.append(nil)); err == nil {
-		err = conn.SetDeadline(time.Time{})
-	}
-	if err != nil {
-		s.leftLocked(conn)
-	}
-	return err
+	answer := s.session.greet(hello, name)
+	answer.version, answer.owner = version, s.host.hop.config.Self
+	s.conn, s.ended = conn, ended
+	s.reply, s.acked, s.pongs = answer.append(nil), s.session.processed, false
+	s.write(nil)
+	return nil
 }
 
 // left notes that a connection has ended. Its ingress has some time to come
@@ -328,78 +348,98 @@ func (s *hosted) greet(conn net.Conn, ended chan struct{}, hello *hello, version
 func (s *hosted) left(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.leftLocked(conn)
-}
-
-func (s *hosted) leftLocked(conn net.Conn) {
 	if s.conn != conn {
 		return
 	}
-	s.conn = nil
-	s.orphans = time.AfterFunc(orphanAfter, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.conn == nil {
-			s.session.orphan()
-		}
-	})
+	s.conn, s.session.deaf = nil, true
+	s.orphans = time.AfterFunc(orphanAfter, s.orphan)
+}
+
+// orphan is called when an ingress has not come back. One that is not among the
+// members will never be said to be gone, so its session ends here.
+func (s *hosted) orphan() {
+	stranger := s.host.hop.peer(s.session.ingress) == nil
+	s.mu.Lock()
+	alone := s.conn == nil
+	if alone {
+		s.session.orphan()
+		s.dropped = s.dropped || stranger
+	}
+	s.mu.Unlock()
+	if alone && stranger {
+		s.host.drop([]*hosted{s})
+	}
 }
 
 // readRequests takes tickets in the order of reading. Nothing here waits for
 // anything but the next frame.
-func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader) error {
+func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64) error {
 	watch := silence{conn: conn}
-	var buffer []byte
+	frames := frameReader{in: in, most: frameMax}
 	for {
 		watch.reset()
-		k, payload, err := readFrame(in, buffer, frameMax)
+		k, payload, err := frames.next()
 		if err != nil {
 			return err
 		}
-		buffer = payload[:0]
 		switch k {
-		case frameRequest:
-			inbound := &Inbound{Ingress: s.session.ingress, host: s}
-			sent, err := parseRequest(payload, &inbound.Request)
-			if err != nil {
-				return err
-			}
-			buffer = nil // it is the request's now
-			inbound.Partition = sent.partition
-			if inbound.Bulk {
-				inbound.body = newIncoming(inbound.BodySize)
-			}
-			s.mu.Lock()
-			err = s.session.request(inbound, sent)
-			s.mu.Unlock()
-			if err != nil {
-				return err
-			}
-			if in.Buffered() == 0 {
-				s.write(nil) // ADMITTED
-			}
-		case frameCancel, frameConfirm:
-			n, err := parseNumber(payload)
-			if err != nil {
-				return err
-			}
-			s.mu.Lock()
-			if k == frameCancel {
-				s.session.cancel(n)
-			} else {
-				s.session.confirm(n)
-			}
-			s.mu.Unlock()
 		case frameControl:
 			s.host.hop.config.Control(s.session.ingress, payload)
-		case framePing:
-			s.mu.Lock()
-			s.pongs = true
-			s.mu.Unlock()
-			s.write(nil)
-		default: // of a later version
+		case frameRequest:
+			err = s.hear(k, frames.own(payload), generation)
+		default:
+			err = s.hear(k, payload, generation)
+		}
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// hear acts on a frame that the connection of a generation brought.
+func (s *hosted) hear(k kind, payload []byte, generation uint64) error {
+	switch k {
+	case frameRequest:
+		return s.hearRequest(payload, generation)
+	case frameCancel, frameConfirm:
+		n, err := parseNumber(payload)
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if k == frameCancel {
+			s.session.cancel(n, generation)
+		} else {
+			s.session.confirm(n, generation)
+		}
+	case framePing:
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.pongs = true
+		s.write(nil)
+	default: // of a later version
+	}
+	return nil
+}
+
+// hearRequest takes the ticket of a request, whose bytes are its own from now on.
+func (s *hosted) hearRequest(payload []byte, generation uint64) error {
+	in := &Inbound{Ingress: s.session.ingress, host: s}
+	sent, err := parseRequest(payload, &in.Request)
+	if err != nil {
+		return err
+	}
+	in.Partition = sent.partition
+	if in.Bulk {
+		in.body = newIncoming(in.BodySize)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if in.Bulk {
+		s.write(nil) // its body waits for ADMITTED
+	}
+	return s.session.request(in, sent, generation)
 }
 
 // writeAnswers writes what there is to say, as much as there is at once.
@@ -433,6 +473,7 @@ func (s *hosted) writeAnswers(conn net.Conn, quit <-chan struct{}) {
 // would be taken for the word on a request that was answered MOVED.
 func (s *hosted) take(b []byte) []byte {
 	of := s.session
+	b, s.reply = append(b, s.reply...), nil
 	for of.unsent < len(of.answers) && len(b) < batchBytes {
 		b = append(b, of.answers[of.unsent].frame...)
 		of.unsent++
@@ -452,6 +493,8 @@ func (s *hosted) take(b []byte) []byte {
 
 func (s *hosted) serve(in *Inbound) (*Response, bool) { return s.host.hop.config.Serve(in) }
 
+func (s *hosted) leave(in *Inbound) bool { return in.Ticket.Leave() }
+
 func (s *hosted) owner(partition int) (ring.Member, uint64) {
 	return s.host.hop.config.Owner(partition)
 }
@@ -464,16 +507,26 @@ func (s *hosted) write(*session) {
 }
 
 // Respond answers a request that was served. It is called exactly once, by any
-// goroutine; r is not retained.
+// goroutine; r is not retained. A body that would stand in the way of other
+// answers for too long is fetched, as a stream is.
 func (in *Inbound) Respond(r *Response) {
+	if len(r.Body) > answerMax {
+		of := *r
+		body := bytes.Clone(r.Body)
+		of.Body = nil
+		in.respondStream(&of, &Stream{reader: bytes.NewReader(body), size: len(body), closed: func(bool) {}})
+		return
+	}
+	in.respond(r)
+}
+
+func (in *Inbound) respond(r *Response) {
 	s := in.host
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.dropped && in.stream != nil {
+	if !in.session.finish(in, r) && in.stream != nil {
 		in.stream.close()
-		return
 	}
-	in.session.finish(in, r)
 }
 
 // settle waits until every answer has been read.
@@ -512,6 +565,16 @@ func (h *host) all() []*hosted {
 	return all
 }
 
+// freeze closes every connection unread, what has been buffered of it included.
+func (h *host) freeze() {
+	for _, s := range h.all() {
+		s.mu.Lock()
+		s.session.deaf = true
+		s.mu.Unlock()
+	}
+	h.closeAll()
+}
+
 func (h *host) closeAll() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -526,12 +589,8 @@ func (h *host) close() {
 	if h.listener != nil {
 		h.listener.Close()
 	}
-	sessions := h.sessions
-	h.sessions = make(map[sessionKey]*hosted)
 	h.mu.Unlock()
 	h.closeAll()
-	for _, s := range sessions {
-		s.drop()
-	}
+	h.drop(h.all())
 	h.wg.Wait()
 }

@@ -27,20 +27,28 @@ import (
 //     order, and so do those never written. Else x1 goes first on the new
 //     connection while x0 waits for its owner, or an answer that comes late
 //     makes x0 run twice.
-//  5. A reply speaks for one incarnation of the owner. What was sent to another
-//     is unknown: an owner that came back empty would deny what it ran.
+//  5. A reply speaks for one session of one incarnation of the owner. What was
+//     sent in another is unknown: an owner that came back empty, or had taken
+//     this node for dead, would deny what it ran. A session is known by its name,
+//     which the last reply that was read has given: else an owner that forgot the
+//     old one, and whose first reply got lost, would speak of requests it knows
+//     nothing of, and they would wait for their answers for ever.
 //  6. A hint is followed when its epoch is at least the present route's and it
 //     names another node than the one that was asked. A route that only the ring
 //     knows has epoch 0, so that a ring that is behind cannot keep a partition's
 //     requests circling.
-//  7. Numbers of requests are never used again.
+//  7. Numbers of requests, and generations of connections, only rise, over all
+//     links: a member that was taken for dead and is back gets a new link, and
+//     an answer, or a large body, of the old one must not find another request.
 type outbox struct {
-	self   ring.Member
-	env    outboxEnv
-	flows  map[int]*flow
-	links  map[ring.Member]*link
-	orders uint64
-	open   int // calls that have not ended
+	self        ring.Member
+	env         outboxEnv
+	flows       map[int]*flow
+	links       map[ring.Member]*link
+	orders      uint64 // the last call's
+	numbers     uint64 // the last request's
+	generations uint64 // the last connection's
+	stopped     bool
 }
 
 // outboxEnv is what the outbox asks of its surroundings. The methods are called
@@ -80,26 +88,28 @@ type flow struct {
 
 	backlog callList // not sent, in order
 	loose   int      // sent, and neither admitted nor moved nor answered
+	link    *link    // of the loose ones
 	turning bool     // the route changed: rule 2
+	asked   bool     // whether the loose ones have been admitted
 	moves   int      // MOVEDs since something was admitted
 	paused  bool     // until retry
 }
 
 // link is the way to one incarnation of a member.
 type link struct {
-	peer       ring.Member
-	up         bool   // the reply of the present connection has been read
-	generation uint64 // of the last connection
-	next       uint64 // number of the next request
-	acked      uint64 // requests up to here have been admitted or answered
-	got        uint64 // answers read
-	confirmed  uint64 // and said to have been read
+	peer      ring.Member
+	up        bool   // the reply of the present connection has been read
+	session   uint64 // the peer's, by the last reply that was read; 0 = none was
+	got       uint64 // answers read in the session
+	confirmed uint64 // and said to have been read
+	heard     int    // their bytes since
 
-	calls     map[uint64]*Call // open ones by number
-	unwritten callQueue        // in order
-	cancels   []uint64
-	controls  [][]byte
-	bytes     int // of unwritten calls and controls
+	calls      map[uint64]*Call // open ones by number
+	unwritten  callQueue        // in order
+	unadmitted callQueue        // written ones, in order
+	asks       bool             // for ADMITTED
+	cancels    []uint64
+	controls   [][]byte
 
 	wire *wire // its connection
 }
@@ -129,7 +139,10 @@ func (o *outbox) isHere(partition int) bool {
 func (o *outbox) enter(c *Call) {
 	o.orders++
 	c.order, c.state = o.orders, held
-	o.open++
+	if o.stopped {
+		o.refuse(c)
+		return
+	}
 	f := o.flow(c.Partition)
 	f.backlog.insert(c)
 	o.flush(f)
@@ -138,9 +151,22 @@ func (o *outbox) enter(c *Call) {
 // flush sends what f holds back, as far as it may.
 func (o *outbox) flush(f *flow) {
 	for c := f.backlog.head; c != nil; c = f.backlog.head {
-		if f.paused || f.turning && f.loose > 0 || !o.place(f, c) {
+		if f.turning && f.loose > 0 {
+			o.ask(f)
 			return
 		}
+		if f.paused || !o.place(f, c) {
+			return
+		}
+	}
+}
+
+// ask has the owner of f's loose calls say at once which of them it has admitted.
+// It says so with its next answer in any case, but that may be a lane's wait away.
+func (o *outbox) ask(f *flow) {
+	if !f.asked && f.link.up {
+		f.asked, f.link.asks = true, true
+		o.env.write(f.link)
 	}
 }
 
@@ -165,13 +191,13 @@ func (o *outbox) place(f *flow, c *Call) bool {
 		return false
 	}
 	f.backlog.remove(c)
-	l.next++
-	c.seq, c.link, c.state = l.next, l, unwrit
-	c.first, f.turning = f.turning, false
+	o.numbers++
+	c.seq, c.link, c.state = o.numbers, l, unwrit
+	c.first, f.turning, f.asked = f.turning, false, false
 	f.loose++
+	f.link = l
 	l.calls[c.seq] = c
 	l.unwritten.push(c)
-	l.bytes += len(c.payload)
 	o.env.write(l)
 	return true
 }
@@ -279,9 +305,20 @@ func (o *outbox) gone(l *link) {
 	}
 }
 
+// stop ends what has not been sent: the links have gone before.
+func (o *outbox) stop() {
+	o.stopped = true
+	for _, f := range o.inOrder() {
+		for c := f.backlog.head; c != nil; c = f.backlog.head {
+			f.backlog.remove(c)
+			o.refuse(c)
+		}
+	}
+}
+
 // broken tells that l's connection has ended, and its reader and writer with it.
 func (o *outbox) broken(l *link) {
-	l.up = false
+	l.up, l.asks = false, false
 	for _, c := range l.inOrder() {
 		if c.state == unwrit {
 			o.takeBack(c)
@@ -308,11 +345,12 @@ func (o *outbox) takeBack(c *Call) {
 // loosen takes a call from its link.
 func (o *outbox) loosen(c *Call) *flow {
 	f := o.flows[c.Partition]
-	if c.state == unwrit {
+	switch c.state {
+	case unwrit:
 		c.link.unwritten.remove(c)
-		c.link.bytes -= len(c.payload)
-	}
-	if c.state == unwrit || c.state == written {
+		f.loose--
+	case written:
+		c.link.unadmitted.remove(c)
 		f.loose--
 	}
 	delete(c.link.calls, c.seq)
@@ -321,9 +359,9 @@ func (o *outbox) loosen(c *Call) *flow {
 }
 
 // connecting begins a connection: its HELLO says what is returned.
-func (l *link) connecting() (generation, next, got uint64) {
-	l.generation++
-	return l.generation, l.next + 1, l.got
+func (o *outbox) connecting(l *link) (generation, session, got uint64) {
+	o.generations++
+	return o.generations, l.session, l.got
 }
 
 // replied takes the owner's word on what became of the requests before the
@@ -333,12 +371,16 @@ func (o *outbox) replied(l *link, p *reply) {
 	for _, seq := range p.open {
 		open[seq] = true
 	}
+	known := p.session == l.session
+	if !known {
+		l.session, l.got = p.session, 0
+	}
 	for _, c := range l.inOrder() {
 		switch {
-		case c.seq > p.processed && p.known:
-			o.takeBack(c)
-		case !p.known:
+		case !known:
 			o.answer(c, Response{Problem: PeerLost, Executed: Unknown, Detail: l.peer.Name + " no longer knows the request"})
+		case c.seq > p.processed:
+			o.takeBack(c)
 		case open[c.seq]:
 			o.admit(c)
 			if c.cancelled {
@@ -348,7 +390,7 @@ func (o *outbox) replied(l *link, p *reply) {
 		// Else its answer comes again.
 	}
 	l.up = true
-	l.confirmed = l.got
+	l.confirmed, l.heard = l.got, 0
 	for _, f := range o.inOrder() {
 		o.flush(f)
 	}
@@ -358,6 +400,7 @@ func (o *outbox) replied(l *link, p *reply) {
 // admit notes that c has its ticket.
 func (o *outbox) admit(c *Call) {
 	if c.state == written {
+		c.link.unadmitted.remove(c)
 		f := o.flows[c.Partition]
 		f.loose--
 		f.moves = 0
@@ -369,19 +412,28 @@ func (o *outbox) admit(c *Call) {
 // ack tells that every request up to a number has been admitted, if it has not
 // been answered otherwise.
 func (o *outbox) ack(l *link, upTo uint64) {
-	for seq := l.acked + 1; seq <= min(upTo, l.next); seq++ {
-		if c := l.calls[seq]; c != nil && c.state == written {
-			o.admit(c)
-			o.flush(o.flows[c.Partition])
-		}
+	for c := l.unadmitted.head; c != nil && c.seq <= upTo; c = l.unadmitted.head {
+		o.admit(c)
+		o.flush(o.flows[c.Partition])
 	}
-	l.acked = max(l.acked, min(upTo, l.next))
 }
+
+// hear counts an answer, and sees to it that many do not wait for their
+// confirmation.
+func (o *outbox) hear(l *link, size int) {
+	l.got++
+	l.heard += size
+	if l.owes() {
+		o.env.write(l)
+	}
+}
+
+// owes reports whether a confirmation should not wait for company.
+func (l *link) owes() bool { return l.got-l.confirmed >= confirmEvery || l.heard >= confirmBytes }
 
 // moved tells that the owner is another one.
 func (o *outbox) moved(l *link, m *moved) {
-	l.got++
-	o.env.write(l)
+	o.hear(l, 0)
 	c := l.calls[m.seq]
 	if c == nil {
 		return
@@ -413,17 +465,16 @@ func (o *outbox) redirect(f *flow, asked ring.Member, m *moved) {
 }
 
 // responded tells that a request has been answered.
-func (o *outbox) responded(l *link, seq uint64, r Response) (c *Call) {
-	l.got++
-	o.env.write(l)
-	if c = l.calls[seq]; c == nil {
-		return nil
+func (o *outbox) responded(l *link, seq uint64, r Response) {
+	o.hear(l, len(r.Head)+len(r.Body))
+	c := l.calls[seq]
+	if c == nil {
+		return
 	}
 	f := o.flows[c.Partition]
 	f.moves = 0
 	o.answer(c, r)
 	o.flush(f)
-	return c
 }
 
 // answer ends a call that was sent.
@@ -442,7 +493,6 @@ func (o *outbox) refuse(c *Call) {
 
 func (o *outbox) end(c *Call) {
 	c.state = ended
-	o.open--
 	o.env.ended(c)
 }
 
@@ -476,7 +526,7 @@ func (o *outbox) takeCancelled(c *Call) {
 // wrote tells that c is on its way.
 func (l *link) wrote(c *Call) {
 	l.unwritten.remove(c)
-	l.bytes -= len(c.payload)
+	l.unadmitted.push(c)
 	c.state = written
 }
 

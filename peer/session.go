@@ -17,19 +17,25 @@ import (
 //     until the ingress has said that it read them, and are written again on the
 //     next connection. So a break costs requests that have a ticket nothing, and
 //     this node never denies what it ran: forgetting an answer once it was
-//     written would make of a lost one a false "not-executed".
-//  9. Generations rise: a HELLO that does not is refused with nothing read, and
-//     before a new connection is replied to, the readers of the old ones have
-//     ended. Else x0 lies unread in the old socket, whose reply the ingress has
-//     had; x1 comes by the new one; and then x0 is read.
+//     written would make of a lost one a false "not-executed". Answers have a
+//     bound. Above it, what has run is answered as unknown, in a few bytes.
+//  9. Only the connection that was let in last is listened to, and generations
+//     rise: a HELLO that does not is refused. Else x0 lies unread in the old
+//     socket while the reply says that it was never seen; it comes again by the
+//     new one; and then x0 is read. Or a HELLO that lay unread ends its successor.
 //  10. After MOVED for a partition everything of it is answered MOVED, over
 //     reconnects too, until a request with the first bit.
 //  11. A waiting ticket is unlinked in one step, or is left alone: a CANCEL of
 //     what runs, or is not here, does nothing.
+//  12. An ingress that names another session, or none, has written off what it
+//     sent in this one: what of that waits leaves its lane, and nothing of it is
+//     answered. The session begins anew, under a name that was never used.
 type session struct {
 	ingress    ring.Member
 	env        sessionEnv
-	generation uint64
+	name       uint64
+	generation uint64 // of the last connection
+	deaf       bool   // it is not listened to any more
 	processed  uint64
 	open       map[uint64]*Inbound
 	moved      map[int]bool // partitions: rule 10
@@ -51,6 +57,8 @@ type sessionEnv interface {
 	// serve takes in's ticket, or returns a refusal; it reports false, and has
 	// done nothing, if the partition is not this node's.
 	serve(in *Inbound) (refusal *Response, mine bool)
+	// leave takes in out of its lane, and reports false if it did not wait there.
+	leave(in *Inbound) bool
 	// owner is where a partition's requests should go instead.
 	owner(partition int) (ring.Member, uint64)
 	// write tells that there is something to write.
@@ -58,37 +66,54 @@ type sessionEnv interface {
 }
 
 func newSession(ingress ring.Member, env sessionEnv) *session {
-	return &session{ingress: ingress, env: env, open: make(map[uint64]*Inbound), moved: make(map[int]bool)}
+	return &session{ingress: ingress, env: env, deaf: true, open: make(map[uint64]*Inbound), moved: make(map[int]bool)}
 }
 
 var errGeneration = errors.New("peer: the connection is older than another one that was let in")
 
-// greet lets a connection in, and replies what became of the requests before.
-// The readers of older connections have ended.
-func (s *session) greet(h *hello, known bool) (reply, error) {
-	if h.generation <= s.generation {
-		return reply{}, errGeneration
+// isLate reports whether a HELLO may not be let in any more (rule 9).
+func (s *session) isLate(h *hello) bool { return h.generation <= s.generation }
+
+// greet lets a connection in, and replies what became of the requests before it.
+// renamed is the session's name from now on, if the ingress means another one.
+func (s *session) greet(h *hello, renamed uint64) reply {
+	s.generation, s.deaf = h.generation, false
+	if h.session != s.name || s.name == 0 {
+		s.renew(renamed)
+	} else {
+		s.drop(h.got)
 	}
-	s.generation = h.generation
-	s.confirm(h.got)
 	s.unsent = 0
-	if !known {
-		// Nothing is known of what came before, and it will not come again.
-		s.processed, s.answered = h.next-1, h.got
-	}
-	p := reply{known: known, processed: s.processed}
+	p := reply{session: s.name, processed: s.processed}
 	for seq := range s.open {
 		p.open = append(p.open, seq)
 	}
 	sortBy(p.open, func(seq uint64) uint64 { return seq })
-	return p, nil
+	return p
 }
+
+// renew begins a session anew (rule 12).
+func (s *session) renew(name uint64) {
+	s.name = name
+	s.orphan()
+	clear(s.open)
+	clear(s.moved)
+	s.closeStreams()
+	s.answers, s.answered, s.bytes = nil, 0, 0
+}
+
+// hears reports whether the connection of a generation is listened to.
+func (s *session) hears(generation uint64) bool { return generation == s.generation && !s.deaf }
 
 var errSequence = errors.New("peer: the number of a request does not rise")
 
-// request takes the ticket of a request, in the order of reading.
-func (s *session) request(in *Inbound, sent sending) error {
-	if sent.seq <= s.processed {
+// request takes the ticket of a request, in the order of reading. generation is
+// of the connection that it was read from, as everywhere.
+func (s *session) request(in *Inbound, sent sending, generation uint64) error {
+	switch {
+	case !s.hears(generation):
+		return errGeneration
+	case sent.seq <= s.processed:
 		return errSequence
 	}
 	s.processed = sent.seq
@@ -122,23 +147,44 @@ func (s *session) say(seq uint64, frame []byte) {
 	s.env.write(s)
 }
 
-// finish answers an open request.
-func (s *session) finish(in *Inbound, r *Response) {
+// answersMax bounds the bytes of answers that a session keeps. An ingress that
+// reads them confirms them within a round trip.
+const answersMax = 64 << 20
+
+// finish answers an open request. It reports whether r was taken: if not, nobody
+// waits for it any more, or there is no room for it.
+func (s *session) finish(in *Inbound, r *Response) bool {
 	if s.open[in.seq] != in {
-		return
+		return false
 	}
 	delete(s.open, in.seq)
+	if s.bytes > answersMax && r.Problem == "" {
+		s.say(in.seq, appendResponse(nil, in.seq, &Response{
+			Problem: PeerLost, Executed: Unknown, Detail: "its answer was dropped: too many wait for " + s.ingress.Name + " to read them",
+			LaneWait: r.LaneWait, UpstreamTime: r.UpstreamTime,
+		}))
+		return false
+	}
 	if r.Stream {
 		if s.streams == nil {
 			s.streams = make(map[uint64]*Stream)
 		}
 		s.streams[in.seq] = in.stream
+		s.bytes += in.stream.size
 	}
 	s.say(in.seq, appendResponse(nil, in.seq, r))
+	return true
 }
 
 // confirm forgets answers that the ingress has read.
-func (s *session) confirm(got uint64) {
+func (s *session) confirm(got, generation uint64) {
+	if s.hears(generation) {
+		s.drop(got)
+	}
+}
+
+// drop forgets the answers up to a number.
+func (s *session) drop(got uint64) {
 	for s.answered < got && len(s.answers) > 0 {
 		s.bytes -= len(s.answers[0].frame)
 		s.answers[0].frame = nil
@@ -149,8 +195,14 @@ func (s *session) confirm(got uint64) {
 }
 
 // cancel takes a request that waits out of its lane.
-func (s *session) cancel(seq uint64) {
-	if in := s.open[seq]; in != nil && in.leave() {
+func (s *session) cancel(seq, generation uint64) {
+	if in := s.open[seq]; in != nil && s.hears(generation) {
+		s.takeOut(in)
+	}
+}
+
+func (s *session) takeOut(in *Inbound) {
+	if s.env.leave(in) {
 		s.finish(in, &Response{Problem: Cancelled})
 	}
 }
@@ -163,7 +215,7 @@ func (s *session) orphan() {
 	}
 	sortBy(waiting, func(seq uint64) uint64 { return seq })
 	for _, seq := range waiting {
-		s.cancel(seq)
+		s.takeOut(s.open[seq])
 	}
 }
 
@@ -181,13 +233,4 @@ type Inbound struct {
 	seq     uint64
 	body    *incoming
 	stream  *Stream
-	leaves  func() bool
-}
-
-// leave takes in out of its lane, if it still waits there.
-func (in *Inbound) leave() bool {
-	if in.leaves != nil {
-		return in.leaves()
-	}
-	return in.Ticket.Leave()
 }

@@ -44,9 +44,15 @@ func (c *call) AdmitHere(id queue.ID) bool {
 	return c.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
 }
 
-// forwardGrace is how long the ingress waits after the owner should have
-// answered.
-const forwardGrace = 2 * time.Second
+const (
+	// forwardGrace is how long the ingress waits after the owner should have
+	// answered.
+	forwardGrace = 2 * time.Second
+	// lastWord is how long, after its patience, a request is left to its owner,
+	// who knows the lane: what waits there says more than the ingress could, and
+	// what found it free runs, even if it has no patience at all.
+	lastWord = 250 * time.Millisecond
+)
 
 // forward takes the request to its lane. It ends with the owner's answer in
 // c.ctx, or with the request's turn here, if this node became the owner, or
@@ -76,6 +82,9 @@ func (c *call) forward() *problem {
 	if problem == nil {
 		problem = c.relayed(call)
 	}
+	if problem != nil && problem.kind == reentrantLane && c.lane.Reentrant == PassReentry {
+		c.owner = "" // it will run here, outside any lane
+	}
 	c.proxy.metrics.forwarded(resultOf(problem), time.Since(began))
 	c.answered = problem == nil
 	return problem
@@ -95,7 +104,7 @@ func resultOf(problem *problem) string {
 // longer, which is a problem.
 func (c *call) await(call *peer.Call) *problem {
 	skips := c.lane.ClientGone == Skip
-	patience := c.arrived.Add(c.patience)
+	patience := c.arrived.Add(c.patience + lastWord)
 	last := patience.Add(c.lane.UpstreamTimeout + forwardGrace)
 	for look, cancelled := firstLook, false; ; look = min(2*look, lastLook) {
 		now := time.Now()
@@ -135,6 +144,7 @@ func (c *call) relayed(call *peer.Call) *problem {
 	if err := readHead(&response.Header, r.Head); err != nil {
 		return peerLost.because(fmt.Sprintf("the answer of %s cannot be read: %v", c.owner, err))
 	}
+	response.Header.ResetConnectionClose() // a head without a length seems to say so
 	switch {
 	case c.ctx.IsHead() || bodiless(response.StatusCode()):
 		response.SkipBody = true
@@ -146,14 +156,22 @@ func (c *call) relayed(call *peer.Call) *problem {
 	return nil
 }
 
-// headReaders are for heads that are in memory already.
-var headReaders = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
+// headReaders are for heads that are in memory already. fasthttp wants the whole
+// head in the reader's buffer.
+var headReaders = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, pooledHead) }}
+
+const pooledHead = 4 << 10
 
 func readHead(h *fasthttp.ResponseHeader, head []byte) error {
+	if len(head) > pooledHead {
+		return h.Read(bufio.NewReaderSize(bytes.NewReader(head), len(head)))
+	}
 	in := headReaders.Get().(*bufio.Reader)
-	defer headReaders.Put(in)
 	in.Reset(bytes.NewReader(head))
-	return h.Read(in)
+	err := h.Read(in)
+	in.Reset(nil) // the pool keeps no body
+	headReaders.Put(in)
+	return err
 }
 
 // ownersProblem is the owner's answer, which was lanekeeper's own there too.
@@ -164,6 +182,9 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 		executed, otherwise = unknown, peerLost
 	}
 	kind := kinds[r.Problem]
+	if r.Problem == peer.Cancelled {
+		c.laneWait = time.Since(c.arrived)
+	}
 	switch {
 	case r.Problem == peer.Cancelled && c.gone:
 		return clientGone.because("")
@@ -177,14 +198,34 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 	return kind.after(r.RetryAfter, r.Detail)
 }
 
-// fetch lets the rest of a large response stream through this node.
+// fetch gets the body of a large response, or lets it stream through this node.
 func (c *call) fetch(call *peer.Call) *problem {
 	body, err := c.proxy.config.Cluster.Fetch(call)
 	if err != nil {
-		return peerLost.because(fmt.Sprintf("the answer of %s was lost: %v", c.owner, err))
+		return c.lost(err)
+	}
+	length := c.ctx.Response.Header.ContentLength()
+	if length >= 0 && length <= c.lane.MaxResponse {
+		return c.fetchWhole(body, length)
 	}
 	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
 	r := &relay{call: c, body: body, closer: body}
-	r.start(c.ctx.Response.Header.ContentLength())
+	r.start(length)
 	return nil
+}
+
+// fetchWhole gets a body that the owner has whole. It does not wait for slow
+// clients to read it.
+func (c *call) fetchWhole(body io.ReadCloser, length int) *problem {
+	defer body.Close()
+	b := bytes.NewBuffer(make([]byte, 0, length+bytes.MinRead))
+	if _, err := b.ReadFrom(body); err != nil {
+		return c.lost(err)
+	}
+	c.ctx.Response.SetBodyRaw(b.Bytes())
+	return nil
+}
+
+func (c *call) lost(err error) *problem {
+	return peerLost.because(fmt.Sprintf("the answer of %s was lost: %v", c.owner, err))
 }

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,7 +42,7 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 	place := c.place
 	err := p.lanes.Admit(&in.Ticket, &place)
 	if err == nil {
-		f.expire()
+		c.expire(f)
 		return nil, true // c is Notify's by now
 	}
 	defer c.unpin()
@@ -48,7 +50,9 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 		return nil, false
 	}
 	c.depth = in.Ticket.Depth
-	return c.problemResponse(c.notAdmitted(err)), true
+	c.problem = c.notAdmitted(err)
+	c.finish()
+	return c.problemResponse(c.problem), true
 }
 
 func (p *Proxy) routeNamed(name string) *route {
@@ -69,7 +73,8 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	}
 	c := p.calls.Get().(*call)
 	c.pins.Store(1)
-	c.ctx = p.contexts.Get().(*fasthttp.RequestCtx)
+	c.ctx = contexts.Get().(*fasthttp.RequestCtx)
+	c.ctx.Response.Header.SetNoDefaultContentType(true) // as newServer has it
 	if in.ToHead {
 		c.ctx.Request.Header.SetMethod(fasthttp.MethodHead)
 	}
@@ -87,24 +92,44 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	return c
 }
 
+// contexts are for requests that other nodes accepted.
+var contexts = sync.Pool{New: func() any {
+	ctx := new(fasthttp.RequestCtx)
+	// No bytes of responses in logs, as newServer has it. Only fasthttp itself can
+	// say so to a response: it is lent to a client that goes nowhere.
+	client := fasthttp.HostClient{SecureErrorLogMessage: true, Transport: nowhere{}}
+	client.Do(&ctx.Request, &ctx.Response) //nolint:errcheck // as meant
+	ctx.Request.Reset()
+	return ctx
+}}
+
+type nowhere struct{}
+
+func (nowhere) RoundTrip(*fasthttp.HostClient, *fasthttp.Request, *fasthttp.Response) (bool, error) {
+	return false, errors.ErrUnsupported
+}
+
 func (p *Proxy) releaseContext(ctx *fasthttp.RequestCtx) {
 	ctx.Request.Reset()
 	ctx.Response.Reset()
-	p.contexts.Put(ctx)
+	contexts.Put(ctx)
 }
 
-// expire ends the wait of a request whose ingress has no more patience.
-func (f *forwarded) expire() {
+// expire ends the wait of a request whose ingress has no more patience. f is its
+// own: with its turn c is runForwarded's.
+func (c *call) expire(f *forwarded) {
 	if f.granted.Load() {
 		return
 	}
 	f.patience.Store(time.AfterFunc(f.Patience, func() {
-		if f.Ticket.Leave() {
-			f.Respond(&peer.Response{
-				Problem: laneTimeout.slug, Depth: f.Ticket.Depth, RetryAfter: time.Duration(f.Ticket.Depth) * f.Ticket.Service,
-				Detail: fmt.Sprintf("it waited behind %d others", f.Ticket.Depth), LaneWait: f.Patience,
-			})
+		if !f.Ticket.Leave() {
+			return
 		}
+		// It never had its turn, and never will.
+		c.depth, c.laneWait = f.Ticket.Depth, f.Patience
+		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, fmt.Sprintf("it waited %s behind %d others", f.Patience, c.depth)))
+		c.finish()
+		c.unpin()
 	}))
 	if f.granted.Load() { // in the meantime
 		f.patience.Load().Stop()
@@ -117,6 +142,7 @@ func (c *call) runForwarded() {
 	defer c.rescueForwarded()
 	problem := c.forwardedTurn()
 	if c.later {
+		c.respondStream(c.streams, c.streamLength) // who has the call from here on
 		return
 	}
 	c.free() // the lane goes on before its last answer is on its way
@@ -128,10 +154,11 @@ func (c *call) forwardedTurn() *problem {
 	if timer := c.from.patience.Load(); timer != nil {
 		timer.Stop()
 	}
+	c.depth = c.ticket.Depth
 	if err := c.ticket.Granted(); err != nil {
 		return evicted(err)
 	}
-	c.turn, c.laneWait, c.depth = true, c.ticket.Waited(), c.ticket.Depth
+	c.turn, c.laneWait = true, c.ticket.Waited()
 	if err := c.from.Await(time.Now().Add(c.from.UpstreamTimeout)); err != nil {
 		return laneTimeout.because("its body did not arrive at the key's owner in time")
 	}
@@ -191,10 +218,16 @@ func (c *call) responseHead(length int) []byte {
 	}
 	b = append(append(b, reason...), "\r\n"...)
 	bare := c.ctx.IsHead() || bodiless(status) // its fields speak of another body
+	framed := bare
 	for name, value := range h.All() {
 		switch string(name) {
-		case "Connection", "Transfer-Encoding":
+		case "Connection":
 			continue
+		case "Transfer-Encoding":
+			if !bare && length >= 0 {
+				continue
+			}
+			framed = true
 		case "Content-Length":
 			if !bare {
 				continue
@@ -203,7 +236,7 @@ func (c *call) responseHead(length int) []byte {
 		b = append(append(append(append(b, name...), ": "...), value...), "\r\n"...)
 	}
 	switch {
-	case bare:
+	case framed:
 	case length < 0:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
 	default:

@@ -189,6 +189,9 @@ type request struct {
 	answered bool // by the key's owner
 	later    bool // the response streams, and the call ends with it
 	taken    bool // the client's connection is no longer the server's
+
+	streams      *relay // to the node that accepted the request
+	streamLength int    // negative: not known
 }
 
 // serve is the whole life of a request.

@@ -43,7 +43,7 @@ func (r *relay) fill(response *fasthttp.Response, limit int) (whole bool, _ erro
 	return false, nil
 }
 
-// start hands the body to the server.
+// start hands the body to the server, or leaves it to runForwarded.
 func (r *relay) start(length int) {
 	c := r.call
 	c.pin()
@@ -51,8 +51,8 @@ func (r *relay) start(length int) {
 	response := &c.ctx.Response
 	switch {
 	case c.from != nil:
-		c.respondStream(r, length)
-		return
+		c.streams, c.streamLength = r, length
+		return // whoever fetches it begins at once: so not before the turn's goroutine is done
 	case length < 0 && !c.ctx.Request.Header.IsHTTP11():
 		r.bare = true // fasthttp would send chunks
 		if !c.taken {
@@ -144,6 +144,7 @@ func (r *relay) end() {
 // has the time it would have had.
 func (r *relay) Close() error {
 	c := r.call
+	over := r.ended || r.closer != nil // else whoever holds the lane reads on
 	if !r.ended {
 		c.upstreamTime += time.Since(r.since)
 		since := c.deadline
@@ -152,7 +153,7 @@ func (r *relay) Close() error {
 		}
 		c.hold(since, true)
 	}
-	if r.ended || r.closer != nil {
+	if over {
 		r.release()
 	}
 	if !c.taken {

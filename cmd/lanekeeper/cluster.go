@@ -38,7 +38,6 @@ type cluster struct {
 	port    net.Listener // of the hop
 
 	view   atomic.Pointer[membership.View]
-	froze  atomic.Int64 // Unix nanoseconds of the last time that this node was seen to have stood still
 	viewed chan struct{}
 	quit   chan struct{}
 
@@ -53,6 +52,8 @@ type clusterParts struct {
 	// incarnation, if it is not 0, is this process's.
 	incarnation uint64
 	suspicion   time.Duration
+	stripes     int              // of the hop; 0: by the processors
+	now         func() time.Time // the clock that a stopped process does not see move; nil: time.Now
 }
 
 // newCluster makes the parts that are needed before the lanes' first request,
@@ -84,7 +85,7 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		return nil, err
 	}
 	c.hop = peer.New(peer.Config{
-		Self: c.self, Cluster: settings.name, Layout: c.layout.Hash(), TLS: secure, Dial: parts.dial,
+		Self: c.self, Cluster: settings.name, Layout: c.layout.Hash(), Stripes: parts.stripes, TLS: secure, Dial: parts.dial,
 		NextID: c.lanes.NextID,
 		Owner:  func(partition int) (ring.Member, uint64) { return c.owners.Owner(partition) },
 		Serve:  serve,
@@ -101,15 +102,13 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 	}
 	c.owners, err = ownership.New(ownership.Config{
 		Self: c.self, Partitions: settings.partitions, Lanes: c.lanes,
-		Send:   func(to ring.Member, payload []byte) { c.hop.Post(to, payload) },
-		Routed: c.hop.Routed,
-		Frozen: func() {
-			c.froze.Store(time.Now().UnixNano())
-			c.hop.Freeze()
-		},
+		Send:           func(to ring.Member, payload []byte) { c.hop.Post(to, payload) },
+		Routed:         c.hop.Routed,
+		Frozen:         func() { c.hop.Freeze() },
 		Moved:          func(handoff time.Duration) { c.handoffs.Observe(handoff.Seconds()) },
 		HandoffTimeout: settings.handoffTimeout,
 		Suspicion:      suspicion,
+		Now:            parts.now,
 		Log:            log,
 	})
 	if err != nil {
@@ -266,7 +265,8 @@ func (c *cluster) Partition(key []byte) int { return c.layout.Partition(key) }
 const guardEvery = 2 * time.Millisecond
 
 // Guard implements proxy.Cluster: nothing that came before this node stood still
-// is run before others have confirmed that the node still owns its partition.
+// is run before others have confirmed that the node still owns its partition, and
+// then only if nobody else has had it meanwhile.
 func (c *cluster) Guard(partition int, came time.Time) error {
 	if err := c.owners.Guard(); err != nil {
 		until := time.Now().Add(c.settings.handoffTimeout)
@@ -277,10 +277,8 @@ func (c *cluster) Guard(partition int, came time.Time) error {
 			time.Sleep(guardEvery)
 		}
 	}
-	if froze := c.froze.Load(); froze != 0 && came.UnixNano() < froze {
-		if owner, _ := c.owners.Owner(partition); owner != c.self {
-			return errMovedAway
-		}
+	if !c.owners.Kept(partition, came) {
+		return errMovedAway
 	}
 	return nil
 }

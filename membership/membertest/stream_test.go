@@ -416,19 +416,23 @@ func TestPackets(t *testing.T) {
 			{"firewalled", func() { n.SetLink(Link{NoPackets: true}) }, 0},
 			{"firewalled for streams", func() { n.SetLink(Link{NoStreams: true}) }, 1},
 			{"doubled", func() { n.SetLink(Link{Duplicate: 1}) }, 2},
-			{"unplugged", func() { n.Unplug(bob) }, 0},
+			{"perfect", func() { n.SetLink(Link{}) }, 1},
 		} {
 			step.do()
 			if got := send(); got != step.want {
 				t.Errorf("%s: %d packets came, want %d", step.name, got, step.want)
 			}
 		}
+		for range 2 * packetQueue { // nobody reads, and nothing blocks
+			b.WriteTo([]byte("x"), alice+":7943")
+		}
+		n.Unplug(bob)
+		if got := send(); got != 0 {
+			t.Errorf("unplugged: %d packets came", got)
+		}
 		n.Kill(alice)
 		if _, err := a.WriteTo([]byte("x"), bob+":7943"); err == nil {
 			t.Error("a dead process sends")
-		}
-		for range 2 * packetQueue { // nobody reads: nothing blocks
-			b.WriteTo([]byte("x"), alice+":7943")
 		}
 	})
 }
