@@ -83,12 +83,14 @@ func (t *Table) checked(s *partition) {
 	}
 }
 
-// confirm answers another member's question.
+// confirm answers another member's question. Whoever this node has stood back
+// for may own the partition by now.
 func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
 	route := t.routeOf(p, s)
 	t.send(from, Confirmed{
 		Partition: p, Number: c.Number,
-		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch,
+		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch ||
+			slices.ContainsFunc(s.stoodBack, func(r round) bool { return r.member != from && t.isLive(r.member) }),
 	})
 }
 

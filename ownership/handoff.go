@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 
@@ -44,7 +45,7 @@ func (t *Table) give(p int, s *partition, to ring.Member, claim uint64) {
 		s.draining[i] = string(key)
 	}
 	slices.Sort(s.draining)
-	s.given = &given{to: to, number: t.gives, claim: claim}
+	s.given = &given{to: to, number: t.gives, claim: claim, epoch: s.epoch}
 	t.checked(s)
 	t.send(to, t.giveOf(p, s))
 }
@@ -53,7 +54,7 @@ func (t *Table) give(p int, s *partition, to ring.Member, claim uint64) {
 // meanwhile was told by a KeyDone that may be before or behind it, or lost.
 func (t *Table) giveOf(p int, s *partition) Give {
 	return Give{
-		Partition: p, Number: s.given.number, Claim: s.given.claim, Epoch: s.epoch,
+		Partition: p, Number: s.given.number, Claim: s.given.claim, Epoch: s.given.epoch,
 		Keys: s.draining, Sections: t.state.Export(p, s.draining),
 	}
 }
@@ -63,8 +64,8 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 	if !t.isLive(from) {
 		return // what it says may be long over; if it lives, it will say it again (rule 7)
 	}
-	i := slices.IndexFunc(s.taken, func(r Round) bool { return r.Member == from })
-	if i >= 0 && g.Number <= s.taken[i].Number {
+	i := slices.IndexFunc(s.taken, func(r round) bool { return r.member == from })
+	if i >= 0 && g.Number <= s.taken[i].number {
 		t.send(from, Taken{Partition: p, Number: g.Number}) // the receipt was lost
 		return
 	}
@@ -75,10 +76,12 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 		return
 	}
 	if i >= 0 {
-		s.taken[i].Number = g.Number
+		s.taken[i].number = g.Number
 	} else {
-		s.taken = slices.DeleteFunc(s.taken, func(r Round) bool { return t.isGone(r.Member) && r.Member.Name == from.Name })
-		s.taken = append(s.taken, Round{from, g.Number})
+		if len(s.taken) >= goneMax {
+			s.taken = slices.DeleteFunc(s.taken, func(r round) bool { return !t.isLive(r.member) && !slices.Contains(t.gone, r.member) })
+		}
+		s.taken = append(s.taken, round{from, g.Number})
 	}
 	t.send(from, Taken{Partition: p, Number: g.Number})
 	t.state.Import(p, g.Sections)
@@ -121,7 +124,7 @@ func (t *Table) await(p int, s *partition, m ring.Member, keys []string) {
 		kept = append(kept, w)
 	}
 	for _, key := range keys {
-		i, found := slices.BinarySearchFunc(kept, key, func(w wait, key string) int { return compareStrings(w.key, key) })
+		i, found := slices.BinarySearchFunc(kept, key, compareWait)
 		if !found {
 			t.lanes.Block(p, []byte(key))
 			kept = slices.Insert(kept, i, wait{key: key})
@@ -137,7 +140,7 @@ func (t *Table) keyDone(p int, s *partition, from ring.Member, d KeyDone) {
 		t.state.Import(p, d.Sections)
 		a.keys = withoutKey(a.keys, d.Key)
 	}
-	i, found := slices.BinarySearchFunc(s.waits, d.Key, func(w wait, key string) int { return compareStrings(w.key, key) })
+	i, found := slices.BinarySearchFunc(s.waits, d.Key, compareWait)
 	if !found || !slices.Contains(s.waits[i].on, from) {
 		return
 	}
@@ -182,16 +185,8 @@ func (t *Table) asked(p int, s *partition, from ring.Member, a Ask) {
 	}
 }
 
+func compareWait(w wait, key string) int { return cmp.Compare(w.key, key) }
+
 func withoutKey(keys []string, key string) []string {
 	return slices.DeleteFunc(slices.Clone(keys), func(k string) bool { return k == key })
-}
-
-func compareStrings(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }

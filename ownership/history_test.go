@@ -9,11 +9,11 @@ import (
 	"testing"
 )
 
+// For longer runs than CI's. A state takes some kilobytes of memory.
 var (
-	seeds      = flag.Uint64("seeds", 3000, "random histories of TestRandomHistories")
-	oneSeed    = flag.Int64("seed", -1, "the one history to run, with all it does")
-	mostStates = flag.Int("states", 0, "how many states of each scenario to look at, at most, in place of its own number")
-	deepRuns   = flag.Bool("deep", false, "explore larger scenarios: minutes and gigabytes")
+	seeds      = flag.Uint64("seeds", 3000, "how many histories TestRandomHistories runs")
+	oneSeed    = flag.Int64("seed", -1, "run this one, and tell all that happens in it")
+	mostStates = flag.Int("states", 0, "how many states of each scenario are looked at, if there are more")
 )
 
 // TestRandomHistories lets clusters of tables live through random histories:
@@ -44,7 +44,7 @@ type history struct {
 	steps int
 	moves int
 	nets  int
-	kinds [retry + 1]float64
+	kinds [freeze + 1]float64
 	pairs [64]float64
 }
 
@@ -70,6 +70,7 @@ func (h *history) run(seed uint64) string {
 	rng := h.rng
 	r := &rules{partitions: 2, keys: testKeys, requests: 30, lateEmpty: rng.IntN(2) == 0, codec: true, quiet: rng.IntN(3) == 0}
 	r.linksStay, r.upFirst = rng.IntN(2) == 0, rng.IntN(2) == 0
+	r.batches = rng.IntN(3) == 0
 	r.target = byHash(seed)
 	r.anyDeath = rng.IntN(3) == 0
 	if rng.IntN(4) == 0 {
@@ -83,7 +84,7 @@ func (h *history) run(seed uint64) string {
 		w.breaks = rng.IntN(12)
 	}
 	if r.anyDeath {
-		w.doubts = rng.IntN(6)
+		w.doubts, w.freezes = rng.IntN(6), rng.IntN(3)
 	}
 	w.retries = rng.IntN(4)
 	h.prefer()
@@ -124,7 +125,7 @@ func (h *history) settled(w *world) string {
 	for range 3 {
 		uncovered := false
 		for _, n := range w.nodes {
-			uncovered = uncovered || n.alive() && n.table.uncovered
+			uncovered = uncovered || n.alive() && len(n.table.strangers) > 0
 		}
 		err := w.settled()
 		if !uncovered || err == "" {

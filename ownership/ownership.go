@@ -30,8 +30,8 @@ type Config struct {
 	// Routed is told of every new route, and of this node's becoming the owner
 	// or ceasing to be. May be nil.
 	Routed func(partition int, owner ring.Member, epoch uint64)
-	// Frozen is told that this node stood still for longer than Suspicion, before
-	// it asks others what became of its partitions. It closes the connections to
+	// Frozen is told that this node stood still for longer than Suspicion, when it
+	// asks others what became of its partitions. It closes the connections to
 	// other members unread. May be nil.
 	Frozen func()
 	// Moved is told how long each partition took from this node's first claim to
@@ -94,8 +94,7 @@ type Ownership struct {
 	gained   int // since the last line of log
 	lost     int
 	frozen   bool // it stood still, and waits for a member's word
-	asked    bool // since then
-	alone    bool
+	fresh    bool // since the watchdog's last look
 
 	emptiedMu sync.Mutex // guards emptied; nothing else is locked under it
 	emptied   []emptied
@@ -143,6 +142,7 @@ func New(config Config) (*Ownership, error) {
 		since:  make(map[int]time.Time),
 		kick:   make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
 	}
+	o.beat.Store(math.MaxInt64) // until Start nobody looks
 	for p := range o.routes {
 		o.routes[p].Store(&tenure{})
 	}
@@ -154,10 +154,8 @@ func New(config Config) (*Ownership, error) {
 func (o *Ownership) Start() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	select {
-	case <-o.quit:
+	if o.stoppedLocked() {
 		return
-	default:
 	}
 	o.start.Do(func() {
 		o.beat.Store(int64(o.now()))
@@ -212,12 +210,17 @@ func (o *Ownership) Emptied(partition int, key []byte) {
 	o.wake()
 }
 
-// do lets one event in.
+// do lets one event in. If this node stood still, the table hears of that first:
+// what it would say otherwise would speak of a time that is over.
 func (o *Ownership) do(event func(*Table)) {
 	o.mu.Lock()
+	late := o.noticeLocked()
 	event(o.table)
 	o.collectLocked()
 	o.mu.Unlock()
+	if late > 0 {
+		o.stalled(late)
+	}
 	o.wake()
 }
 
@@ -231,9 +234,7 @@ func (o *Ownership) wake() {
 // collectLocked takes what the last event led to. Routes are published before
 // the lock is released, so that an event that follows sees them.
 func (o *Ownership) collectLocked() {
-	for _, out := range o.table.Take() {
-		o.outbox = append(o.outbox, out)
-	}
+	o.outbox = append(o.outbox, o.table.Take()...)
 	for _, c := range o.table.Changed() {
 		before := o.routes[c.Partition].Load()
 		if c.Route != before.Route {
@@ -241,7 +242,7 @@ func (o *Ownership) collectLocked() {
 		}
 		o.newsLocked(c, before.Route)
 	}
-	if o.frozen && o.asked && o.table.Confirmed() {
+	if o.frozen && o.table.Confirmed() {
 		o.frozen = false
 		o.confirmedLocked()
 		o.config.Log.Info("what this node owns is confirmed", "owned", o.owned.Load())
@@ -353,44 +354,50 @@ func (o *Ownership) watch() {
 }
 
 func (o *Ownership) look() {
-	o.mu.Lock()
-	late := o.now() - time.Duration(o.beat.Load())
-	waiting := o.frozen
-	fresh := late > o.config.Suspicion && !waiting
-	switch {
-	case fresh:
-		o.frozen, o.asked = true, false
-		o.stalledLocked()
-	case !waiting:
-		o.beat.Store(int64(o.now()))
-	}
-	o.mu.Unlock()
-	switch {
-	case waiting:
-		o.do((*Table).AskAgain)
-		return
-	case !fresh:
-		return
-	}
-	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "for", late)
-	if o.config.Frozen != nil {
-		o.config.Frozen()
-	}
 	o.do(func(t *Table) {
-		t.Confirm()
-		o.asked = true // before that, nothing open means nothing
+		switch {
+		case !o.frozen:
+			o.beat.Store(int64(o.now()))
+		case !o.fresh:
+			t.AskAgain()
+		}
+		o.fresh = false
 	})
 }
 
-// stalledLocked notes that this node has stood still since the watchdog was last
-// content.
-func (o *Ownership) stalledLocked() {
+// noticeLocked finds out whether this node has stood still since the watchdog was
+// last content, and for how long. It asks then what it still owns.
+func (o *Ownership) noticeLocked() (late time.Duration) {
+	late = o.now() - time.Duration(o.beat.Load())
+	if late <= o.config.Suspicion || o.frozen || o.stoppedLocked() {
+		return 0
+	}
+	o.frozen, o.fresh = true, true
 	var stalls []stall
 	if before := o.stalls.Load(); before != nil {
 		stalls = (*before)[max(0, len(*before)-stallsMax+1):]
 	}
 	stalls = append(slices.Clip(stalls), stall{time.Duration(o.beat.Load()), math.MaxInt64})
 	o.stalls.Store(&stalls)
+	o.table.Confirm()
+	return late
+}
+
+func (o *Ownership) stoppedLocked() bool {
+	select {
+	case <-o.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// stalled tells that this node stood still.
+func (o *Ownership) stalled(late time.Duration) {
+	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "for", late)
+	if o.config.Frozen != nil {
+		o.config.Frozen()
+	}
 }
 
 // confirmedLocked ends the last stall.

@@ -1,7 +1,6 @@
 package ownership
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 	"sort"
@@ -23,8 +22,8 @@ type world struct {
 	links []link // from*len(nodes)+to
 	keys  []traffic
 
-	breaks, crashes, doubts, retries int // that may still happen
-	plan                             int // the next step of rules.plan
+	breaks, crashes, doubts, retries, freezes int // that may still happen
+	plan                                      int // the next step of rules.plan
 
 	wrong string // what must never be
 }
@@ -42,7 +41,9 @@ type rules struct {
 	codec      bool // messages go through the encoding
 	quiet      bool // connections to members that come into view are there at once
 	enough     int  // min_members
+	batches    bool // who learns something learns everything
 	upFirst    bool // a connection to a member may be there before it is in view
+	loose      bool // see connected
 	stay       bool // who leaves never goes
 	linksStay  bool // connections outlive the view of whom they lead to
 }
@@ -82,6 +83,7 @@ type node struct {
 	member  ring.Member
 	status  status // the truth
 	knows   []status
+	heard   []bool // of whom there was a sign in what it read
 	table   *Table
 	lanes   *testLanes
 	emptied []emptied
@@ -119,13 +121,14 @@ const (
 	die
 	doubt
 	retry
+	freeze
 )
 
 func newWorld(r *rules) *world {
 	n := len(r.names)
 	w := &world{rules: r, nodes: make([]*node, n), links: make([]link, n*n), keys: make([]traffic, len(r.keys))}
 	for i, name := range r.names {
-		w.nodes[i] = &node{member: ring.Member{Name: name, Incarnation: uint64(i + 1)}, knows: make([]status, n)}
+		w.nodes[i] = &node{member: ring.Member{Name: name, Incarnation: uint64(i + 1)}, knows: make([]status, n), heard: make([]bool, n)}
 	}
 	return w
 }
@@ -198,26 +201,45 @@ func (w *world) view(i int) View {
 	return v
 }
 
-// know makes node i learn the truth about node j.
-func (w *world) know(i, j int) {
+// know makes node i learn the truth about other nodes, in one view.
+func (w *world) know(i int, about ...int) {
 	n := w.own(i)
-	was := n.knows[j]
-	n.knows[j] = w.nodes[j].status
-	if n.knows[j] == active || n.knows[j] == draining {
+	var fresh []int // to which there is a connection now
+	for _, j := range about {
+		was := n.knows[j]
+		n.knows[j] = w.nodes[j].status
+		if !n.sees(j) {
+			continue
+		}
 		for k := range w.nodes { // a name has one live incarnation
 			if k != j && w.nodes[k].member.Name == w.nodes[j].member.Name && n.knows[k] != unknown {
 				n.knows[k] = gone
 			}
 		}
+		if (was == unknown || was == gone && !w.rules.linksStay) && w.nodes[j].alive() {
+			fresh = append(fresh, j)
+		}
 	}
-	if w.rules.upFirst && was == unknown && n.sees(j) && w.nodes[j].alive() {
-		w.event(i, func(t *Table) { t.Up(w.nodes[j].member) })
-		was = n.knows[j]
+	if w.rules.upFirst {
+		for _, j := range fresh {
+			w.event(i, func(t *Table) { t.Up(w.nodes[j].member) })
+		}
+		fresh = nil
 	}
 	w.event(i, func(t *Table) { t.View(w.view(i)) })
-	if (was == unknown || was == gone && !w.rules.linksStay) && w.nodes[j].alive() && n.knows[j] != gone {
+	for _, j := range fresh {
 		w.up(i, j)
 	}
+}
+
+// news are the nodes of which node i does not know the truth.
+func (w *world) news(i int) (about []int) {
+	for j, n := range w.nodes {
+		if k := w.nodes[i].knows[j]; k != n.status && !(k == unknown && n.status == gone) {
+			about = append(about, j)
+		}
+	}
+	return about
 }
 
 // own returns node i to be changed.
@@ -340,9 +362,9 @@ func (w *world) actions(choices bool) (can []action) {
 			if w.links[i*len(w.nodes)+j].up && w.nodes[j].alive() {
 				can = append(can, action{hearUp, i, j})
 			}
-			if n.knows[j] != w.nodes[j].status && !(n.knows[j] == unknown && w.nodes[j].status == gone) {
-				can = append(can, action{learn, i, j})
-			}
+		}
+		for _, j := range w.news(i) {
+			can = append(can, action{learn, i, j})
 		}
 		if len(n.emptied) > 0 {
 			can = append(can, action{empty, i, 0})
@@ -379,6 +401,9 @@ func (w *world) actions(choices bool) (can []action) {
 		if w.retries > 0 {
 			can = append(can, action{retry, i, 0})
 		}
+		if w.freezes > 0 {
+			can = append(can, action{freeze, i, 0})
+		}
 		for j := range w.nodes {
 			if w.breaks > 0 && len(w.links[i*len(w.nodes)+j].queue) > 0 {
 				can = append(can, action{breakLink, i, j})
@@ -391,28 +416,39 @@ func (w *world) actions(choices bool) (can []action) {
 	return can
 }
 
-// connected reports whether the nodes that live without one of them still hear
-// of each other, if only through others. If not, that is a split, of which
-// nobody has noticed anything.
+// connected reports whether node i may go: whether each of the others can hear,
+// from those it sees or has a sign of, and from those they see, of everybody who
+// owns or claims anything. If not, that is a split of which nobody can know. With
+// rules.loose it is enough that of every two one hears of the other.
 func (w *world) connected(without int) bool {
-	reached := make([]bool, len(w.nodes))
-	var reach func(i int)
-	reach = func(i int) {
-		reached[i] = true
-		for j := range w.nodes {
-			if j != without && w.nodes[j].alive() && !reached[j] && (w.nodes[i].sees(j) || w.nodes[j].sees(i)) {
-				reach(j)
+	for i, n := range w.nodes {
+		if i == without || !n.alive() {
+			continue
+		}
+		reached := make([]bool, len(w.nodes))
+		w.reach(i, without, reached)
+		for j, o := range w.nodes {
+			if j == without || !o.alive() || reached[j] {
+				continue
+			}
+			if counts := o.table.Counts(); counts.Owned+counts.Claiming > 0 {
+				return false
 			}
 		}
 	}
-	parts := 0
-	for i, n := range w.nodes {
-		if i != without && n.alive() && !reached[i] {
-			reach(i)
-			parts++
+	return true
+}
+
+func (w *world) reach(i, without int, reached []bool) {
+	reached[i] = true
+	for j, o := range w.nodes {
+		if j == without || reached[j] || !o.alive() {
+			continue
+		}
+		if n := w.nodes[i]; n.sees(j) || n.heard[j] || w.rules.loose && o.sees(i) {
+			w.reach(j, without, reached)
 		}
 	}
-	return parts <= 1
 }
 
 func (n *node) sees(j int) bool { return n.knows[j] == active || n.knows[j] == draining }
@@ -425,14 +461,22 @@ func (w *world) do(a action) {
 		l := &w.links[a.a*n+a.b]
 		m := l.queue[0]
 		l.queue = l.queue[1:]
-		w.own(a.b)
+		node := w.own(a.b)
+		node.heard[a.a] = true
+		for _, o := range m.Sees {
+			node.heard[w.index(o)] = true
+		}
 		w.event(a.b, func(t *Table) { t.Receive(w.nodes[a.a].member, m) })
 	case hearUp:
 		w.links[a.a*n+a.b].up = false
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.Up(w.nodes[a.b].member) })
 	case learn:
-		w.know(a.a, a.b)
+		if w.rules.batches {
+			w.know(a.a, w.news(a.a)...)
+		} else {
+			w.know(a.a, a.b)
+		}
 	case empty:
 		w.own(a.a)
 		w.drained(a.a)
@@ -484,6 +528,10 @@ func (w *world) do(a action) {
 		w.retries--
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.Retry() })
+	case freeze:
+		w.freezes--
+		w.own(a.a)
+		w.event(a.a, func(t *Table) { t.Confirm() })
 	}
 }
 
@@ -514,6 +562,9 @@ func (w *world) settled() string {
 		if !n.alive() {
 			continue
 		}
+		if !n.table.Confirmed() {
+			return fmt.Sprintf("%s has not been told whether it still owns what it owns", n.member)
+		}
 		v := w.view(i)
 		for p := range w.rules.partitions {
 			s := n.table.State(p)
@@ -529,7 +580,7 @@ func (w *world) settled() string {
 				return fmt.Sprintf("%s has left over of partition %d: %+v", n.member, p, s)
 			case n.lanes.open[p] != (want == Owned):
 				return fmt.Sprintf("%s: partition %d is open: %v", n.member, p, n.lanes.open[p])
-			case v.Enough && s.Route != w.routeAt(v.Targets[p], p):
+			case v.Enough && s.Route != w.routeAt(v.Targets[p], p) && s.Route != Route{v.Targets[p], 0}:
 				return fmt.Sprintf("%s sends partition %d to %v, and its target is %v with %v", n.member, p, s.Route, v.Targets[p], w.routeAt(v.Targets[p], p))
 			}
 		}
@@ -685,7 +736,7 @@ func (w *world) clone() *world {
 
 func (n *node) clone() *node {
 	c := *n
-	c.knows = slices.Clone(n.knows)
+	c.knows, c.heard = slices.Clone(n.knows), slices.Clone(n.heard)
 	c.emptied = slices.Clip(n.emptied)
 	if n.table == nil {
 		return &c
@@ -701,10 +752,7 @@ func (n *node) clone() *node {
 func (t *Table) clone(l Lanes) *Table {
 	c := *t
 	c.lanes = l
-	c.sees = make(map[ring.Member][]ring.Member, len(t.sees))
-	for m, s := range t.sees {
-		c.sees[m] = s
-	}
+	c.strangers = slices.Clone(t.strangers)
 	c.parts = slices.Clone(t.parts)
 	for p := range c.parts {
 		s := &c.parts[p]
@@ -718,7 +766,7 @@ func (t *Table) clone(l Lanes) *Table {
 
 // appendState appends everything that the future of w depends on.
 func (w *world) appendState(b []byte) []byte {
-	b = append(b, byte(w.breaks), byte(w.crashes), byte(w.doubts), byte(w.retries), byte(w.plan))
+	b = append(b, byte(w.breaks), byte(w.crashes), byte(w.doubts), byte(w.retries), byte(w.freezes), byte(w.plan))
 	for _, k := range w.keys {
 		b = append(b, byte(k.admitted), byte(k.started), byte(k.running))
 	}
@@ -727,8 +775,8 @@ func (w *world) appendState(b []byte) []byte {
 		if !n.alive() {
 			continue
 		}
-		for _, k := range n.knows {
-			b = append(b, byte(k))
+		for j, k := range n.knows {
+			b = append(b, byte(k)|bit(n.heard[j], 8))
 		}
 		b = append(b, byte(len(n.emptied)))
 		for _, e := range n.emptied {
@@ -775,10 +823,10 @@ func appendMembers(b []byte, members []ring.Member) []byte {
 func (t *Table) appendState(b []byte) []byte {
 	b = appendMembers(b, t.live)
 	b = appendMembers(b, t.gone)
-	for _, m := range t.live {
-		b = appendMembers(b, t.sees[m])
+	b = append(b, bit(t.known, 1), byte(t.waited), byte(len(t.strangers)))
+	for _, s := range t.strangers {
+		b = append(b, byte(s.member.Incarnation), byte(s.age))
 	}
-	b = append(b, bit(t.uncovered, 1)|bit(t.known, 2))
 	b = appendMembers(b, t.met)
 	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), t.check.with.Incarnation)
 	for p := range t.parts {
@@ -792,7 +840,7 @@ func (s *partition) appendState(b []byte) []byte {
 	b = appendNumbers(b, s.epoch, s.heard, s.number, s.floor)
 	b = append(b, byte(len(s.stoodBack)), byte(len(s.answers)))
 	for _, r := range s.stoodBack {
-		b = appendNumbers(b, r.Member.Incarnation, r.Number)
+		b = appendNumbers(b, r.member.Incarnation, r.number)
 	}
 	for _, a := range s.answers {
 		b = appendKeys(appendNumbers(b, a.from.Incarnation), a.keys)
@@ -803,11 +851,11 @@ func (s *partition) appendState(b []byte) []byte {
 	}
 	b = appendMembers(appendKeys(b, s.draining), s.told)
 	if s.given != nil {
-		b = appendNumbers(b, s.given.to.Incarnation, s.given.number, s.given.claim)
+		b = appendNumbers(b, s.given.to.Incarnation, s.given.number, s.given.claim, s.given.epoch)
 	}
 	b = append(b, byte(len(s.taken)), byte(len(s.pending)))
 	for _, r := range s.taken {
-		b = appendNumbers(b, r.Member.Incarnation, r.Number)
+		b = appendNumbers(b, r.member.Incarnation, r.number)
 	}
 	for _, c := range s.pending {
 		b = appendNumbers(b, c.from.Incarnation, c.number, c.epoch, uint64(c.age))
@@ -823,7 +871,7 @@ func (w *world) String() string {
 		if n.table == nil {
 			continue
 		}
-		fmt.Fprintf(&b, "  %s status %d knows %v lanes %+v open %v emptied %d uncovered %v\n", n.member, n.status, n.knows, n.lanes.lanes, n.lanes.open, len(n.emptied), n.table.uncovered)
+		fmt.Fprintf(&b, "  %s status %d knows %v lanes %+v open %v emptied %d strangers %v\n", n.member, n.status, n.knows, n.lanes.lanes, n.lanes.open, len(n.emptied), n.table.strangers)
 		for p := range n.table.parts {
 			s := &n.table.parts[p]
 			fmt.Fprintf(&b, "    p%d %v holder %v epoch %d number %d floor %d stood back %v answers %+v waits %v draining %v told %v given %+v taken %v pending %+v\n",
@@ -876,6 +924,8 @@ func (w *world) describe(a action) string {
 		return fmt.Sprintf("%s takes %s for dead", name(a.a), name(a.b))
 	case retry:
 		return fmt.Sprintf("%s retries", name(a.a))
+	case freeze:
+		return fmt.Sprintf("%s notices that it stood still", name(a.a))
 	}
-	return binary.BigEndian.String()
+	return "nothing"
 }

@@ -124,9 +124,10 @@ func TestLoadIsBounded(t *testing.T) {
 		bytes    int64
 		admitted int
 	}{
-		{"calls", 3, 1 << 20, 3},
-		{"bytes", 100, 3 * size, 3},
-		{"bytes, one less", 100, 3*size - 1, 2},
+		{"calls, and four fifths of them", 5, 1 << 20, 4},
+		{"bytes, and four fifths of them", 100, 5 * size, 4},
+		{"bytes, one less than four", 100, 4*size - 1, 3},
+		{"one call", 1, 1 << 20, 1},
 		{"nothing at all", 0, 1 << 20, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -171,8 +172,25 @@ func TestShareOfOneMember(t *testing.T) {
 	if !all.admits(&load{}, 1, 1000, 1<<40) {
 		t.Error("nothing is left for a third")
 	}
-	if !all.admits(nil, 1, 1000, 1<<40) {
-		t.Error("nothing is left for what goes nowhere yet")
+}
+
+// TestLongHeads: a key and a head of any length arrive whole, or are refused.
+func TestLongHeads(t *testing.T) {
+	ingress, owner := pair(t, nil)
+	key := strings.Repeat("key", 30000)
+	owner.answer = func(in *Inbound) {
+		in.Ticket.Done()
+		in.Respond(&Response{Head: []byte(fmt.Sprint(len(in.Key), string(in.Key) == key, len(in.Head)))})
+	}
+	r := testRequest(key, 10)
+	r.Head = make([]byte, 1<<20)
+	if a := mustEnd(t, ingress.call(0, r), 5*time.Second); string(a.Head) != "90000 true 1048576" {
+		t.Errorf("%s %s", a.Head, a.Problem)
+	}
+	r = testRequest("k", 10)
+	r.Head = make([]byte, frameMax)
+	if a := mustEnd(t, ingress.call(0, r), 0); a.Problem != Overloaded {
+		t.Errorf("a head that no frame holds: %q", a.Problem)
 	}
 }
 
@@ -419,6 +437,28 @@ func TestBodyThatNeverComes(t *testing.T) {
 	})
 }
 
+// TestBodyIsSentAgain, whole, when its connection breaks. Its request keeps its
+// ticket meanwhile.
+//
+// Mutant "a body is sent once".
+func TestBodyIsSentAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, network inMemory) {
+		ingress, owner := pairOver(t, network, nil)
+		const size = 4 << 20
+		x0 := ingress.call(0, testRequest("k", size))
+		x1 := ingress.call(0, testRequest("k", 1))
+		for range 5 {
+			time.Sleep(20 * time.Millisecond) // a tenth of the way
+			network.Reset(hostOf("a"), hostOf("b"))
+		}
+		if r := mustEnd(t, x0, 5*time.Second); string(r.Body) != fmt.Sprint("k ", size) {
+			t.Errorf("%q %s", r.Body, r.Problem)
+		}
+		mustEnd(t, x1, time.Second)
+		checkRan(t, owner.log, 2)
+	})
+}
+
 // TestBulkIsAdmittedAtOnce: a body does not wait for ADMITTED until there is
 // something else to say.
 //
@@ -448,7 +488,7 @@ func TestAnswersAreBounded(t *testing.T) {
 	finish := func(seq uint64) Response {
 		in := &Inbound{session: s, seq: seq}
 		s.open[seq] = in
-		taken := s.finish(in, &Response{Body: make([]byte, 1<<20)})
+		taken := s.finish(in, &Response{Body: make([]byte, answersMax/8)})
 		var r Response
 		if _, err := parseResponse(payloadOf(s.answers[len(s.answers)-1].frame), &r); err != nil {
 			t.Fatal(err)
@@ -458,20 +498,20 @@ func TestAnswersAreBounded(t *testing.T) {
 		}
 		return r
 	}
-	for seq := uint64(1); seq <= 200; seq++ {
+	for seq := uint64(1); seq <= 100; seq++ {
 		r := finish(seq)
-		if full := seq > answersMax>>20; full && (r.Executed != Unknown || r.Problem != PeerLost) || !full && r.Problem != "" {
+		if full := seq > 8; full && (r.Executed != Unknown || r.Problem != PeerLost) || !full && r.Problem != "" {
 			t.Fatalf("answer %d: %q, executed %d", seq, r.Problem, r.Executed)
 		}
 	}
-	if s.bytes > answersMax+2<<20 {
+	if s.bytes > answersMax+100*300 {
 		t.Errorf("%d bytes are kept", s.bytes)
 	}
-	s.drop(200)
+	s.drop(100)
 	if s.bytes != 0 || len(s.answers) != 0 {
 		t.Errorf("%d answers of %d bytes are kept when all have been read", len(s.answers), s.bytes)
 	}
-	if r := finish(201); r.Problem != "" {
+	if r := finish(101); r.Problem != "" {
 		t.Errorf("then: %s", r.Problem)
 	}
 }
@@ -550,6 +590,91 @@ func TestStopWaitsForAnswersToBeRead(t *testing.T) {
 			if r := mustEnd(t, c, 0); r.Problem != "" {
 				t.Errorf("call %d: %s %s", i, r.Problem, r.Detail)
 			}
+		}
+	})
+}
+
+// TestStopWaitsForTransfers: a body that is being fetched arrives whole.
+//
+// Mutant "a transfer is no debt".
+func TestStopWaitsForTransfers(t *testing.T) {
+	inBubble(t, func(t *testing.T, network inMemory) {
+		ingress, owner := pairOver(t, network, nil)
+		long := bytes.Repeat([]byte("x"), answerMax+1)
+		owner.answer = func(in *Inbound) {
+			in.Ticket.Done()
+			in.Respond(&Response{Body: long})
+		}
+		c := ingress.call(0, testRequest("k", 1))
+		mustEnd(t, c, time.Second)
+		body, err := ingress.hop.Fetch(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 100<<10)
+		read, err := io.ReadFull(body, b)
+		time.Sleep(time.Second)
+		stopped := make(chan error, 1)
+		go func() { stopped <- owner.hop.Stop(t.Context()) }()
+		for err == nil {
+			time.Sleep(100 * time.Millisecond)
+			var n int
+			n, err = io.ReadFull(body, b)
+			read += n
+		}
+		body.Close()
+		if read != len(long) {
+			t.Errorf("%d bytes of %d: %v", read, len(long), err)
+		}
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestStuckIngressHarmsNobody has one that sends requests and reads no answer. The
+// answers are bounded, its connection ends, and others are served meanwhile.
+func TestStuckIngressHarmsNobody(t *testing.T) {
+	inBubble(t, func(t *testing.T, network inMemory) {
+		ingress, owner := pairOver(t, network, nil)
+		long := make([]byte, answerMax)
+		owner.answer = func(in *Inbound) {
+			in.Ticket.Done()
+			if string(in.Key) == "stuck" {
+				in.Respond(&Response{Body: long})
+				return
+			}
+			in.Respond(&Response{})
+		}
+		conn, err := network.dial(t.Context(), "z", owner.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		h := testHello()
+		h.from.Name = "z"
+		if _, err := greet(conn, bufio.NewReader(conn), &h); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 100 {
+			conn.Write(rawRequest(uint64(i+1), "stuck")) //nolint:errcheck // it may be closed by now
+			if r := mustEnd(t, ingress.call(0, testRequest("k", 1)), 10*time.Millisecond); r.Problem != "" {
+				t.Fatal(r.Problem, r.Detail)
+			}
+		}
+		s, err := owner.hop.host.find(h.from, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.mu.Lock()
+		bytes, connected := s.session.bytes, s.conn != nil
+		s.mu.Unlock()
+		if bytes < answersMax || bytes > answersMax+answerMax+100*300 || !connected {
+			t.Errorf("%d bytes are kept for it, connected=%v", bytes, connected)
+		}
+		time.Sleep(writeMax + orphanAfter + time.Second)
+		if n := len(owner.hop.host.all()); n != 1 { // the other one's
+			t.Errorf("%d sessions are kept", n)
 		}
 	})
 }

@@ -366,6 +366,10 @@ func (in *Inbound) respondStream(r *Response, s *Stream) {
 func (s *hosted) takeStream(seq uint64) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.takeStreamLocked(seq)
+}
+
+func (s *hosted) takeStreamLocked(seq uint64) *Stream {
 	stream := s.session.streams[seq]
 	if stream != nil {
 		delete(s.session.streams, seq)
@@ -461,7 +465,15 @@ func (r patientReader) Read(b []byte) (int, error) {
 func (h *host) giveStream(conn net.Conn, s *hosted, t *transfer) error {
 	var stream *Stream
 	if s != nil {
-		stream = s.takeStream(t.seq)
+		s.mu.Lock()
+		stream = s.takeStreamLocked(t.seq)
+		s.giving++
+		s.mu.Unlock()
+		defer func() {
+			s.mu.Lock()
+			s.giving--
+			s.mu.Unlock()
+		}()
 	}
 	w := patientWriter{conn}
 	if stream == nil {

@@ -39,10 +39,11 @@ type Call struct {
 	body    []byte // that travels apart
 	until   time.Time
 	done    chan struct{} // holds one element when the call has ended
+	timer   *time.Timer   // of whoever waits
 
 	// Guarded by the stripe's mutex.
 	stripe     *stripe
-	toward     *peer // for whom it was entered, or nil
+	part       *load // that it is counted in
 	order      uint64
 	state      callState
 	link       *link
@@ -67,19 +68,24 @@ func NewCall(partition int, local Local, r *Request, until time.Time) *Call {
 	return c
 }
 
-// Wait blocks until c has ended, or until the given time, and reports which.
+// Wait blocks until c has ended, or until the given time, and reports which. One
+// goroutine waits, again if it likes; once it has been told of the end, no more.
 func (c *Call) Wait(until time.Time) bool {
 	select {
 	case <-c.done:
 		return true
 	default:
 	}
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
+	if c.timer == nil {
+		c.timer = time.NewTimer(time.Until(until))
+	} else {
+		c.timer.Reset(time.Until(until))
+	}
+	defer c.timer.Stop()
 	select {
 	case <-c.done:
 		return true
-	case <-timer.C:
+	case <-c.timer.C:
 		return false
 	}
 }

@@ -15,7 +15,7 @@
 // the last word. What keeps the promises is in two files without I/O: outbox.go,
 // the ingress's half, and session.go, the owner's, each with its rules and with
 // what goes wrong without them. hop.go, conn.go and host.go move their bytes;
-// bulk.go moves large bodies.
+// bulk.go moves large bodies; load.go bounds what is on its way.
 //
 // Why not HTTP: pooled connections put closely spaced requests out of order, a
 // third of them or more, and so do streams that get a goroutine each. Here one
@@ -57,7 +57,7 @@
 //	           · class u8 · flags u8 (1: to HEAD, 2: bulk) · ticket 16 · holder 16
 //	           · max_depth u32 · max_bytes u32 · max_shared u32 · max_response u32
 //	           · retries u32 · upstream_timeout u32 ms · hold_for u32 ms
-//	           · key text · route text · head long · body size u32 · body
+//	           · key long · route text · head long · body size u32 · body
 //	5 CANCEL   seq u64
 //	6 CONFIRM  answers read u64, in all
 //	7 PING     answered by PONG, with ADMITTED before it if there is news
@@ -65,8 +65,8 @@
 //
 // and back:
 //
-//	9 ADMITTED seq u64: every request up to it has a ticket, unless answered;
-//	           before the answers that follow it, and at once for bulk ones
+//	9 ADMITTED seq u64: every request up to it has a ticket, unless answered
+//	           before. It comes with the next answer or PONG, for bulk at once
 //	10 MOVED   seq u64 · owner member (perhaps none) · epoch u64: an answer
 //	11 RESPONSE seq u64 · flags u8 (1: stream, 2: unknown) · lane wait u32 µs
 //	           · upstream time u32 µs · problem text · detail text
@@ -86,6 +86,8 @@
 //
 // Stripe (outbox and links) and hosted (session) each have a mutex; neither is
 // held while the other is taken. Config.Serve is called under the session's,
-// Local.AdmitHere under the stripe's; both may take locks of lanes. Nothing
-// blocks under either.
+// Local.AdmitHere and Config.Owner under the stripe's; all may take locks of
+// lanes. Nothing blocks under either, and nothing else of this package is locked
+// under them. View and Stop hold Hop's mutex while readers end, so what readers
+// call (Serve, Control) must not wait for either of the two.
 package peer

@@ -203,7 +203,7 @@ func (r *reader) err() error {
 }
 
 func appendText[T string | []byte](b []byte, s T) []byte {
-	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) //nolint:gosec // keys and names are bounded where they come from
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...) //nolint:gosec // names are bounded where they come from
 }
 
 func appendLong[T string | []byte](b []byte, s T) []byte {
@@ -356,7 +356,7 @@ func appendRequest(b []byte, r *Request) []byte {
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
 	b = appendMillis(appendMillis(b, r.UpstreamTimeout), r.HoldFor)
-	b = appendText(appendText(b, r.Key), r.Route)
+	b = appendText(appendLong(b, r.Key), r.Route)
 	b = appendCount(appendLong(b, r.Head), r.BodySize)
 	return append(b, r.Body...)
 }
@@ -365,12 +365,14 @@ func appendRequest(b []byte, r *Request) []byte {
 const ticketAt = 2
 
 // sending is the part of a REQUEST that is made when it is sent.
-type sending struct {
+type sending struct { // sendingSize bytes
 	seq       uint64
 	partition int
 	first     bool // the partition's route changed, and everything before has been settled
 	patience  time.Duration
 }
+
+const sendingSize = 8 + 4 + 1 + 4
 
 func appendSending(b []byte, s sending, payload []byte) []byte {
 	start := len(b)
@@ -397,7 +399,7 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()
 	r.UpstreamTimeout, r.HoldFor = in.millis(), in.millis()
-	r.Key, r.Route = in.text(), string(in.text())
+	r.Key, r.Route = in.long(), string(in.text())
 	r.Head, r.BodySize = in.long(), in.count()
 	r.Body = in.b
 	switch {

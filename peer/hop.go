@@ -47,8 +47,12 @@ type Config struct {
 	// messages sent before may have been lost.
 	Up func(member ring.Member)
 
-	MaxCalls int   // requests on their way to other members; beyond: refused as Overloaded
-	MaxBytes int64 // their size
+	// Requests on their way to other members, and their size; beyond: refused as
+	// Overloaded. One member may have four times what is free of either, so that
+	// one that is stuck leaves a fifth to the others; and so may those that wait
+	// for an owner.
+	MaxCalls int
+	MaxBytes int64
 
 	Log *slog.Logger
 
@@ -89,7 +93,8 @@ type Hop struct {
 	kill    context.CancelFunc
 	wg      sync.WaitGroup
 
-	load load // of calls that have not ended
+	load    load // of calls that have not ended
+	nowhere load // and of those that entered for nobody in particular
 
 	mu      sync.Mutex // guards peers, stopped
 	peers   map[ring.Member]*peer
@@ -202,7 +207,8 @@ func (h *Hop) Routed(partition int, owner ring.Member, epoch uint64) {
 
 // View tells who the other live members are, and that the ring may have changed.
 // What a member that is no longer among them may have run is unknown; what it
-// has waiting here leaves its lane.
+// has waiting here leaves its lane. It waits until the functions of Config have
+// returned that such a member's messages and requests were given to.
 func (h *Hop) View(members []Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -48,6 +49,7 @@ type hosted struct {
 	reply   []byte        // to conn's HELLO, until it is written
 	acked   uint64        // the last ADMITTED that was written
 	pongs   bool
+	giving  int  // streams that are being fetched
 	dropped bool // its ingress is gone
 
 	kick chan struct{}
@@ -448,6 +450,7 @@ func (s *hosted) writeAnswers(conn net.Conn, quit <-chan struct{}) {
 	for {
 		select {
 		case <-s.kick:
+			runtime.Gosched() // as in writeRequests
 		case <-quit:
 			return
 		}
@@ -507,7 +510,8 @@ func (s *hosted) write(*session) {
 }
 
 // Respond answers a request that was served. It is called exactly once, by any
-// goroutine; r is not retained. A body that would stand in the way of other
+// goroutine that holds no lock: not from Serve, nor from the Notify of a ticket,
+// both of which may be called under the lock that it takes. r is not retained. A body that would stand in the way of other
 // answers for too long is fetched, as a stream is.
 func (in *Inbound) Respond(r *Response) {
 	if len(r.Body) > answerMax {
@@ -546,7 +550,7 @@ func (h *host) settle(ctx context.Context) error {
 func (h *host) settled() bool {
 	for _, s := range h.all() {
 		s.mu.Lock()
-		owes := s.conn != nil && len(s.session.answers)+len(s.session.open)+len(s.session.streams) > 0
+		owes := s.giving > 0 || s.conn != nil && len(s.session.answers)+len(s.session.open)+len(s.session.streams) > 0
 		s.mu.Unlock()
 		if owes {
 			return false

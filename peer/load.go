@@ -17,42 +17,37 @@ func (l *load) add(calls, bytes int64) {
 // is always something left.
 const share = 4
 
-// admits reports whether there is room for one more, of which part goes to one
-// member.
+// admits reports whether there is room for one more, of which part goes one way.
 func (l *load) admits(part *load, bytes, callsMax, bytesMax int64) bool {
 	calls, held := callsMax-l.calls.Load(), bytesMax-l.bytes.Load()
 	if calls < 1 || held < bytes {
 		return false
 	}
-	return part == nil || part.calls.Load() < share*calls && part.bytes.Load()+bytes <= share*held
+	return part.calls.Load() < share*calls && part.bytes.Load()+bytes <= share*held
 }
 
-// charge counts a call that enters, or refuses it. The stripe is locked, but other
-// stripes charge too: the bounds are soft by as many calls.
+// charge counts a call that enters, or refuses it, as it does one that no frame
+// would hold. Its part is that of the member it enters for; those that wait for
+// nobody in particular share one. Other stripes charge at the same time: the
+// bounds may be passed by one call for each.
 func (s *stripe) charge(c *Call) bool {
-	var part *load
+	h, part, size := s.hop, &s.hop.nowhere, c.size()
 	if l := s.outbox.links[s.outbox.flow(c.Partition).route]; l != nil {
-		c.toward = l.wire.peer
-		part = &c.toward.load
+		part = &l.wire.peer.load
 	}
-	h, size := s.hop, c.size()
-	if !h.load.admits(part, size, int64(h.config.MaxCalls), h.config.MaxBytes) {
-		c.toward = nil
+	if len(c.payload) > frameMax-frameHeader-sendingSize || !h.load.admits(part, size, int64(h.config.MaxCalls), h.config.MaxBytes) {
 		return false
 	}
+	c.part = part
 	h.load.add(1, size)
-	if part != nil {
-		part.add(1, size)
-	}
+	part.add(1, size)
 	return true
 }
 
 // discharge takes back what charge counted.
 func (s *stripe) discharge(c *Call) {
 	s.hop.load.add(-1, -c.size())
-	if c.toward != nil {
-		c.toward.load.add(-1, -c.size())
-	}
+	c.part.add(-1, -c.size())
 }
 
 func (c *Call) size() int64 { return int64(len(c.payload) + len(c.body)) }

@@ -67,9 +67,9 @@ var mutants = []struct{ name, test, file, from, to string }{
 	{"12: what was written off stays in its lane", "TestModel/Gone", "session.go",
 		"	s.orphan()\n	clear(s.open)\n", "	if !PLANTED {\n		s.orphan()\n	}\n	clear(s.open)\n"},
 	{"a stuck member takes all there is", "TestStuckMemberHarmsNobody", "load.go",
-		"return part == nil || ", "return PLANTED || part == nil || "},
+		"return part.calls.Load() < share*calls &&", "return PLANTED || part.calls.Load() < share*calls &&"},
 	{"what is refused is counted back", "TestLoadIsBounded", "load.go",
-		"		c.toward = nil\n		return false\n", "		if c.toward = nil; PLANTED {\n			h.load.add(-1, -size)\n		}\n		return false\n"},
+		"		return false\n	}\n	c.part = part\n", "		if PLANTED {\n			h.load.add(-1, -size)\n		}\n		return false\n	}\n	c.part = part\n"},
 	{"a stream is read whole", "TestSlowReaderHoldsTheStream", "bulk.go",
 		"	stream.timer.Stop()\n	buffer", "	stream.timer.Stop()\n	if PLANTED {\n		b, _ := io.ReadAll(stream.reader)\n		in, out := io.Pipe()\n		go func() {\n			out.Write(b)\n			out.Close()\n		}()\n		stream.reader = in\n	}\n	buffer"},
 	{"a fetch outlives its owner", "TestFetchFailsWhenTheOwnerIsGone", "bulk.go",
@@ -84,6 +84,20 @@ var mutants = []struct{ name, test, file, from, to string }{
 		"	if s.bytes > answersMax && r.Problem", "	if s.bytes > answersMax && !PLANTED && r.Problem"},
 	{"control waits for requests", "TestControlGoesFirst", "conn.go",
 		"	for len(l.controls) > 0 && len(b) < batchBytes {", "	for len(l.controls) > 0 && len(b) < batchBytes && !PLANTED {"},
+	{"another incarnation is let in", "TestGreetingRefuses", "host.go",
+		"	case hello.to != c.Self:", "	case hello.to.Name != c.Self.Name || !PLANTED && hello.to != c.Self:"},
+	{"another incarnation is believed", "TestGreetingIsNoSurprise", "conn.go",
+		"	case answer.owner != h.to:", "	case answer.owner != h.to && !PLANTED:"},
+	{"what a dead ingress waits for stays", "TestIngressDies", "host.go",
+		"	s.session.renew(0)\n", "	if !PLANTED {\n		s.session.renew(0)\n	}\n"},
+	{"a stranger is remembered", "TestIngressDies", "host.go",
+		"	if alone && stranger {", "	if alone && stranger && !PLANTED {"},
+	{"nobody is missed", "TestIngressComesBackInTime", "host.go",
+		"	if alone {\n		s.session.orphan()\n", "	if alone {\n		if !PLANTED {\n			s.session.orphan()\n		}\n"},
+	{"a transfer is no debt", "TestStopWaitsForTransfers", "host.go",
+		"owes := s.giving > 0 ||", "owes := s.giving > 0 && !PLANTED ||"},
+	{"a body is sent once", "TestBodyIsSentAgain", "bulk.go",
+		"		case idle:\n", "		case PLANTED:\n			return\n		case idle:\n"},
 	{"what is owned is written over", "TestFrameReaderKeepsWhatIsOwned", "frame.go",
 		"	if len(payload) <= len(r.small) {", "	if len(payload) <= len(r.small) && !PLANTED {"},
 	{"a length is believed", "TestLengthIsNotBelieved", "frame.go",
@@ -114,6 +128,8 @@ var mutants = []struct{ name, test, file, from, to string }{
 var plantFlag = flag.String("peer.plant", "", "the mutant to be, in a binary that has them")
 
 func planted(name string) bool { return name == *plantFlag }
+
+var _ = planted // only the mutants call it
 
 // TestMutantsAreCaught takes each rule away and expects its test to go red. With
 // none taken away the model's states are explored farther than the race detector's

@@ -26,6 +26,8 @@ type testNode struct {
 	addr  string
 	conns sync.Map // net.Conn dialled → true
 
+	stop   func()
+	killed bool // with its network
 	owner  func(int) (ring.Member, uint64)
 	delay  func() time.Duration
 	answer func(*Inbound) // in place of an echo
@@ -103,14 +105,18 @@ func startTestNode(t testing.TB, network testNetwork, name string, log *ranLog, 
 	n.addr = listener.Addr().String()
 	served := make(chan error, 1)
 	go func() { served <- n.hop.Serve(listener) }()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		n.hop.Stop(ctx)
-		if err := <-served; err != nil {
-			t.Errorf("Serve: %v", err)
-		}
-	})
+	var once sync.Once
+	n.stop = func() {
+		once.Do(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			defer cancel()
+			n.hop.Stop(ctx) //nolint:errcheck // there may be nobody to read its answers
+			if err := <-served; err != nil && !n.killed {
+				t.Errorf("Serve: %v", err)
+			}
+		})
+	}
+	t.Cleanup(n.stop)
 	return n
 }
 

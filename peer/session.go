@@ -16,9 +16,9 @@ import (
 //  8. Every request up to processed is open, or has an answer; answers are kept
 //     until the ingress has said that it read them, and are written again on the
 //     next connection. So a break costs requests that have a ticket nothing, and
-//     this node never denies what it ran: forgetting an answer once it was
-//     written would make of a lost one a false "not-executed". Answers have a
-//     bound. Above it, what has run is answered as unknown, in a few bytes.
+//     this node never denies what it ran. An answer that was forgotten once it
+//     was written, and then lost, would leave its request without any. Answers
+//     have a bound: above it, what has run is answered as unknown, in few bytes.
 //  9. Only the connection that was let in last is listened to, and generations
 //     rise: a HELLO that does not is refused. Else x0 lies unread in the old
 //     socket while the reply says that it was never seen; it comes again by the

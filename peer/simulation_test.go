@@ -123,8 +123,7 @@ type simNode struct {
 	lanes  *queue.Lanes
 	routes [simPartitions]atomic.Pointer[route]
 
-	entering sync.Mutex // makes an order of entering
-	blind    map[int]bool
+	blind map[int]bool // of the goroutine that decides: whom this node takes for dead
 }
 
 // simRequest is a request and what has been seen of it.

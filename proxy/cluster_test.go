@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -271,10 +272,12 @@ func (p *pair) leave(key string) (busy [][]byte) {
 // still has at work runs there first.
 func (p *pair) move(key string, to *member) {
 	busy := p.leave(key)
-	p.take(key, to, busy)
+	p.take(key, to, busy, nil)
 }
 
-func (p *pair) take(key string, to *member, busy [][]byte) {
+// take gives a node what leave took. meanwhile is called when it has its new
+// partition, and its hop does not know it yet.
+func (p *pair) take(key string, to *member, busy [][]byte, meanwhile func()) {
 	n := partition(key)
 	for _, key := range busy {
 		to.lanes.Block(n, key)
@@ -284,6 +287,9 @@ func (p *pair) take(key string, to *member, busy [][]byte) {
 	epoch := p.owners[n].epoch
 	p.mu.Unlock()
 	to.lanes.Open(n)
+	if meanwhile != nil {
+		meanwhile()
+	}
 	for _, node := range p.nodes {
 		node.hop.Routed(n, to.self, epoch)
 	}
@@ -819,9 +825,50 @@ func TestAClientThatLeavesTheIngress(t *testing.T) {
 		_, next := p.nodes[1].async("POST", "/orders/7/1", nil, "")
 		c.conn.Close()
 		time.Sleep(300 * time.Millisecond)
-		p.take("7", p.nodes[0], busy)
+		p.take("7", p.nodes[0], busy, nil)
 		p.ran("/orders/7/1", p.nodes[0]).finish("")
 		(<-next).is(t, "the next", 200, "", "")
+	})
+}
+
+// What its client has left takes no memory at the owner, long before its patience
+// would have ended. Mutant: the owner's timer keeps the request.
+func TestARequestThatLeftTakesNoMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPair(t, lane(func(l *proxy.Lane) { l.QueueTimeout = time.Hour }), nil)
+		_, a := p.nodes[1].async("POST", "/orders/7/0", nil, "")
+		x := p.ran("/orders/7/0", p.nodes[0])
+		inUse := func() int {
+			time.Sleep(time.Second)
+			for range 3 { // empties pools
+				runtime.GC()
+			}
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			return int(stats.HeapAlloc)
+		}
+		body := strings.Repeat("b", 60_000)
+		var before int
+		for i := range 52 {
+			if i == 2 {
+				before = inUse()
+			}
+			for range 4 {
+				c := p.nodes[1].open()
+				c.write("POST", "/orders/7/1", nil, body)
+				synctest.Wait()
+				c.conn.Close()
+			}
+			time.Sleep(300 * time.Millisecond)
+			if n := p.nodes[0].lanes.Totals()[0].Waiting; n != 0 {
+				t.Fatalf("%d still wait", n)
+			}
+		}
+		if grown := inUse() - before; grown > 3<<20 {
+			t.Errorf("200 requests of 60 kB left %d KiB behind", grown>>10)
+		}
+		x.finish("")
+		(<-a).is(t, "the first", 200, "", "")
 	})
 }
 
@@ -936,7 +983,7 @@ func TestNobodyToTakeARequest(t *testing.T) {
 				t.Errorf("node %d: forwarded_total{not_executed} is %v", i, got)
 			}
 		}
-		p.take("7", p.nodes[0], busy)
+		p.take("7", p.nodes[0], busy, nil)
 		time.Sleep(time.Minute)
 		p.quiet("they have been answered")
 	})
@@ -1058,6 +1105,48 @@ func TestAnOwnerThatEnds(t *testing.T) {
 	})
 }
 
+// Stop does not wait for a service that has fallen silent in the midst of a
+// response. Mutant: a stream for another node is not ended by Stop.
+func TestAnOwnerThatStopsEndsItsStreams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPair(t, change{}, nil)
+		c := p.nodes[1].open()
+		io.WriteString(c.conn, "GET /orders/7 HTTP/1.1\r\nHost: a\r\n\r\n")
+		x := p.ran("/orders/7", p.nodes[0])
+		stream(x, "chunked", 5, bytes.Repeat([]byte("x"), 50_000), func(i int) bool { return i < 3 })
+		end := make(chan string, 1)
+		go func() { end <- brokenOff(c, "GET") }()
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		p.nodes[0].proxy.Stop(ctx)
+		p.nodes[0].hop.Stop(ctx)
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("Stop took %v", took)
+		}
+		if end := <-end; end != "200, broken off" {
+			t.Errorf("the client was told: %s", end)
+		}
+	})
+}
+
+// A frame that contradicts itself must neither open a second lane for its key nor
+// end the process. Mutant: the partition is believed.
+func TestAForeignPartition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startPair(t, change{}, nil)
+		for _, n := range []int{partition("8"), partitions, 1 << 30} {
+			in := &peer.Inbound{Request: peer.Request{Route: "order", Key: []byte("order:7")}, Partition: n}
+			refusal, mine := p.nodes[0].proxy.ServeForwarded(in)
+			if !mine || refusal == nil || refusal.Problem != "not-ready" || refusal.Executed != peer.NotExecuted {
+				t.Errorf("partition %d: %+v, %v", n, refusal, mine)
+			}
+		}
+		p.quiet("they were refused")
+	})
+}
+
 func (e *edge) refuse(err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -1065,9 +1154,8 @@ func (e *edge) refuse(err error) {
 }
 
 // Requests keep their order while their owner changes. Mutants: a node that
-// became the owner runs newcomers before what waits in its hop; it runs it under
-// another ticket; it runs beside the old owner; what ran here counts as the
-// owner's answer.
+// became the owner runs newcomers before what waits in its hop; it runs beside
+// the old owner; what ran here counts, or is logged, as the other's answer.
 func TestRequestsKeepTheirOrderAcrossOwners(t *testing.T) {
 	deep := lane(func(l *proxy.Lane) { l.MaxDepth, l.QueueTimeout = 100, 5*time.Minute })
 	bubble(t, "the ingress becomes the owner", func(t *testing.T) {
@@ -1081,8 +1169,8 @@ func TestRequestsKeepTheirOrderAcrossOwners(t *testing.T) {
 			_, a := ingress.async("POST", fmt.Sprintf("/orders/7/%d", i+2), nil, "")
 			held = append(held, a)
 		}
-		p.take("7", ingress, busy)
-		_, newcomer := ingress.async("POST", "/orders/7/6", nil, "")
+		var newcomer <-chan *answer
+		p.take("7", ingress, busy, func() { _, newcomer = ingress.async("POST", "/orders/7/6", nil, "") })
 		_, other := owner.async("POST", "/orders/7/7", nil, "")
 		x := p.ran("/orders/7/0", owner)
 		p.quiet("the old owner still runs")
@@ -1104,11 +1192,14 @@ func TestRequestsKeepTheirOrderAcrossOwners(t *testing.T) {
 		for i, a := range append([]<-chan *answer{running, waiting, newcomer, other}, held...) {
 			(<-a).is(t, fmt.Sprint(i), 200, "", "")
 		}
-		for result, want := range map[string]float64{"local": 4, "response": 2, "unknown": 0, "not_executed": 0} {
+		for result, want := range map[string]float64{"local": 5, "response": 2, "unknown": 0, "not_executed": 0} {
 			if got := ingress.metric("lanekeeper_forwarded_total", "result", result); got != want {
 				t.Errorf("forwarded_total{%s} is %v, want %v", result, got, want)
 			}
 		}
+		_, local := ingress.async("POST", "/orders/7/8", nil, "")
+		p.ran("/orders/7/8", ingress).finish("")
+		(<-local).is(t, "one that came to its owner", 200, "", "")
 		if got := ingress.metric("lanekeeper_local_total"); got != 1 {
 			t.Errorf("local_total is %v, want 1", got)
 		}
@@ -1125,7 +1216,7 @@ func TestRequestsKeepTheirOrderAcrossOwners(t *testing.T) {
 			_, a := ingress.async("POST", fmt.Sprintf("/orders/7/%d", i), nil, "")
 			answers = append(answers, a)
 		}
-		p.take("7", ingress, busy)
+		p.take("7", ingress, busy, nil)
 		synctest.Wait()
 		a := <-answers[5] // one runs, and four wait
 		a.is(t, "the last", 429, "lane-full", "no")
@@ -1145,7 +1236,7 @@ func TestRequestsKeepTheirOrderAcrossOwners(t *testing.T) {
 		ingress.async("POST", "/orders/7/0", nil, "")
 		_, second := ingress.async("POST", "/orders/7/1", nil, "")
 		time.Sleep(4 * time.Second)
-		p.take("7", ingress, busy)
+		p.take("7", ingress, busy, nil)
 		x := p.ran("/orders/7/0", ingress)
 		(<-second).is(t, "the second", 503, "lane-timeout", "no")
 		lateBy(t, "lane-timeout", time.Since(began), 10*time.Second) // in all
@@ -1376,9 +1467,8 @@ func (s *turmoil) check(a *answer, path, body string) {
 
 // Whatever happens to clients, connections and owners at once, nobody gets
 // another's answer, nothing runs twice or beside another, and what is said not to
-// have run did not. Mutants: a call is used again while the hop has it; a stream
-// ends its call before its turn's goroutine is done; the request's buffers go
-// back before the frame is written; CANCEL takes what runs.
+// have run did not. Mutant: a request's context is used again before its answer is
+// written.
 func TestNothingGetsMixedUp(t *testing.T) {
 	for seed := range uint64(3) {
 		bubble(t, fmt.Sprint(seed), func(t *testing.T) {

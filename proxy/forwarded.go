@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/valyala/fasthttp"
 
@@ -20,7 +22,8 @@ import (
 // its lane is here. It costs no goroutine before its turn.
 type forwarded struct {
 	*peer.Inbound
-	limits   Lane // of the ingress's route
+	call     *call // until its turn is over
+	limits   Lane  // of the ingress's route
 	granted  atomic.Bool
 	patience atomic.Pointer[time.Timer] // runs while it waits
 }
@@ -30,8 +33,11 @@ type forwarded struct {
 // request's partition is not this node's.
 func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 	route := p.routeNamed(in.Route)
-	if route == nil {
+	switch {
+	case route == nil:
 		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has no route of this name: the nodes' configurations differ"}, true
+	case p.config.Cluster.Partition(in.Key) != in.Partition: // or its key would have two lanes
+		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has it in another partition"}, true
 	}
 	c := p.beginForwarded(in, route)
 	f := c.from
@@ -42,7 +48,7 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 	place := c.place
 	err := p.lanes.Admit(&in.Ticket, &place)
 	if err == nil {
-		c.expire(f)
+		f.expire()
 		return nil, true // c is Notify's by now
 	}
 	defer c.unpin()
@@ -72,6 +78,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		f.limits.AfterTimeout = Release
 	}
 	c := p.calls.Get().(*call)
+	f.call = c
 	c.pins.Store(1)
 	c.ctx = contexts.Get().(*fasthttp.RequestCtx)
 	c.ctx.Response.Header.SetNoDefaultContentType(true) // as newServer has it
@@ -115,17 +122,19 @@ func (p *Proxy) releaseContext(ctx *fasthttp.RequestCtx) {
 	contexts.Put(ctx)
 }
 
-// expire ends the wait of a request whose ingress has no more patience. f is its
-// own: with its turn c is runForwarded's.
-func (c *call) expire(f *forwarded) {
+// expire ends the wait of a request whose ingress has no more patience. The timer
+// outlives a request that the hop takes out of its lane, and does not keep it.
+func (f *forwarded) expire() {
 	if f.granted.Load() {
 		return
 	}
+	waiting := weak.Make(f)
 	f.patience.Store(time.AfterFunc(f.Patience, func() {
-		if !f.Ticket.Leave() {
+		f := waiting.Value()
+		if f == nil || !f.Ticket.Leave() {
 			return
 		}
-		// It never had its turn, and never will.
+		c := f.call // it never had its turn, and never will
 		c.depth, c.laneWait = f.Ticket.Depth, f.Patience
 		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, fmt.Sprintf("it waited %s behind %d others", f.Patience, c.depth)))
 		c.finish()
@@ -188,10 +197,31 @@ func (c *call) respond(problem *problem) {
 	})
 }
 
-// respondStream answers with a response that is fetched from r.
+// respondStream answers with a response that is fetched from r. Stop ends it.
 func (c *call) respondStream(r *relay, length int) {
 	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length)}
-	c.from.RespondStream(response, struct{ io.Reader }{r}, func(bool) { r.Close() }) //nolint:errcheck // it has no error
+	unwatch := c.proxy.background.watch(c.link.wire)
+	c.from.RespondStream(response, struct{ io.Reader }{r}, func(bool) {
+		unwatch()
+		r.Close() //nolint:errcheck // it has no error
+	})
+}
+
+// watch has stop close a connection, until it is called off. Unlike enter it
+// counts no goroutine: the hop waits for those that read from it.
+func (b *background) watch(conn net.Conn) (unwatch func()) {
+	own := &struct{ net.Conn }{conn} // the connection may be used, and watched, again before that
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conns[own] = struct{}{}
+	if b.stopped {
+		conn.Close()
+	}
+	return func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.conns, own)
+	}
 }
 
 func (c *call) problemResponse(problem *problem) *peer.Response {

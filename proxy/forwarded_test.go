@@ -169,10 +169,10 @@ func sized() (all []behaviour) {
 }
 
 // A response that came over the hop is the same, byte by byte. Mutants: the
-// owner's header makes up a Content-Type; its Connection comes along; the length
-// of a HEAD's response does not; a head without a length closes the connection;
-// the ingress's reader of heads holds 4 KiB; a stream loses its length; the
-// owner's errors quote the response.
+// owner's header makes up a Content-Type; the length of a HEAD's response does not
+// come along, or the owner does not know that it is one; a head without a length
+// closes the connection; the ingress's reader of heads holds 4 KiB; a stream loses
+// its length; the owner's errors quote the response.
 func TestAForwardedResponseIsTheSame(t *testing.T) {
 	plain := append(responses, behaviours...)
 	clients := []struct {
@@ -244,9 +244,8 @@ var requests = struct {
 
 // A request that went over the hop reaches the service with the same bytes, but
 // for its ticket and its deadline, and has the same answer. Mutants: the owner
-// adds a Via of its own; the fields after the key are not the owner's; a
-// Connection-nominated field is dropped by the local path alone; the body of a
-// bulk request is the context's; the version is the client's.
+// adds a Via of its own; the fields of the lane are missing; the head is sent
+// before it is prepared; the body is the context's; the version is the client's.
 func TestAForwardedRequestIsTheSame(t *testing.T) {
 	styles := map[string]proxy.Forwarded{"x": proxy.ForwardedX, "rfc": proxy.ForwardedRFC, "both": proxy.ForwardedBoth, "none": proxy.ForwardedNone}
 	for name, style := range styles {
@@ -283,6 +282,9 @@ func TestAForwardedRequestIsTheSame(t *testing.T) {
 					synctest.Wait()
 					select {
 					case request := <-seen:
+						if start, _, _ := strings.Cut(request, "\r\n"); !strings.HasPrefix(start, "lk-0 ") || !strings.HasSuffix(start, " HTTP/1.1") {
+							t.Errorf("%q reached the service as %q", b, start)
+						}
 						said[n] = append(said[n], request)
 						ran++
 					default:
@@ -334,8 +336,8 @@ func (a *answer) within(t *testing.T, what string, least, most int) {
 	}
 }
 
-// Mutants: the owner sends the context's body instead of the request's; a body of
-// 64 KiB and one byte is neither in the frame nor sent apart.
+// Mutants: the owner sends the context's body instead of the request's; it does
+// not wait for one that comes apart.
 func TestForwardedBodies(t *testing.T) {
 	for _, framing := range []string{"length", "chunked"} {
 		both(t, framing, change{}, func(x *exchange) {
@@ -411,8 +413,8 @@ func lateBy(t *testing.T, what string, took, want time.Duration) {
 }
 
 // Mutants: the ingress answers by itself, without the owner's depth and times;
-// it gives up before a request without patience could be there; it waits without
-// end; the owner's timer runs on in the request's turn.
+// it gives up before a request without patience could be there; the owner has no
+// timer, or it runs on in the request's turn and answers then.
 func TestForwardedPatience(t *testing.T) {
 	both(t, "queue_timeout", change{}, nil, func(p *pair, at *member) (said []string) {
 		_, first := at.async("POST", "/orders/7/0", nil, "")
@@ -504,8 +506,8 @@ func TestForwardedOverload(t *testing.T) {
 	})
 }
 
-// Mutants: the holder is not sent along; the ticket of the answer is not the
-// service's; a request that passes is not counted, or waits.
+// Mutants: the holder is not sent along; the answer has no ticket; a request that
+// passes counts as the owner's.
 func TestForwardedTickets(t *testing.T) {
 	for name, policy := range map[string]proxy.Reentrant{"508": proxy.RejectReentry, "pass": proxy.PassReentry} {
 		both(t, name, change{proxy: func(_ int, c *proxy.Config) { c.TicketHeader, c.Routes[0].Lane.Reentrant = true, policy }}, nil, func(p *pair, at *member) (said []string) {
@@ -544,8 +546,7 @@ func TestForwardedTickets(t *testing.T) {
 	}
 }
 
-// Mutants: the class is not sent along; max_shared is not; a shared request
-// passes an exclusive one.
+// Mutants: the class is not sent along; max_shared is not.
 func TestForwardedClasses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPair(t, change{}, nil)
@@ -589,8 +590,7 @@ func TestForwardedClasses(t *testing.T) {
 }
 
 // The lane is held at the owner, who alone can. Mutants: hold_for is not sent
-// along; nor that the lane is released; the answer waits for the hold; the hold
-// counts at the ingress.
+// along; nor that the lane is released.
 func TestForwardedTimeoutHoldsTheLane(t *testing.T) {
 	ends := []struct {
 		name   string
@@ -827,12 +827,6 @@ func TestAForwardedStreamTakesLittleMemory(t *testing.T) {
 	for _, framing := range framings {
 		bubble(t, framing, func(t *testing.T) {
 			p := startPair(t, change{}, func(x *exchange) { stream(x, framing, pieces, piece, always) })
-			c := p.nodes[1].open()
-			io.WriteString(c.conn, "GET /orders/7 HTTP/1.1\r\nHost: a\r\n\r\n")
-			response, err := http.ReadResponse(c.reader, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
 			inUse := func() int {
 				synctest.Wait() // everybody before the client waits for it
 				runtime.GC()
@@ -841,7 +835,13 @@ func TestAForwardedStreamTakesLittleMemory(t *testing.T) {
 				return int(stats.HeapAlloc)
 			}
 			sum, want, buffer := sha256.New(), sha256.New(), make([]byte, 1<<20)
+			c := p.nodes[1].open()
 			before, total := inUse(), 0
+			io.WriteString(c.conn, "GET /orders/7 HTTP/1.1\r\nHost: a\r\n\r\n")
+			response, err := http.ReadResponse(c.reader, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
 			for i := 0; err == nil; i++ {
 				time.Sleep(100 * time.Millisecond)
 				var n int
@@ -910,10 +910,12 @@ func TestAForwardedStreamThatBreaksOff(t *testing.T) {
 			io.WriteString(c.conn, request)
 			x := p.ran("/orders/7", p.nodes[0])
 			go stream(x, framing, 20, piece, func(i int) bool { return i < 10 })
-			synctest.Wait()
+			ends := make(chan string, 1)
+			go func() { ends <- brokenOff(c, "GET") }()
+			synctest.Wait() // the client has all that there is
 			p.sever()
 			p.view(p.nodes[1])
-			if end := brokenOff(c, "GET"); end != "200, broken off" {
+			if end := <-ends; end != "200, broken off" {
 				t.Errorf("the client was told: %s", end)
 			}
 			x.conn.Close()

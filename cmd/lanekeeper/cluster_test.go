@@ -1,0 +1,112 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/valyala/fasthttp"
+	"github.com/valyala/fasthttp/fasthttputil"
+)
+
+var (
+	simSeeds = flag.Int("sim.seeds", 50, "seeds of TestSimulation")
+	simFrom  = flag.Uint64("sim.from", 1, "the first of them")
+	simFails = flag.Int("sim.fails", 5, "how many seeds may fail before TestSimulation gives up")
+	simAgain = flag.Int("sim.again", 20, "how often a seed that failed is run again")
+	simDebug = flag.Bool("sim.debug", false, "TestSimulation: nodes log everything")
+	simKey   = flag.String("sim.key", "", "TestSimulation: tell what became of every request of a key, such as order:7, and what nodes say about its partition")
+	simPrint = flag.Bool("sim.print", false, "TestSimulation: print every diary")
+)
+
+// TestSimulation runs whole nodes in virtual time.
+func TestSimulation(t *testing.T) {
+	warmFasthttp()
+	config := simulationConfig(t)
+	total := newTally()
+	began := time.Now()
+	failed := 0
+	for seed := *simFrom; seed < *simFrom+uint64(*simSeeds); seed++ {
+		w := simulateSeed(t, seed, config)
+		for what, n := range w.tally.counts {
+			total.add(what, n)
+		}
+		if *simPrint {
+			t.Logf("seed %d\n%s", seed, strings.Join(w.diary, "\n"))
+		}
+		if *simKey != "" {
+			t.Log(w.story(*simKey))
+		}
+		if len(w.problems) == 0 {
+			continue
+		}
+		failed++
+		t.Errorf("seed %d:\n%s\n\ndiary\n%s\n\nlog\n%s", seed, strings.Join(w.problems, "\n"), strings.Join(w.diary, "\n"), tail(w.lines, 300))
+		again := 0
+		for range *simAgain {
+			if len(simulateSeed(t, seed, config).problems) > 0 {
+				again++
+			}
+		}
+		t.Logf("seed %d failed again in %d of %d runs", seed, again, *simAgain)
+		if failed == *simFails {
+			t.Fatal("that is enough")
+		}
+	}
+	var lines []string
+	for what, n := range total.counts {
+		lines = append(lines, fmt.Sprintf("%9d  %s", n, what))
+	}
+	slices.Sort(lines)
+	t.Logf("%d seeds from %d in %s, %d failed\n%s", *simSeeds, *simFrom, time.Since(began).Round(time.Second), failed, strings.Join(lines, "\n"))
+	for _, what := range mustReach {
+		if *simSeeds >= 50 && total.counts[what] == 0 {
+			t.Errorf("never reached: %s", what)
+		}
+	}
+}
+
+func tail(lines []string, n int) string {
+	if more := len(lines) - n; more > 0 {
+		lines = append([]string{fmt.Sprintf("… %d lines before", more)}, lines[more:]...)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// stuckAfter is when a seed is given up: something waits for time with a lock
+// that others want, and time stands still.
+const stuckAfter = 3 * time.Minute
+
+func simulateSeed(t *testing.T, seed uint64, config *Config) (w *world) {
+	t.Helper()
+	stuck := time.AfterFunc(stuckAfter, func() { panic(fmt.Sprintf("seed %d is stuck", seed)) })
+	defer stuck.Stop()
+	defer func() {
+		if cause := recover(); cause != nil {
+			panic(fmt.Sprintf("seed %d: %v\n%s", seed, cause, strings.Join(w.diary, "\n")))
+		}
+	}()
+	synctest.Test(t, func(*testing.T) {
+		w = newWorld(newScenario(seed), config)
+		w.simulate()
+		w.judge()
+	})
+	return w
+}
+
+// warmFasthttp starts what fasthttp starts once per process, before a bubble
+// could own it.
+func warmFasthttp() {
+	listener := fasthttputil.NewInmemoryListener()
+	server := fasthttp.Server{Handler: func(*fasthttp.RequestCtx) {}}
+	go server.Serve(listener)
+	client := fasthttp.HostClient{Addr: "warm", Dial: func(string) (net.Conn, error) { return listener.Dial() }}
+	client.Get(nil, "http://warm/")
+	client.CloseIdleConnections()
+	server.Shutdown()
+}

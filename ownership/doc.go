@@ -1,0 +1,117 @@
+// Package ownership decides which node owns a partition, and moves partitions
+// between nodes so that no two of them ever run the same key at once.
+//
+// The ring says who should own a partition, its target. This package says who
+// does. A [Table] is what one node knows and does about it: events go in, and
+// messages, calls of its lanes and routes come out. It has no clock, no goroutine
+// and no I/O, so every order of events can be tried, and the tests do try them.
+// [Ownership] is a Table with a lock, a timer and an encoding around it.
+//
+// # States
+//
+// For each partition, at each node:
+//
+//	         the view makes this          everybody stood back,
+//	         node the target              or the owner gave
+//	foreign ----------------> claiming ----------------------> owned
+//	 ^ ^                         |                               |
+//	 | |   no longer the target  |                               |
+//	 | +-------------------------+                               |
+//	 |   the target has claimed it, or too few members are alive |
+//	 +-----------------------------------------------------------+
+//
+// A node that has given a partition away is foreign to it, and its draining keys
+// go on: those that had tickets, which run to their end where they are. It says
+// KeyDone to the new owner when a key has none left. The new owner runs all other
+// keys at once. So the pause of a key is the rest of its own backlog, nothing is
+// dropped, and nobody else notices.
+//
+// A move, in messages: the target sends Claim to everybody; the owner answers
+// Give, with the draining keys; the target says Taken, and Held to everybody. Who
+// doesn't own the partition answers Answer. To be silent is to say "not yet".
+//
+// # Who is authoritative for what
+//
+// Membership for who is alive, and the ring for targets: both come with [View],
+// and may differ between nodes at any moment. The owner for its partition, until
+// it has given it away. Without one, all live members together: the target becomes
+// the owner when each of them has stood back. Routes are hearsay, good enough to
+// send a request somewhere: only the owner takes its ticket. Epochs rise with each
+// change of owner and order that hearsay; they decide nothing else.
+//
+// A member is an incarnation. A restarted node is another member, and what its
+// predecessor said, held or ran is over.
+//
+// # Rules
+//
+// Each with what happens without it. A test explores all futures of a small
+// cluster for each, and another takes each rule away and expects that to be
+// noticed.
+//
+//  1. Everybody alive is asked, draining members too: who left the ring may still
+//     be the owner.
+//  2. Nobody is overlooked. A round of claims without an owner is complete when
+//     every live member has answered, and every member that any of them sees:
+//     answers name those. And a node claims nothing before every member has sent
+//     it something, since from then on they know that it exists.
+//     Without: b comes by one door and c by another; a gives to c; b, who does
+//     not see c yet, hears from all others that they do not own it. Or: a gives to
+//     c, who has just come, and dies; b never heard of c, is alone, and owns.
+//  3. To stand back binds. Who has answered a round does not claim before that
+//     round is over by its claimant's word, or the claimant is dead; and a claimant
+//     that gives such word forgets the answer.
+//     Without: b answers c; then b becomes the target, claims, and a gives to it
+//     and dies; c has b's answer, sees a dead, and owns it too.
+//  4. To stand back gives up all earlier claims. What is given in answer to one of
+//     those is returned, and its giver is the owner again.
+//     Without: b claims, a gives; before that arrives b sees that c should have the
+//     partition and stands back for it; a dies; c owns it; b reads what a gave.
+//  5. One move at a time. An owner that still waits for a KeyDone doesn't give.
+//     Without: a runs x and gives to b, b gives to c with an empty list, c runs x.
+//     Or a gives to b and b to a, and each waits for the other.
+//  6. Answers list what may still run at the one who answers, whatever it is, and
+//     its newest list counts. A wait ends with KeyDone, or with that incarnation's
+//     death.
+//     Without: a runs x and gave to b; b dies; c claims, a answers, c runs x.
+//  7. What a member gives that is not in view is not believed: it would list keys
+//     whose end nobody tells any more. If it lives, it says it again.
+//  8. Nothing that matters is lost. A Give is numbered and kept until its receipt,
+//     and lists what runs now each time it is sent; a number that was taken is not
+//     taken again. When a connection is made, claims, Gives, questions and waits are
+//     said again, and the other side is asked to do the same. A Retry now and then
+//     is a net under that, nothing more.
+//     Without numbers: b takes, its receipt is lost, b gives to c, and takes the
+//     repeated Give again.
+//  9. Two owners become one. Each says Held to everybody who comes into view or
+//     into reach; the one that isn't the target gives to the other, which merges:
+//     the higher epoch and one more, the waits of both.
+//
+// # Failures
+//
+// In what follows a node is falsely dead if it was declared dead and was not.
+//
+//   - A member dies: its partitions are taken over when the survivors' views say
+//     so. What it ran is unknown and may overlap with what comes next. Waits for it
+//     end.
+//   - A live member doesn't answer: a Give needs nobody's answer but the owner's.
+//     Partitions without an owner wait for it until it is declared dead. [State]
+//     names it.
+//   - A split, or a false death: both sides may own and run, unless View.Enough
+//     stops one of them, and then until it has noticed. After it, rule 9. Order and
+//     exclusion are promised again when that is over, not during it.
+//   - A node stands still: [Ownership.Guard] stops it before it runs anything, until
+//     a member has said what became of its partitions. Others may have taken them
+//     over; those it gives up.
+//   - A node claims, and dies before some member ever saw it, while that one takes
+//     over from another dead member: it is waited for until two retries have passed
+//     without a sign of it.
+//
+// Not covered by any rule: two nodes of which no living member ever saw both are a
+// split, though none of them can know.
+//
+// # Seams
+//
+// State that has to travel with keys goes through [Sections]. A stronger arbiter
+// than gossip would stand between a complete round, or a Give, and the tenure it
+// begins; all tenures begin in one function.
+package ownership

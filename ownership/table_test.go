@@ -1,0 +1,590 @@
+package ownership
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"lanekeeper/ring"
+)
+
+// These tests look at single transitions, above all at those whose absence would
+// cost time but no promise, so that no exploration can miss them.
+
+var (
+	ma = ring.Member{Name: "a", Incarnation: 1}
+	mb = ring.Member{Name: "b", Incarnation: 2}
+	mc = ring.Member{Name: "c", Incarnation: 3}
+)
+
+// bench is one table of member a, with the lanes of three keys: x and y in
+// partition 0, z in partition 1.
+type bench struct {
+	*Table
+	t     *testing.T
+	lanes *testLanes
+}
+
+func newBench(t *testing.T, state Sections) *bench {
+	l := newTestLanes(2)
+	return &bench{Table: NewTable(ma, 2, l, state), t: t, lanes: l}
+}
+
+// sees gives the table a view in which everybody lives, and who should own both
+// partitions.
+func (b *bench) sees(target ring.Member, others ...ring.Member) {
+	b.View(View{Live: append([]ring.Member{ma}, others...), Targets: []ring.Member{target, target}, Enough: true})
+}
+
+// reads gives it a message.
+func (b *bench) reads(from ring.Member, entries ...Entry) { b.Receive(from, Message{Entries: entries}) }
+
+// said returns what it has said about partition 0 since it was last asked, as
+// "b:Claim".
+func (b *bench) said() string {
+	var said []string
+	for _, out := range b.Take() {
+		for _, e := range out.Message.Entries {
+			if partitionOf(e) <= 0 {
+				said = append(said, fmt.Sprintf("%s:%s", out.To.Name, strings.TrimPrefix(fmt.Sprintf("%T", e), "ownership.")))
+			}
+		}
+	}
+	return strings.Join(said, " ")
+}
+
+// give returns the last Give that it has said.
+func (b *bench) give() (give Give) {
+	for _, out := range b.Take() {
+		for _, e := range out.Message.Entries {
+			if g, ok := e.(Give); ok {
+				give = g
+			}
+		}
+	}
+	return give
+}
+
+// owning is a bench that owns both partitions, and knows b and c, which have
+// heard of it.
+func owning(t *testing.T) *bench {
+	b := newBench(t, nil)
+	b.sees(ma)
+	b.sees(ma, mb, mc)
+	b.said()
+	return b
+}
+
+func (b *bench) want(what, got, want any) {
+	b.t.Helper()
+	if !reflect.DeepEqual(got, want) {
+		b.t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+// TestAlone: a node that sees nobody else owns what it should at once.
+func TestAlone(t *testing.T) {
+	b := newBench(t, nil)
+	b.want("before a view", b.Counts(), Counts{})
+	b.sees(ma)
+	b.want("owned", b.Counts().Owned, 2)
+	b.want("open", b.lanes.open, []bool{true, true})
+	b.want("changes", b.Changed(), []Change{{0, Owned, Route{ma, 1}}, {1, Owned, Route{ma, 1}}})
+	b.want("changes again", b.Changed(), []Change(nil))
+	b.want("idle", b.Counts().Idle(), false)
+}
+
+// TestNewcomerWaitsToBeKnown: a node claims nothing before everybody it sees has
+// sent it something, or has had the time to.
+//
+// Mutants: "unknown nodes claim", "a mute member is waited for without end".
+func TestNewcomerWaitsToBeKnown(t *testing.T) {
+	b := newBench(t, nil)
+	b.sees(ma, mb, mc)
+	b.want("unknown", b.said(), "")
+	b.want("silent", b.State(0).Silent, []ring.Member{mb, mc})
+	b.reads(mb)
+	b.want("known to one", b.said(), "")
+	b.reads(mc)
+	b.want("known to all", b.said(), "b:Claim c:Claim")
+
+	b = newBench(t, nil)
+	b.sees(ma, mb, mc)
+	b.reads(mb)
+	for range patience {
+		b.Retry()
+		b.want("before patience ends", b.said(), "")
+	}
+	b.Retry()
+	b.want("after patience ended", b.said(), "b:Claim c:Claim")
+}
+
+// TestGiveWaits: while a partition is on its way to a live member, the claim of a
+// third is not answered: the taker can give it on, and needs nobody's answer.
+//
+// Mutant: "a giver answers at once".
+func TestGiveWaits(t *testing.T) {
+	b := owning(t)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	b.want("to the target", b.said(), "b:Give")
+	b.reads(mc, Claim{0, 1})
+	b.want("to a third", b.said(), "")
+	b.want("giving", b.Counts().Giving, 1)
+	b.reads(mb, Taken{Partition: 0, Number: 1})
+	b.want("after the receipt", b.said(), "c:Answer")
+}
+
+// TestReturnedGive: a partition that was not taken is the giver's again, in a
+// higher epoch, with its old tickets first.
+//
+// Mutant: "a returned partition stays away".
+func TestReturnedGive(t *testing.T) {
+	b := owning(t)
+	b.lanes.admit(0, 1)
+	b.lanes.admit(0, 2)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	b.want("draining", b.Counts().Draining, 1)
+	b.want("route", b.State(0).Route, Route{mb, 2})
+	b.said()
+	b.reads(mb, Taken{Partition: 0, Number: 99, Returned: true})
+	b.want("another number", b.State(0).Role, Foreign)
+	b.reads(mb, Taken{Partition: 0, Number: 1, Returned: true})
+	b.want("role", b.State(0).Role, Owned)
+	b.want("route", b.State(0).Route, Route{ma, 3})
+	b.want("said", b.said(), "b:Held c:Held")
+	b.want("draining", b.Counts().Draining, 0)
+	b.want("lane", b.lanes.lanes[0].queue, []int{1, 2})
+	b.reads(mb, Claim{0, 2})
+	b.want("claimed again", b.said(), "b:Give")
+}
+
+// TestKeptGiveEndsWhenStandingBack: what was given to a member that died is not
+// given to it again once another has been answered.
+//
+// Mutant: "a Give outlives standing back".
+func TestKeptGiveEndsWhenStandingBack(t *testing.T) {
+	b := owning(t)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	b.sees(mc, mc)
+	b.reads(mc, Claim{0, 1})
+	b.want("said", b.said(), "b:Give c:Answer")
+	b.sees(mb, mb, mc) // it was not dead
+	b.said()
+	b.Up(mb)
+	b.want("after it is back", b.said(), "b:Again")
+}
+
+// TestStandingBackBinds: who has stood back asks to be released before it claims;
+// word of the claimant, its ownership and its death release as well.
+//
+// Mutants: "Held does not release", "death does not release", "any round
+// releases".
+func TestStandingBackBinds(t *testing.T) {
+	stoodBack := func(t *testing.T) *bench {
+		b := newBench(t, nil)
+		b.sees(mb, mb, mc)
+		b.reads(mb, Claim{0, 7})
+		b.want("answer", b.said(), "b:Answer")
+		b.reads(mc)
+		return b
+	}
+	b := stoodBack(t)
+	b.sees(ma, mb, mc)
+	b.want("asks", b.said(), "b:Release")
+	b.want("silent", b.State(0).Silent, []ring.Member{mb})
+	b.Up(mb)
+	b.want("asks again", b.said(), "b:Again b:Release")
+	b.Up(mc)
+	b.want("asks nobody else", b.said(), "c:Again")
+	b.reads(mb, Released{0, 6})
+	b.want("another round", b.said(), "")
+	b.reads(mb, Released{0, 7})
+	b.want("claims", b.said(), "b:Claim c:Claim")
+
+	b = stoodBack(t)
+	b.reads(mb, Held{Partition: 0, Epoch: 1, Number: 7})
+	b.sees(ma, mb, mc)
+	b.want("after Held", b.said(), "b:Claim c:Claim")
+
+	b = stoodBack(t)
+	b.sees(ma, mc)
+	b.want("after its death", b.said(), "c:Claim")
+
+	b = stoodBack(t)
+	b.reads(mb, Claim{0, 8}) // its next round
+	b.sees(ma, mb, mc)
+	b.said()
+	b.reads(mb, Released{0, 7})
+	b.want("released from a round before", b.said(), "")
+}
+
+// claiming is a bench in its first round of claims for partition 0.
+func claiming(t *testing.T) *bench {
+	b := newBench(t, nil)
+	b.View(View{Live: []ring.Member{ma, mb, mc}, Targets: []ring.Member{ma, {}}, Enough: true})
+	b.reads(mb)
+	b.reads(mc)
+	b.want("claims", b.said(), "b:Claim c:Claim")
+	return b
+}
+
+// TestAnswersCountForTheirRound: an answer counts in the round that it answers,
+// and no longer when its sender claims or asks to be released.
+//
+// Mutants: "answers of other rounds count", "who claims stands back", "who is
+// released stands back".
+func TestAnswersCountForTheirRound(t *testing.T) {
+	b := claiming(t)
+	b.reads(mb, Answer{Partition: 0, Number: 1})
+	b.reads(mc, Answer{Partition: 0, Number: 2})
+	b.want("another round", b.State(0).Role, Claiming)
+	b.reads(mb, Claim{0, 1})
+	b.want("b claims", b.said(), "b:Claim c:Claim")
+	b.reads(mc, Answer{Partition: 0, Number: 2})
+	b.want("c in the second round", b.State(0).Silent, []ring.Member{mb})
+	b.reads(mc, Release{0, 2})
+	b.want("c is released", b.said(), "b:Claim c:Claim c:Released")
+	b.reads(mc, Release{0, 1})
+	b.want("c is released once more", b.said(), "c:Released")
+	b.reads(mb, Answer{Partition: 0, Number: 3, Heard: 41})
+	b.reads(mc, Answer{Partition: 0, Number: 3, Heard: 12})
+	b.want("all in one round", b.State(0).Route, Route{ma, 42})
+}
+
+// TestStrangersAreWaitedFor: nobody completes a round as long as there is a sign
+// of a member that it can't ask, unless there is none any more for some retries.
+func TestStrangersAreWaitedFor(t *testing.T) {
+	md := ring.Member{Name: "d", Incarnation: 4}
+	b := claiming(t)
+	b.reads(mc, Answer{Partition: 0, Number: 1})
+	b.Receive(mb, Message{Sees: []ring.Member{ma, mb, md, {Name: "a", Incarnation: 0}}, Entries: []Entry{Answer{Partition: 0, Number: 1}}})
+	b.want("b sees a stranger", b.State(0).Silent, []ring.Member{md})
+	for range patience {
+		b.Retry()
+		b.want("asks for fresh signs", b.said(), "b:Claim c:Claim")
+		b.Receive(mb, Message{Sees: []ring.Member{md}, Entries: []Entry{Answer{Partition: 0, Number: 1}}})
+	}
+	b.Retry()
+	b.want("a sign since", b.State(0).Role, Claiming)
+	for range patience {
+		b.Retry()
+	}
+	b.want("no sign for long", b.State(0).Role, Owned)
+
+	b = claiming(t)
+	b.reads(md, Again{})
+	b.reads(mb, Answer{Partition: 0, Number: 1})
+	b.reads(mc, Answer{Partition: 0, Number: 1})
+	b.want("a message of a stranger", b.State(0).Role, Claiming)
+	b.said()
+	b.View(View{Live: []ring.Member{ma, mb, mc, md}, Targets: []ring.Member{ma, {}}, Enough: true})
+	b.want("it comes into view", b.said(), "d:Claim")
+	b.reads(md, Answer{Partition: 0, Number: 1})
+	b.want("and answers", b.State(0).Role, Owned)
+}
+
+// TestNewestListCounts: what a member lists replaces what it had listed before.
+//
+// Mutants: "lists add up", "a key that two run waits for one".
+func TestNewestListCounts(t *testing.T) {
+	b := claiming(t)
+	b.reads(mb, Answer{Partition: 0, Number: 1, Keys: []string{"x"}})
+	b.reads(mc, Answer{Partition: 0, Number: 1, Keys: []string{"x", "y"}})
+	blocked := func() string {
+		s := ""
+		for k, ln := range b.lanes.lanes {
+			if ln.blocked {
+				s += testKeys[k].name
+			}
+		}
+		return s
+	}
+	b.want("both listed", blocked(), "xy")
+	b.reads(mc, Answer{Partition: 0, Number: 1, Keys: []string{"x"}})
+	b.want("c lists less", blocked(), "x")
+	b.reads(mc, KeyDone{Partition: 0, Key: "y"})
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"})
+	b.want("c is done", blocked(), "x")
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"})
+	b.want("c is done twice", blocked(), "x")
+	b.reads(mb, Give{Partition: 0, Number: 1, Claim: 1, Epoch: 9, Keys: []string{"y"}})
+	b.want("b was an owner too", blocked(), "y")
+	b.sees(ma, mc)
+	b.want("b is dead", blocked(), "")
+}
+
+// TestBlocksBeforeItOpens: no request of a key that may run elsewhere gets in
+// before it is blocked.
+//
+// Mutant: "opens before it blocks".
+func TestBlocksBeforeItOpens(t *testing.T) {
+	b := newBench(t, nil)
+	b.Table.lanes = orderedLanes{b.lanes, func(open bool) {
+		if open {
+			t.Error("blocked after it was opened")
+		}
+	}}
+	b.View(View{Live: []ring.Member{ma, mb}, Targets: []ring.Member{ma, {}}, Enough: true})
+	b.reads(mb, Give{Partition: 0, Number: 1, Claim: 1, Epoch: 1, Keys: []string{"x"}})
+	b.want("role", b.State(0).Role, Owned)
+	b.want("waits", b.Counts().Waits, 1)
+}
+
+type orderedLanes struct {
+	*testLanes
+	block func(open bool)
+}
+
+func (l orderedLanes) Block(p int, key []byte) {
+	l.block(l.open[p])
+	l.testLanes.Block(p, key)
+}
+
+// TestAskedForDraining: whoever asks for a key that drains here will be told,
+// also one that was told nothing before.
+//
+// Mutant: "who asks is not told".
+func TestAskedForDraining(t *testing.T) {
+	b := owning(t)
+	b.lanes.admit(0, 1)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	b.said()
+	b.reads(mc, Ask{Partition: 0, Keys: []string{"x", "y"}})
+	b.want("y does not run", b.said(), "c:KeyDone")
+	b.lanes.finish(0, testKeys[0])
+	b.Drained(0, []byte("x"))
+	b.want("x has ended", b.said(), "b:KeyDone c:KeyDone")
+	b.Drained(0, []byte("x"))
+	b.want("told again", b.said(), "")
+}
+
+// TestTooFew: below the minimum a node owns nothing: what waits is sent away,
+// what runs is listed in answers, and it claims anew when there are enough.
+//
+// Mutants: "too few own", "what runs is forgotten", "too few take".
+func TestTooFew(t *testing.T) {
+	b := owning(t)
+	var cause error
+	b.Table.lanes = evictingLanes{b.lanes, &cause}
+	b.lanes.admit(0, 1)
+	b.lanes.admit(0, 2)
+	few := View{Live: []ring.Member{ma, mb}, Targets: []ring.Member{ma, ma}}
+	b.View(few)
+	b.want("owned", b.Counts(), Counts{Draining: 1})
+	b.want("cause", cause, ErrTooFew)
+	b.want("lane", b.lanes.lanes[0].queue, []int{1})
+	b.want("said", b.said(), "")
+	b.reads(mb, Give{Partition: 0, Number: 1, Claim: 100, Epoch: 9})
+	b.want("is given", b.said(), "b:Taken")
+	b.want("returned", b.Counts().Owned, 0)
+	b.reads(mb, Claim{0, 1})
+	for _, out := range b.Take() {
+		b.want("answer", out.Message.Entries, []Entry{Answer{Partition: 0, Number: 1, Heard: 1, Keys: []string{"x"}}})
+		b.want("sees", out.Message.Sees, []ring.Member{ma, mb})
+	}
+	few.Enough = true
+	b.View(few)
+	b.want("enough again", b.said(), "b:Release")
+	b.reads(mb, Released{0, 1})
+	b.want("released", b.said(), "b:Claim")
+}
+
+type evictingLanes struct {
+	*testLanes
+	cause *error
+}
+
+func (l evictingLanes) EvictPartition(p int, cause error) int {
+	*l.cause = cause
+	return l.testLanes.EvictPartition(p, cause)
+}
+
+// TestStoodStill: a node that stood still gives up what another holds by now, and
+// everything if it was taken for dead.
+//
+// Mutants: "old news deny", "the dead are confirmed".
+func TestStoodStill(t *testing.T) {
+	b := owning(t)
+	b.Confirm()
+	b.want("asks one", b.said(), "b:Confirm")
+	b.want("confirmed", b.Confirmed(), false)
+	b.reads(mb, Confirmed{Partition: 0, Number: 9})
+	b.reads(mc, Confirmed{Partition: 0, Number: 1, Denied: true})
+	b.want("other answers", b.State(0).Role, Owned)
+	b.AskAgain()
+	b.want("asks the next", b.said(), "c:Confirm")
+	b.sees(ma, mb)
+	b.want("the next is gone", b.said(), "b:Confirm")
+	b.reads(mb, Confirmed{Partition: 0, Number: 1, Denied: true}, Confirmed{Partition: 1, Number: 1})
+	b.want("confirmed", b.Confirmed(), true)
+	b.want("claims what it gave up", b.said(), "b:Claim")
+	b.want("owned", b.Counts(), Counts{Owned: 1, Claiming: 1})
+	b.sees(ma)
+	b.Confirm()
+	b.want("alone", b.Confirmed(), true)
+
+	for _, test := range []struct {
+		what   string
+		before func(b *bench)
+		epoch  uint64
+		denied bool
+	}{
+		{"knows no other", func(b *bench) { b.sees(mb, mb, mc) }, 1, false},
+		{"knows the asker", func(b *bench) { b.sees(mb, mb, mc); b.reads(mb, Held{Partition: 0, Epoch: 3}) }, 3, false},
+		{"knows another, later", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 2, true},
+		{"knows another, earlier", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 4, false},
+		{"owns it", func(b *bench) { b.sees(ma); b.sees(ma, mb) }, 1, true},
+		{"takes the asker for dead", func(b *bench) { b.sees(mc, mc) }, 1, true},
+	} {
+		b := newBench(t, nil)
+		test.before(b)
+		b.Take()
+		b.reads(mb, Confirm{Partition: 0, Number: 5, Epoch: test.epoch})
+		var got []Entry
+		for _, out := range b.Take() {
+			got = append(got, out.Message.Entries...)
+		}
+		b.want(test.what, got, []Entry{Confirmed{Partition: 0, Number: 5, Denied: test.denied}})
+	}
+}
+
+// TestEpochsAfterASplit: an owner that hears of a higher epoch than its own takes
+// a higher one, since requests follow the highest.
+//
+// Mutant: "an owner stays behind".
+func TestEpochsAfterASplit(t *testing.T) {
+	b := newBench(t, nil)
+	b.sees(mb, mb, mc)
+	b.reads(mc, Held{Partition: 0, Epoch: 8})
+	b.reads(mb, Held{Partition: 0, Epoch: 3, Number: 4})
+	for _, out := range b.Take() {
+		b.want("who knows better", out, Outgoing{mb, Message{Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 4, Heard: 8}}}})
+	}
+	b = owning(t)
+	b.reads(mb, Answer{Partition: 0, Number: b.parts[0].number, Heard: 8})
+	b.want("route", b.State(0).Route, Route{ma, 9})
+	b.want("said", b.said(), "b:Held c:Held")
+}
+
+// TestStateTravels: the state of a partition goes with it, that of a key that
+// still runs with its end, and both as often as they are asked for.
+func TestStateTravels(t *testing.T) {
+	b := newBench(t, notes{"x": "1", "y": "2", "z": "3"})
+	b.sees(ma)
+	b.lanes.admit(0, 1)
+	b.sees(mb, mb)
+	b.reads(mb, Claim{0, 1})
+	given := b.give()
+	b.want("given", given.Sections, []Section{{Kind: 7, Version: 1, Data: []byte("y2")}})
+	b.lanes.finish(0, testKeys[0])
+	b.Drained(0, []byte("x"))
+	done := b.Take()[0].Message.Entries[0].(KeyDone)
+	b.want("done", done.Sections, []Section{{Kind: 7, Version: 1, Data: []byte("x1")}})
+	b.Up(mb)
+	b.want("given again", b.give().Sections, []Section{{Kind: 7, Version: 1, Data: []byte("x1y2")}})
+	b.reads(mb, Ask{Partition: 0, Keys: []string{"x"}})
+	b.want("done again", b.Take()[0].Message.Entries[0].(KeyDone), done)
+
+	taker := notes{"y": "old"}
+	b = newBench(t, taker)
+	b.sees(ma, mb)
+	b.reads(mb)
+	given.Keys, given.Claim = []string{"x"}, b.parts[0].number
+	given.Sections = append(given.Sections, Section{Kind: 99, Data: []byte("of a later version")})
+	b.reads(mb, given)
+	b.want("taken", taker, notes{"y": "2"})
+	b.reads(mb, done)
+	b.want("taken with the key", taker, notes{"x": "1", "y": "2"})
+	delete(taker, "x")
+	b.reads(mb, done)
+	b.want("told again", taker, notes{"y": "2"})
+}
+
+// notes is state of keys: a letter and its value.
+type notes map[string]string
+
+func (n notes) Export(p int, except []string) []Section {
+	var data string
+	for _, key := range testKeys {
+		if key.partition == p && !slices.Contains(except, key.name) {
+			data += key.name + n[key.name]
+		}
+	}
+	return []Section{{Kind: 7, Version: 1, Data: []byte(data)}}
+}
+
+func (n notes) ExportKey(_ int, key string) []Section {
+	return []Section{{Kind: 7, Version: 1, Data: []byte(key + n[key])}}
+}
+
+func (n notes) Import(_ int, sections []Section) {
+	for _, s := range sections {
+		for i := 0; s.Kind == 7 && i < len(s.Data); i += 2 {
+			n[string(s.Data[i])] = string(s.Data[i+1])
+		}
+	}
+}
+
+// TestNonsenseIsIgnored: partitions that there are not, and receipts of nothing.
+func TestNonsenseIsIgnored(t *testing.T) {
+	b := owning(t)
+	b.reads(mb, Claim{2, 1}, Claim{-1, 1}, Give{Partition: 1 << 20}, Taken{Partition: 0, Number: 5, Returned: true},
+		KeyDone{Partition: 0, Key: "never"}, Confirmed{Partition: 0, Denied: true}, Released{0, 3}, Answer{Partition: 1, Number: 77, Keys: []string{"z"}})
+	b.want("said", b.said(), "")
+	b.want("counts", b.Counts(), Counts{Owned: 2})
+}
+
+// TestMemoryIsBounded: what a table remembers of members that are gone does not
+// grow with how many there were.
+//
+// Mutants: "the gone are remembered", "their claims are remembered".
+func TestMemoryIsBounded(t *testing.T) {
+	b := newBench(t, nil)
+	b.sees(ma)
+	for i := range uint64(goneMax + 300) {
+		m := ring.Member{Name: fmt.Sprint("pod-", i), Incarnation: i + 10}
+		b.sees(ma, m)
+		b.reads(m, Held{Partition: 0, Epoch: 1}, Give{Partition: 0, Number: 1, Claim: 1})
+		b.Take()
+		b.Changed()
+	}
+	b.sees(ma)
+	if n := len(b.gone); n != goneMax {
+		t.Errorf("%d members that are gone", n)
+	}
+	if n := len(b.parts[0].taken); n > goneMax+2 {
+		t.Errorf("receipts of %d members", n)
+	}
+	for range memory + 1 {
+		b.Retry()
+	}
+	if n := len(b.parts[0].pending); n != 0 {
+		t.Errorf("%d claims of members that are gone", n)
+	}
+	if n := len(b.strangers); n != 0 {
+		t.Errorf("%d strangers", n)
+	}
+}
+
+// TestCloneKnowsAllFields holds the copies and the fingerprints that the explorer
+// makes against what there is to copy. A new field belongs into clone and
+// appendState, both in world_test.go.
+func TestCloneKnowsAllFields(t *testing.T) {
+	for _, test := range []struct {
+		what any
+		want int
+	}{
+		{Table{}, 16}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
+		{round{}, 2}, {stranger{}, 2}, {confirmation{}, 3}, {Change{}, 3},
+	} {
+		if got := reflect.TypeOf(test.what).NumField(); got != test.want {
+			t.Errorf("%T has %d fields, %d are known", test.what, got, test.want)
+		}
+	}
+}
