@@ -420,7 +420,7 @@ func (o *Ownership) Kept(partition int, came time.Time) bool {
 	}
 	t, at := o.routes[partition].Load(), came.Sub(o.started)
 	for _, s := range *stalls {
-		if at < s.to && (t.Owner != o.config.Self || t.Epoch == 0 || t.since > s.from && at <= t.since) {
+		if at <= s.to && (t.Owner != o.config.Self || t.Epoch == 0 || t.since > s.from && at <= t.since) {
 			return false
 		}
 	}

@@ -241,7 +241,7 @@ func (r *countingReader) Read(b []byte) (int, error) {
 func (n *testNode) streaming(size int64) (made *atomic.Int64, closed chan bool) {
 	made, closed = new(atomic.Int64), make(chan bool, 100)
 	n.answer = func(in *Inbound) {
-		in.RespondStream(&Response{Head: []byte("head")}, &countingReader{left: size, made: made}, func(whole bool) {
+		in.RespondStream(&Response{Head: []byte("head")}, &countingReader{left: size, made: made}, time.Time{}, func(whole bool) {
 			closed <- whole
 			in.Ticket.Done()
 		})
@@ -321,7 +321,7 @@ func TestFetchFailsWhenTheOwnerIsGone(t *testing.T) {
 		ingress, owner := pairOver(t, network, nil)
 		owner.answer = func(in *Inbound) {
 			stop := make(chan struct{})
-			in.RespondStream(&Response{}, readerFunc(func([]byte) (int, error) { <-stop; return 0, io.ErrUnexpectedEOF }), func(bool) { in.Ticket.Done() })
+			in.RespondStream(&Response{}, readerFunc(func([]byte) (int, error) { <-stop; return 0, io.ErrUnexpectedEOF }), time.Time{}, func(bool) { in.Ticket.Done() })
 			t.Cleanup(func() { close(stop) })
 		}
 		c := ingress.call(0, testRequest("k", 10))

@@ -149,7 +149,7 @@ func (p *peer) push(body []byte, t *transfer) (idle bool, _ error) {
 	}
 	stop := context.AfterFunc(p.life, c.hangUp)
 	defer stop()
-	w := patientWriter{c.Conn}
+	w := patientWriter{Conn: c.Conn}
 	_, err = w.Write(t.append(nil, frameBody))
 	if err == nil {
 		_, err = w.Write(body)
@@ -172,11 +172,18 @@ func (p *peer) push(body []byte, t *transfer) (idle bool, _ error) {
 
 // patientWriter gives every piece a deadline of its own, so that a transfer may
 // take as long as it moves.
-type patientWriter struct{ net.Conn }
+type patientWriter struct {
+	net.Conn
+	until time.Time // before that it need not move either
+}
 
 func (w patientWriter) Write(b []byte) (n int, err error) {
 	for len(b) > 0 && err == nil {
-		w.SetWriteDeadline(time.Now().Add(bodySilent)) //nolint:errcheck // a dead connection fails the write
+		deadline := time.Now().Add(bodySilent)
+		if deadline.Before(w.until) {
+			deadline = w.until
+		}
+		w.SetWriteDeadline(deadline) //nolint:errcheck // a dead connection fails the write
 		var m int
 		m, err = w.Conn.Write(b[:min(len(b), chunk)])
 		n, b = n+m, b[m:]
@@ -301,9 +308,10 @@ func (f *fetched) Close() error {
 // incoming is the body of a request that has been admitted without it.
 type incoming struct {
 	size int
-	came chan struct{} // closed when bytes is there
+	came chan struct{} // closed when b is there, or lost
 	once sync.Once
 	b    []byte
+	lost bool // nobody is left to send it
 }
 
 func newIncoming(size int) *incoming { return &incoming{size: size, came: make(chan struct{})} }
@@ -311,6 +319,13 @@ func newIncoming(size int) *incoming { return &incoming{size: size, came: make(c
 func (i *incoming) deliver(b []byte) {
 	i.once.Do(func() {
 		i.b = b
+		close(i.came)
+	})
+}
+
+func (i *incoming) lose() {
+	i.once.Do(func() {
+		i.lost = true
 		close(i.came)
 	})
 }
@@ -325,6 +340,9 @@ func (in *Inbound) Await(until time.Time) error {
 	defer timer.Stop()
 	select {
 	case <-in.body.came:
+		if in.body.lost {
+			return errNoBody
+		}
 		in.Body = in.body.b
 		return nil
 	case <-timer.C:
@@ -336,7 +354,8 @@ func (in *Inbound) Await(until time.Time) error {
 // reader is read by whoever fetches it; closed tells whether that was to its end.
 type Stream struct {
 	reader io.Reader
-	size   int // of what it holds in memory
+	size   int       // of what it holds in memory
+	until  time.Time // before that, whoever reads it may pause
 	closed func(whole bool)
 	once   sync.Once
 	timer  *time.Timer
@@ -347,10 +366,10 @@ func (s *Stream) end(whole bool) { s.once.Do(func() { s.timer.Stop(); s.closed(w
 func (s *Stream) close() { go s.end(false) } // ends with closed
 
 // RespondStream answers with a response whose body is read from reader when the
-// ingress fetches it; closed is called once, when it was read to its end or will
+// ingress fetches it, who may pause until the given time; closed is called once, when it was read to its end or will
 // not be read any more.
-func (in *Inbound) RespondStream(r *Response, reader io.Reader, closed func(whole bool)) {
-	in.respondStream(r, &Stream{reader: reader, closed: closed})
+func (in *Inbound) RespondStream(r *Response, reader io.Reader, until time.Time, closed func(whole bool)) {
+	in.respondStream(r, &Stream{reader: reader, until: until, closed: closed})
 }
 
 func (in *Inbound) respondStream(r *Response, s *Stream) {
@@ -447,7 +466,7 @@ func (h *host) takeBody(conn net.Conn, in *bufio.Reader, s *hosted, t *transfer)
 		}
 		body.deliver(b)
 	}
-	_, err := patientWriter{conn}.Write(appendBytes(nil, frameEnd, []byte{1}))
+	_, err := patientWriter{Conn: conn}.Write(appendBytes(nil, frameEnd, []byte{1}))
 	return err
 }
 
@@ -475,11 +494,12 @@ func (h *host) giveStream(conn net.Conn, s *hosted, t *transfer) error {
 			s.mu.Unlock()
 		}()
 	}
-	w := patientWriter{conn}
+	w := patientWriter{Conn: conn}
 	if stream == nil {
 		_, err := w.Write(appendBytes(nil, frameEnd, []byte{0}))
 		return err
 	}
+	w.until = stream.until
 	stream.timer.Stop()
 	buffer := make([]byte, 0, chunk+frameHeader)
 	for {

@@ -95,6 +95,11 @@ func (s *session) greet(h *hello, renamed uint64) reply {
 // renew begins a session anew (rule 12).
 func (s *session) renew(name uint64) {
 	s.name = name
+	for _, in := range s.open {
+		if in.body != nil {
+			in.body.lose() // a turn may be waiting for it
+		}
+	}
 	s.orphan()
 	clear(s.open)
 	clear(s.moved)

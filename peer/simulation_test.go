@@ -585,7 +585,7 @@ func (n *simNode) turn(in *Inbound) {
 	s.end(r)
 	response := &Response{Head: []byte("head " + in.Route)}
 	if r.stream {
-		in.RespondStream(response, bytes.NewReader(pattern(i, r.answer)), func(bool) { in.Ticket.Done() })
+		in.RespondStream(response, bytes.NewReader(pattern(i, r.answer)), time.Time{}, func(bool) { in.Ticket.Done() })
 		return
 	}
 	in.Ticket.Done()

@@ -201,7 +201,7 @@ func (c *call) respond(problem *problem) {
 func (c *call) respondStream(r *relay, length int) {
 	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length)}
 	unwatch := c.proxy.background.watch(c.link.wire)
-	c.from.RespondStream(response, struct{ io.Reader }{r}, func(bool) {
+	c.from.RespondStream(response, struct{ io.Reader }{r}, c.deadline, func(bool) {
 		unwatch()
 		r.Close() //nolint:errcheck // it has no error
 	})

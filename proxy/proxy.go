@@ -35,7 +35,6 @@ type Proxy struct {
 	open     atomic.Int64 // client connections
 	retiring atomic.Bool
 	calls    sync.Pool // of *call
-	contexts sync.Pool // of *fasthttp.RequestCtx, for requests that other nodes accepted
 
 	clients    clients
 	listeners  listeners
@@ -52,7 +51,6 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
-	p.contexts.New = func() any { return new(fasthttp.RequestCtx) }
 	for _, u := range config.Upstreams {
 		upstream, err := newUpstream(u, config.MaxHeader)
 		if err != nil {

@@ -1,0 +1,302 @@
+package ownership
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutants take away one rule or one step each, as one edit of the source, and
+// name the test, or the scenario of TestScenarios, that goes red. A name here is
+// the name that tests cite.
+var mutants = []struct{ name, file, from, to, test string }{
+	// Rule 1.
+	{"nobody is asked", "table.go",
+		"func(m ring.Member) bool { return s.answer(m) == nil })", "func(m ring.Member) bool { return false })",
+		"scenario:two joins"},
+	{"newcomers are not asked", "table.go",
+		"	case s.role == Claiming:\n		t.send(m, Claim{", "	case false:\n		t.send(m, Claim{",
+		"scenario:newcomer"},
+	// Rule 2.
+	{"strangers are overlooked", "table.go",
+		"if len(t.strangers) > 0 || slices", "if slices",
+		"scenario:two doors"},
+	{"whom others see does not count", "table.go",
+		"	for _, o := range m.Sees {\n		t.sign(o)\n	}\n", "",
+		"scenario:two doors"},
+	{"messages of strangers are no sign", "table.go",
+		"	t.sign(from)\n", "",
+		"TestStrangersAreWaitedFor"},
+	{"strangers are waited for without end", "presence.go",
+		" || s.age > patience\n", "\n",
+		"TestStrangersAreWaitedFor"},
+	{"unknown nodes claim", "table.go",
+		"t.view.Targets[p] == t.self && t.known\n", "t.view.Targets[p] == t.self\n",
+		"scenario:stranger"},
+	{"a mute member is waited for without end", "presence.go",
+		" || t.waited > patience) {", ") {",
+		"TestNewcomerWaitsToBeKnown"},
+	// Rule 3.
+	{"standing back is forgotten", "claim.go",
+		"	s.stoodBack = append(slices.Clip(s.stoodBack), round{c.from, c.number})\n", "",
+		"scenario:standing back"},
+	{"who is released stands back", "claim.go",
+		"	if s.role == Claiming && s.number <= r.Number {\n		t.begin(p, s)\n	}\n	t.send(from, Released", "	t.send(from, Released",
+		"scenario:standing back"},
+	{"who claims stands back", "claim.go",
+		"		t.begin(p, s) // who claims does not stand back\n", "",
+		"TestAnswersCountForTheirRound"},
+	{"who wants it stands back", "claim.go",
+		"t.isLive(s.given.to), t.wants(p):", "t.isLive(s.given.to):",
+		"scenario:two claims"},
+	{"any round releases", "claim.go",
+		"if i >= 0 && s.stoodBack[i].number <= r.number {", "if i >= 0 {",
+		"TestStandingBackBinds"},
+	{"Held does not release", "claim.go",
+		"	t.over(s, round{from, h.Number})\n	t.keep", "	t.keep",
+		"TestStandingBackBinds"},
+	{"death does not release", "table.go",
+		"	t.over(s, round{m, math.MaxUint64})\n", "	_ = uint64(math.MaxUint64)\n",
+		"scenario:death of the claimant"},
+	{"answers of other rounds count", "claim.go",
+		"if !t.isLive(from) || a.Number != s.number {", "if !t.isLive(from) {",
+		"TestAnswersCountForTheirRound"},
+	{"a claim outlives its reason", "table.go",
+		"	case s.role == Claiming && !t.wants(p):\n", "	case false:\n",
+		"scenario:two claims"},
+	// Rule 4.
+	{"old claims still take", "handoff.go",
+		" || g.Claim <= s.floor) {", ") {",
+		"scenario:death of the giver"},
+	{"standing back keeps old claims", "claim.go",
+		"s.asked, s.floor, s.given = false, s.number, nil", "s.asked, s.given = false, nil",
+		"scenario:death of the giver"},
+	{"a Give outlives standing back", "claim.go",
+		"s.asked, s.floor, s.given = false, s.number, nil", "s.asked, s.floor = false, s.number",
+		"TestKeptGiveEndsWhenStandingBack"},
+	{"a returned partition stays away", "handoff.go",
+		"	case t.view.Enough:\n		t.own", "	case false:\n		t.own",
+		"TestReturnedGive"},
+	{"a giver answers at once", "claim.go",
+		"	case s.given != nil && t.isLive(s.given.to), t.wants(p):", "	case t.wants(p):",
+		"TestGiveWaits"},
+	{"anybody is given", "claim.go",
+		"s.role == Owned && t.view.Targets[p] == c.from && len", "s.role == Owned && len",
+		"TestGiveWaits"},
+	// Rule 5.
+	{"moves while it waits", "claim.go",
+		"== c.from && len(s.waits) == 0:", "== c.from:",
+		"scenario:join and leave"},
+	// Rule 6.
+	{"answers list nothing", "claim.go",
+		"Heard: s.heard, Keys: s.draining})", "Heard: s.heard})",
+		"scenario:death of the taker"},
+	{"Gives list nothing", "handoff.go",
+		"		Keys: s.draining, Sections", "		Sections",
+		"scenario:join"},
+	{"only the taker is told", "handoff.go",
+		"	for _, m := range s.told {\n		t.send(m, done)", "	for _, m := range s.told[:1] {\n		t.send(m, done)",
+		"scenario:death of the taker, a third"},
+	{"a late word is believed", "handoff.go",
+		" || t.lanes.Busy(p, key) {\n		return", " {\n		return",
+		"scenario:late word of an empty lane"},
+	{"a wait survives its member", "table.go",
+		"	t.await(p, s, m, nil)\n	for i", "	for i",
+		"scenario:death of the taker and the giver"},
+	{"answers survive their member", "table.go",
+		"	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.from == m })\n	t.await", "	t.await",
+		"scenario:death of the taker and the giver"},
+	{"old tickets of one's own are in the way", "table.go",
+		"	s.draining, s.told = nil, nil // they", "	// they",
+		"scenario:death of the taker"},
+	{"lists add up", "handoff.go",
+		"slices.Contains(w.on, m) && !slices.Contains(keys, w.key) {", "slices.Contains(w.on, m) && !slices.Contains(keys, w.key) && keys == nil {",
+		"TestNewestListCounts"},
+	{"a key that two run waits for one", "handoff.go",
+		"		if len(w.on) == 0 {\n", "		if len(w.on) <= 1 && w.on != nil && !slices.Contains(keys, w.key) {\n",
+		"TestNewestListCounts"},
+	{"opens before it blocks", "table.go",
+		"	for _, a := range answers {\n		t.await(p, s, a.from, a.keys)\n	}\n	t.lanes.Open(p)\n", "	t.lanes.Open(p)\n	for _, a := range answers {\n		t.await(p, s, a.from, a.keys)\n	}\n",
+		"TestBlocksBeforeItOpens"},
+	{"who asks is not told", "handoff.go",
+		"			s.told = insert(s.told, from)\n		case", "			_ = from\n		case",
+		"TestAskedForDraining"},
+	// Rule 7.
+	{"the dead are believed", "handoff.go",
+		"	if !t.isLive(from) {\n		return //", "	if false {\n		return //",
+		"scenario:gift of a dead node"},
+	// Rule 8.
+	{"Gives are not repeated", "repeat.go",
+		"		if s.given != nil && s.given.to == m {\n			t.send(m, t.giveOf(p, s))\n		}\n		if !t.isLive", "		if !t.isLive",
+		"scenario:join"},
+	{"Gives are taken twice", "handoff.go",
+		"if i >= 0 && g.Number <= s.taken[i].number {", "if false {",
+		"scenario:two joins"},
+	{"a lost receipt is a return", "handoff.go",
+		"t.send(from, Taken{Partition: p, Number: g.Number}) // the", "t.send(from, Taken{Partition: p, Number: g.Number, Returned: true}) // the",
+		"scenario:join"},
+	{"a Give repeats its first list", "handoff.go",
+		"	return Give{\n", "	if s.given.first == nil {\n		s.given.first = append([]string{}, s.draining...)\n	}\n	return Give{\n", // and two edits more, below
+		"scenario:join"},
+	{"claims are not repeated", "repeat.go",
+		"	} else if s.role == Claiming {\n		t.send", "	} else if false {\n		t.send",
+		"scenario:join"},
+	{"waits are not asked again", "repeat.go",
+		"	if keys != nil {\n		t.send", "	if false {\n		t.send",
+		"scenario:join"},
+	{"waits to come are not asked again", "repeat.go",
+		"		keys = slices.Clone(a.keys)\n", "		_ = a\n",
+		"scenario:two moves"},
+	{"nobody asks the other side to repeat", "repeat.go",
+		"	t.send(m, Again{})\n	t.repeat", "	t.repeat",
+		"scenario:join"},
+	{"Ask is not answered", "handoff.go",
+		"		default:\n			t.send(from, KeyDone", "		case false:\n			t.send(from, KeyDone",
+		"scenario:join"},
+	// Rule 9.
+	{"who was taken for dead does not repeat", "table.go",
+		"			t.send(m, Again{}) // what", "			_ = m // what",
+		"scenario:false death, connections stay"},
+	{"two owners do not merge", "handoff.go",
+		"	if s.role != Owned && (!t", "	if (!t",
+		"TestNewestListCounts"},
+	{"two owners wait for each other", "claim.go",
+		"	t.await(p, s, c.from, nil)\n	if t.wants", "	if t.wants",
+		"TestRandomHistories"},
+	{"an owner does not demand", "claim.go",
+		"	if t.wants(p) && !c.reply {", "	if false {",
+		"TestRandomHistories"},
+	{"an owner stays behind", "claim.go",
+		"		if a.Heard > s.epoch {", "		if false {",
+		"TestEpochsAfterASplit"},
+	// Too few, and standing still.
+	{"too few own", "table.go",
+		"	case s.role == Owned && !t.view.Enough:\n", "	case false:\n",
+		"TestTooFew"},
+	{"too few take", "handoff.go",
+		"(!t.view.Enough || g.Claim", "(g.Claim",
+		"TestTooFew"},
+	{"what runs is forgotten", "table.go",
+		"			s.draining = append(s.draining, string(key))\n", "			_ = key\n",
+		"TestTooFew"},
+	{"old news deny", "confirm.go",
+		"route.Owner != from && route.Epoch >= c.Epoch", "route.Owner != from",
+		"TestStoodStill"},
+	{"the dead are confirmed", "confirm.go",
+		"!t.isLive(from) || route", "route",
+		"TestStoodStill"},
+	{"Emptied is lost", "ownership.go",
+		"			o.table.Drained(e.partition, e.key)\n", "			_ = e\n",
+		"TestRollingRestart"},
+	{"Guard does not look at the clock", "ownership.go",
+		"	if o.now()-time.Duration(o.beat.Load()) > o.config.Suspicion {\n		return ErrFrozen", "	if o.beat.Load() < 0 {\n		return ErrFrozen",
+		"TestStandingStill"},
+	// Bounds and the encoding.
+	{"the gone are remembered", "table.go",
+		"	t.gone = slices.Clone(t.gone[max(0, len(t.gone)-goneMax):])\n", "",
+		"TestMemoryIsBounded"},
+	{"their claims are remembered", "repeat.go",
+		"return c.age > memory && !t.isLive(c.from)", "return false && !t.isLive(c.from)",
+		"TestMemoryIsBounded"},
+	{"one entry for each payload", "frame.go",
+		"		} else if len(b) > payloadMax {", "		} else {",
+		"TestPayloads"},
+	{"payloads without bounds", "frame.go",
+		"		} else if len(b) > payloadMax {", "		} else if len(b) < 0 {",
+		"TestPayloads"},
+	{"parts of two messages are one", "frame.go",
+		"p == nil || p.number != number || int", "p == nil || int",
+		"TestLostParts"},
+	{"a gap is closed", "frame.go",
+		" || int(offset) != len(p.bytes) {", " {",
+		"TestLostParts"},
+	{"the reply bit is lost", "message.go",
+		"e.Epoch, e.Number), bit(e.Reply, 1))", "e.Epoch, e.Number), 0)",
+		"TestMessageRoundTrip"},
+}
+
+// also are further edits that some mutants need.
+var also = map[string][][3]string{
+	"a Give repeats its first list": {
+		{"handoff.go", "		Keys: s.draining, Sections", "		Keys: s.given.first, Sections"},
+		{"table.go", "	claim  uint64\n	epoch  uint64\n}", "	claim  uint64\n	epoch  uint64\n	first  []string\n}"},
+	},
+}
+
+// TestMutantsAreCaught plants each mutant and expects its test to go red. First it
+// runs, without the race detector, what they run: TestScenarios and the others are
+// one goroutine.
+func TestMutantsAreCaught(t *testing.T) {
+	if testing.Short() {
+		t.Skip("compiles and runs the package once per mutant")
+	}
+	if output, err := testWith(t, nil, ".*", "-short", "-seeds=3000"); err != nil {
+		t.Fatalf("red without a mutant:\n%s", output)
+	}
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			sources := map[string]string{}
+			for _, edit := range append([][3]string{{m.file, m.from, m.to}}, also[m.name]...) {
+				if sources[edit[0]] == "" {
+					sources[edit[0]] = sourceFile(t, edit[0])
+				}
+				if n := strings.Count(sources[edit[0]], edit[1]); n != 1 {
+					t.Fatalf("%s has %d places to plant it", edit[0], n)
+				}
+				sources[edit[0]] = strings.Replace(sources[edit[0]], edit[1], edit[2], 1)
+			}
+			test := "^" + m.test + "$"
+			if scenario, ok := strings.CutPrefix(m.test, "scenario:"); ok {
+				test = "^TestScenarios$/^" + strings.ReplaceAll(scenario, " ", "_") + "$"
+			}
+			output, err := testWith(t, sources, test, "-seeds=20000")
+			switch {
+			case err == nil:
+				t.Fatalf("not caught by %s:\n%s", m.test, output)
+			case strings.Contains(output, "[build failed]"):
+				t.Fatalf("does not compile:\n%s", output)
+			case strings.Contains(output, "no tests to run"):
+				t.Fatalf("there is no %s", m.test)
+			}
+		})
+	}
+}
+
+// testWith runs tests of the package with other contents for some files.
+func testWith(t *testing.T, sources map[string]string, test string, flags ...string) (output string, err error) {
+	t.Helper()
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for file, contents := range sources {
+		path, err := filepath.Abs(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replace[path] = filepath.Join(dir, file)
+		if err := os.WriteFile(replace[path], []byte(contents), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"test", "-timeout=120s", "-vet=off", "-ldflags=-s -w", "-overlay=" + filepath.Join(dir, "overlay.json"), "-run=" + test, "."}
+	out, err := exec.CommandContext(t.Context(), "go", append(args, flags...)...).CombinedOutput()
+	return string(out), err
+}
+
+func sourceFile(t *testing.T, name string) string {
+	t.Helper()
+	source, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(source)
+}
