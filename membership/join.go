@@ -67,20 +67,37 @@ func (m *Membership) joinFirst() {
 	started := time.Now()
 	pause, complaint := joinPause, complainAfter
 	waiting := m.config.JoinTimeout > 0 // for it to pass
+	first := true
 	for {
 		addresses, problems := m.candidates()
 		if len(addresses)+len(problems) == 0 {
 			problems = []string{"they hold no address but this node's own"}
 		}
+		if first {
+			m.mu.Lock()
+			m.sought = addresses
+			m.mu.Unlock()
+		}
 		refused := false
 		for batch := range slices.Chunk(addresses, joinsAtOnce) {
-			for _, f := range m.tryEach(batch) {
+			for _, f := range m.tryEach(m.unknown(batch)) {
 				refused = refused || f.refused
 				problems = append(problems, f.String())
 			}
-			if m.accompanied() || m.seek.Err() != nil {
-				return
+			// Company may be a newcomer too: the first time it is no reason to stop.
+			if first && m.accompanied() {
+				m.tryEach(m.unknown(addresses))
 			}
+			if m.accompanied() || m.seek.Err() != nil {
+				break
+			}
+		}
+		if first {
+			first = false
+			close(m.looked)
+		}
+		if m.accompanied() || m.seek.Err() != nil {
+			return
 		}
 		looked := time.Since(started)
 		problem := complain(problems, looked)
@@ -106,6 +123,17 @@ func (m *Membership) joinFirst() {
 			return
 		}
 	}
+}
+
+// unknown returns the addresses where no live member is.
+func (m *Membership) unknown(addresses []netip.AddrPort) []netip.AddrPort {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := make(map[string]bool, len(m.table.live))
+	for _, e := range m.table.live {
+		known[e.node.GossipAddress] = true
+	}
+	return slices.DeleteFunc(slices.Clone(addresses), func(a netip.AddrPort) bool { return known[a.String()] })
 }
 
 // complain makes one sentence of what is wrong with the seeds.

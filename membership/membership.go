@@ -42,6 +42,7 @@ type Membership struct {
 	kicked  chan struct{} // holds one: the table has changed
 	death   chan struct{} // holds one: a member died
 	company chan struct{} // closed when another node was first seen alive
+	looked  chan struct{} // closed when every seed has been tried once
 	alone   chan struct{} // closed when the node goes on without
 
 	ctx    context.Context // ends with Stop
@@ -61,7 +62,8 @@ type Membership struct {
 	lost      lost
 	lastDeath time.Time
 	says      announcement
-	departed  bool // Leave has begun
+	sought    []netip.AddrPort // the seeds, when they were first looked at
+	departed  bool             // Leave has begun
 	stopping  bool
 }
 
@@ -93,6 +95,7 @@ func start(config Config) (*Membership, error) {
 		kicked:     make(chan struct{}, 1),
 		death:      make(chan struct{}, 1),
 		company:    make(chan struct{}),
+		looked:     make(chan struct{}),
 		alone:      make(chan struct{}),
 		announcing: make(chan struct{}, 1),
 		stopped:    make(chan struct{}),
@@ -125,6 +128,7 @@ func start(config Config) (*Membership, error) {
 		return nil, err
 	}
 	if len(m.seeds) == 0 {
+		close(m.looked)
 		close(m.alone)
 		m.publish()
 	}

@@ -19,8 +19,11 @@ func (m *Membership) kick() {
 // publishLoop turns what the table says into views. The first one waits for
 // company, or for the decision to go on without (promise 1).
 func (m *Membership) publishLoop() {
-	alone, seen, ready := m.alone, false, false
+	alone, looked, seen, ready := m.alone, m.looked, false, false
 	var settle, forget <-chan time.Time
+	// A seed may be silent for long.
+	patience := time.NewTimer(lookMax)
+	defer patience.Stop()
 	for {
 		changed := false
 		select {
@@ -28,11 +31,21 @@ func (m *Membership) publishLoop() {
 			return
 		case <-alone:
 			alone, ready, changed = nil, true, true
+		case <-looked:
+			looked = nil
+			ready, changed = ready || seen, seen
+		case <-patience.C:
+			looked = nil
+			ready, changed = ready || seen, seen
 		case <-m.kicked:
 			if !seen && m.accompanied() {
-				seen, ready = true, true
+				seen = true
 				close(m.company)
 			}
+			if looked != nil && m.foundAll() {
+				looked = nil
+			}
+			ready = ready || seen && looked == nil
 			changed = ready
 		case <-settle:
 			settle = nil
@@ -46,6 +59,18 @@ func (m *Membership) publishLoop() {
 			settle = time.After(m.config.Settle)
 		}
 	}
+}
+
+// lookMax is how long a node that has company waits for the rest of the seeds. Two
+// newcomers that find each other first would make a cluster of their own.
+const lookMax = 3 * time.Second
+
+// foundAll reports whether there is a live member at every seed.
+func (m *Membership) foundAll() bool {
+	m.mu.Lock()
+	sought := m.sought
+	m.mu.Unlock()
+	return len(sought) > 0 && len(m.unknown(sought)) == 0
 }
 
 // accompanied reports whether another node is alive.

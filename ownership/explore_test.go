@@ -24,6 +24,8 @@ type scenario struct {
 	script func(*world)
 
 	breaks, doubts, freezes int
+
+	deep bool // only with -states: too large for CI
 }
 
 // explorer goes through the states of a scenario breadth first, so the history
@@ -98,6 +100,10 @@ func (s *scenario) explore(t *testing.T) string {
 	}
 	e.visit(first)
 	e.steps = append(e.steps, taken{from: -1})
+	most := cmp.Or(*mostStates, 60_000)
+	if raceDetector {
+		most = min(most, 1000) // one goroutine; TestMutantsAreCaught runs it without
+	}
 	layer := []found{{first, 0}}
 	depth, whole := 0, true
 	for len(layer) > 0 && whole {
@@ -122,7 +128,7 @@ func (s *scenario) explore(t *testing.T) string {
 					next = append(next, found{w, int32(len(e.steps) - 1)})
 				}
 			}
-			if len(e.steps) > cmp.Or(*mostStates, 60_000) {
+			if len(e.steps) > most {
 				whole = false
 				break
 			}
@@ -292,12 +298,28 @@ var scenarios = []scenario{
 		rules: small("ab", among("ba"), 1, step{join, 1, 0}).with(func(r *rules) { r.anyDeath = true })},
 	{name: "false death of three", before: 3, doubts: 1, breaks: 1,
 		rules: small("abc", among("cba"), 0, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.anyDeath, r.linksStay = true, true })},
+	// The rest are mixtures, for the nights.
+	{name: "everybody comes and goes", before: 1, breaks: 1, deep: true,
+		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}, step{leave, 1, 0})},
+	{name: "comes, goes and dies", before: 2, breaks: 1, deep: true,
+		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 1}, step{leave, 0, 0}, step{crash, 1, 0})},
+	{name: "dies and comes back", before: 2, breaks: 1, deep: true,
+		rules: small("abb", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.lateEmpty = true })},
+	{name: "four, and two of them die", before: 3, deep: true,
+		rules: small("abcd", among("dcba"), 1, step{join, 1, 0}, step{join, 2, 0}, step{join, 3, 2}, step{crash, 2, 0}, step{crash, 0, 0})},
+	{name: "two keys, two moves, breaks", before: 1, breaks: 2, deep: true,
+		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.keys = testKeys[:2] })},
+	{name: "false deaths of three, with breaks and a standstill", before: 3, doubts: 2, breaks: 1, freezes: 1, deep: true,
+		rules: small("abc", among("cba"), 1, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.anyDeath = true })},
 }
 
 // TestScenarios explores each of them.
 func TestScenarios(t *testing.T) {
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			if s.deep && *mostStates == 0 {
+				t.Skip("only with -states")
+			}
 			if err := s.explore(t); err != "" {
 				t.Fatal(err)
 			}

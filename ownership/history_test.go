@@ -13,6 +13,7 @@ import (
 var (
 	seeds      = flag.Uint64("seeds", 3000, "how many histories TestRandomHistories runs")
 	oneSeed    = flag.Int64("seed", -1, "run this one, and tell all that happens in it")
+	allMutants = flag.Bool("mutants", false, "plant all mutants, not only those that take a rule away")
 	mostStates = flag.Int("states", 0, "how many states of each scenario are looked at, if there are more")
 )
 
@@ -21,6 +22,9 @@ var (
 // break, requests. Each is held against what world.note and world.settled say.
 func TestRandomHistories(t *testing.T) {
 	first, past := uint64(0), *seeds
+	if raceDetector {
+		past = min(past, 300) // one goroutine; TestMutantsAreCaught runs it without
+	}
 	if *oneSeed >= 0 {
 		first, past = uint64(*oneSeed), uint64(*oneSeed)+1
 	}

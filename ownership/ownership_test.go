@@ -223,8 +223,11 @@ func (c *cluster) client(key string, requests int) {
 	for request := 1; request <= requests; request++ {
 		time.Sleep(time.Duration(c.chance(3000)) * time.Microsecond)
 		var ticket queue.Ticket
-		for c.admit(&ticket, key, p) != nil {
-			time.Sleep(time.Millisecond)
+		for began := time.Now(); c.admit(&ticket, key, p) != nil; time.Sleep(time.Millisecond) {
+			if time.Since(began) > time.Minute {
+				c.t.Errorf("nobody takes request %d of %s", request, key)
+				return
+			}
 		}
 		c.wg.Go(func() { c.run(&ticket, key, request) })
 	}
@@ -312,8 +315,10 @@ func (c *cluster) leave(n *testNode) {
 	n.draining = true
 	c.mu.Unlock()
 	c.see()
-	if err := n.Drain(c.t.Context()); err != nil {
-		c.t.Errorf("%s: %v", n.self, err)
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	if err := n.Drain(ctx); err != nil {
+		c.t.Errorf("%s: %v: %+v", n.self, err, n.Counts())
 	}
 	c.mu.Lock()
 	delete(c.nodes, n.self)

@@ -124,10 +124,12 @@ func TestNewcomerWaitsToBeKnown(t *testing.T) {
 // TestGiveWaits: while a partition is on its way to a live member, the claim of a
 // third is not answered: the taker can give it on, and needs nobody's answer.
 //
-// Mutant: "a giver answers at once".
+// Mutants: "a giver answers at once", "anybody is given".
 func TestGiveWaits(t *testing.T) {
 	b := owning(t)
 	b.sees(mb, mb, mc)
+	b.reads(mc, Claim{0, 1})
+	b.want("to who is not the target", b.said(), "")
 	b.reads(mb, Claim{0, 1})
 	b.want("to the target", b.said(), "b:Give")
 	b.reads(mc, Claim{0, 1})
@@ -441,6 +443,8 @@ func TestStoodStill(t *testing.T) {
 		{"knows another, earlier", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 4, false},
 		{"owns it", func(b *bench) { b.sees(ma); b.sees(ma, mb) }, 1, true},
 		{"takes the asker for dead", func(b *bench) { b.sees(mc, mc) }, 1, true},
+		{"has stood back for another", func(b *bench) { b.sees(mc, mb, mc); b.reads(mc, Claim{0, 1}) }, 1, true},
+		{"has stood back for the asker", func(b *bench) { b.sees(mb, mb, mc); b.reads(mb, Claim{0, 1}) }, 1, false},
 	} {
 		b := newBench(t, nil)
 		test.before(b)

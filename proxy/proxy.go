@@ -33,8 +33,8 @@ type Proxy struct {
 
 	inflight atomic.Int64 // requests at upstreams
 	open     atomic.Int64 // client connections
-	retiring atomic.Bool
-	calls    sync.Pool // of *call
+	retiring atomic.Bool  // every answer closes its connection
+	calls    sync.Pool    // of *call
 
 	clients    clients
 	listeners  listeners
@@ -94,10 +94,6 @@ func (p *Proxy) linger(ctx context.Context) {
 	}
 }
 
-// Retire has every answer from now on close its connection, so that clients
-// come back by another node before this one stops.
-func (p *Proxy) Retire() { p.retiring.Store(true) }
-
 // Serve accepts connections until Stop. It returns nil after Stop.
 func (p *Proxy) Serve(listener net.Listener) error {
 	limited := &limitedListener{Listener: listener, proxy: p}
@@ -116,8 +112,10 @@ func (p *Proxy) Serve(listener net.Listener) error {
 // request has been answered. When ctx ends first, it closes what is left and
 // returns ctx's error. Lanes are to be drained before.
 func (p *Proxy) Stop(ctx context.Context) error {
-	p.Retire()
+	// In this order: a client that is told to leave comes back at once, and a
+	// connection that nobody has accepted when a listener closes is reset.
 	p.listeners.close()
+	p.retiring.Store(true)
 	p.linger(ctx)
 	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)

@@ -301,7 +301,6 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.log.Info("draining", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
 
-	n.proxy.Retire()
 	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
 	defer cancel()
 	err := n.drain(ctx)
