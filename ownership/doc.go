@@ -51,9 +51,11 @@
 //  1. Everybody alive is asked, draining members too: who left the ring may still
 //     be the owner.
 //  2. Nobody is overlooked. A round of claims without an owner is complete when
-//     every live member has answered, and every member that any of them sees:
-//     answers name those. And a node claims nothing before every member has sent
-//     it something, since from then on they know that it exists.
+//     every live member has answered, and nobody else is known to exist: answers
+//     name whom their sender sees, and a message is a sign of its sender. And a
+//     newcomer claims nothing before every member has sent it something, for from
+//     then on they know that it exists; a member that stays mute is given up on
+//     after two retries.
 //     Without: b comes by one door and c by another; a gives to c; b, who does
 //     not see c yet, hears from all others that they do not own it. Or: a gives to
 //     c, who has just come, and dies; b never heard of c, is alone, and owns.
@@ -106,8 +108,10 @@
 //     over from another dead member: it is waited for until two retries have passed
 //     without a sign of it.
 //
-// Not covered by any rule: two nodes of which no living member ever saw both are a
-// split, though none of them can know.
+// Not covered by any rule, since nobody can know of it: a node that owns a
+// partition, and another that has heard nothing of it, when all those are gone by
+// which it could. That is a split, if a short one. It takes a join, the end of the
+// member that knew both, and messages that are later than the verdict on that.
 //
 // # Seams
 //

@@ -165,10 +165,10 @@ var mutants = []struct{ name, file, from, to, test string }{
 		"TestNewestListCounts"},
 	{"two owners wait for each other", "claim.go",
 		"	t.await(p, s, c.from, nil)\n	if t.wants", "	if t.wants",
-		"TestRandomHistories"},
+		"TestOwnersDoNotWaitForEachOther"},
 	{"an owner does not demand", "claim.go",
 		"	if t.wants(p) && !c.reply {", "	if false {",
-		"TestRandomHistories"},
+		"TestOwnersDoNotWaitForEachOther"},
 	{"an owner stays behind", "claim.go",
 		"		case a.Heard <= s.epoch:\n", "		case true:\n",
 		"TestEpochsAfterASplit"},
@@ -194,6 +194,12 @@ var mutants = []struct{ name, file, from, to, test string }{
 	{"Guard does not look at the clock", "ownership.go",
 		"	if o.now()-time.Duration(o.beat.Load()) > o.config.Suspicion {\n		return ErrFrozen", "	if o.beat.Load() < 0 {\n		return ErrFrozen",
 		"TestStandingStill"},
+	{"the watchdog forgives", "ownership.go",
+		"		case !o.frozen:\n			o.beat.Store", "		case true:\n			o.beat.Store",
+		"TestStandingStill"},
+	{"Emptied takes the lock", "ownership.go",
+		"	o.emptiedMu.Lock()\n	o.emptied = append", "	o.mu.Lock()\n	defer o.mu.Unlock()\n	o.emptiedMu.Lock()\n	o.emptied = append",
+		"TestTooFewSendsAway"},
 	// Bounds and the encoding.
 	{"the gone are remembered", "table.go",
 		"	t.gone = slices.Clone(t.gone[max(0, len(t.gone)-goneMax):])\n", "",
@@ -213,7 +219,7 @@ var mutants = []struct{ name, file, from, to, test string }{
 	{"a gap is closed", "frame.go",
 		" || int(offset) != len(p.bytes) {", " {",
 		"TestLostParts"},
-	{"the reply bit is lost", "message.go",
+	{"the reply bit is lost", "encode.go",
 		"e.Epoch, e.Number), bit(e.Reply, 1))", "e.Epoch, e.Number), 0)",
 		"TestMessageRoundTrip"},
 }
@@ -233,7 +239,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles and runs the package once per mutant")
 	}
-	if output, err := testWith(t, nil, ".*", "-short"); err != nil {
+	if output, err := testWith(t, nil, "3m", ".*", "-short"); err != nil {
 		t.Fatalf("red without a mutant:\n%s", output)
 	}
 	for _, m := range mutants {
@@ -255,7 +261,7 @@ func TestMutantsAreCaught(t *testing.T) {
 			if scenario, ok := strings.CutPrefix(m.test, "scenario:"); ok {
 				test = "^TestScenarios$/^" + strings.ReplaceAll(scenario, " ", "_") + "$"
 			}
-			output, err := testWith(t, sources, test, "-seeds=20000")
+			output, err := testWith(t, sources, "40s", test)
 			switch {
 			case err == nil:
 				t.Fatalf("not caught by %s:\n%s", m.test, output)
@@ -269,7 +275,7 @@ func TestMutantsAreCaught(t *testing.T) {
 }
 
 // testWith runs tests of the package with other contents for some files.
-func testWith(t *testing.T, sources map[string]string, test string, flags ...string) (output string, err error) {
+func testWith(t *testing.T, sources map[string]string, timeout, test string, flags ...string) (output string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	replace := map[string]string{}
@@ -290,7 +296,7 @@ func testWith(t *testing.T, sources map[string]string, test string, flags ...str
 	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"test", "-timeout=120s", "-vet=off", "-ldflags=-s -w", "-overlay=" + filepath.Join(dir, "overlay.json"), "-run=" + test, "."}
+	args := []string{"test", "-timeout=" + timeout, "-vet=off", "-ldflags=-s -w", "-overlay=" + filepath.Join(dir, "overlay.json"), "-run=" + test, "."}
 	out, err := exec.CommandContext(t.Context(), "go", append(args, flags...)...).CombinedOutput()
 	return string(out), err
 }

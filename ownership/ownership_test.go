@@ -31,6 +31,8 @@ type cluster struct {
 	running map[string]int // by key
 	served  int
 	wg      sync.WaitGroup
+
+	mute atomic.Bool // whatever is sent is lost
 }
 
 type testNode struct {
@@ -154,7 +156,7 @@ func (n *testNode) send(to ring.Member, payload []byte) {
 	n.c.mu.Lock()
 	l := n.c.links[[2]ring.Member{n.self, to}]
 	n.c.mu.Unlock()
-	if l == nil {
+	if l == nil || n.c.mute.Load() {
 		return
 	}
 	l.mu.Lock()
@@ -444,6 +446,12 @@ func TestStandingStill(t *testing.T) {
 		if err := a.Guard(); !errors.Is(err, ErrFrozen) {
 			t.Errorf("at once: %v", err)
 		}
+		c.mute.Store(true)
+		time.Sleep(3 * time.Second)
+		if err := a.Guard(); !errors.Is(err, ErrFrozen) {
+			t.Errorf("before anybody has answered: %v", err)
+		}
+		c.mute.Store(false)
 		time.Sleep(time.Second)
 		if a.froze.Load() != 1 || b.froze.Load() != 0 {
 			t.Errorf("%d and %d times told of it", a.froze.Load(), b.froze.Load())

@@ -102,11 +102,11 @@ func (t *Table) Counts() Counts {
 	var c Counts
 	for p := range t.parts {
 		s := &t.parts[p]
-		switch s.role {
-		case Owned:
+		switch {
+		case s.role == Owned:
 			c.Owned++
-		case Claiming:
-			c.Claiming++
+		case s.role == Claiming, t.view.Enough && t.view.Targets[p] == t.self:
+			c.Claiming++ // or will, as soon as it may: it is not done with it
 		}
 		c.Waits += len(s.waits)
 		c.Draining += len(s.draining)

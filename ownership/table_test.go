@@ -476,6 +476,30 @@ func TestEpochsAfterASplit(t *testing.T) {
 	b.want("said", b.said(), "b:Held c:Held")
 }
 
+// TestOwnersDoNotWaitForEachOther: what another owner still runs of an earlier
+// tenure it has put into its present one, so nobody waits for that to end: the one
+// that isn't the target gives at once, and the target demands it.
+//
+// Mutants: "two owners wait for each other", "an owner does not demand".
+func TestOwnersDoNotWaitForEachOther(t *testing.T) {
+	b := claiming(t)
+	b.reads(mb, Answer{Partition: 0, Number: 1, Keys: []string{"x"}})
+	b.reads(mc, Answer{Partition: 0, Number: 1})
+	b.want("waits for b", b.Counts().Waits, 1)
+	b.sees(mb, mb, mc)
+	b.said()
+	b.reads(mb, Claim{0, 1})
+	b.want("b claims", b.said(), "")
+	b.reads(mb, Held{Partition: 0, Epoch: 7, Number: 2})
+	b.want("b owns it", b.said(), "b:Give")
+
+	b = owning(t)
+	b.reads(mb, Held{Partition: 0, Epoch: 7, Number: 2})
+	b.want("the target says so", b.said(), "b:Held")
+	b.reads(mb, Held{Partition: 0, Epoch: 7, Number: 2, Reply: true})
+	b.want("and not for ever", b.said(), "")
+}
+
 // TestStateTravels: the state of a partition goes with it, that of a key that
 // still runs with its end, and both as often as they are asked for.
 func TestStateTravels(t *testing.T) {
