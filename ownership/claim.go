@@ -104,6 +104,7 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 	case s.role == Owned:
 		return false // if c is another owner's, this one gives as soon as it may
 	case c.held:
+		t.hear(p, s, c.from, c.epoch) // again: this node may have owned the partition until now
 		if len(s.draining) > 0 || c.epoch < s.heard {
 			t.answer(p, s, c)
 		}

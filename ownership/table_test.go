@@ -500,6 +500,19 @@ func TestOwnersDoNotWaitForEachOther(t *testing.T) {
 	b.want("and not for ever", b.said(), "")
 }
 
+// TestTheDeniedKnowsTheOwner: a node that stood still hears who has its partition
+// while it still takes itself for the owner. When it is denied, it knows.
+//
+// Mutant: "what an owner hears is forgotten".
+func TestTheDeniedKnowsTheOwner(t *testing.T) {
+	b := owning(t)
+	b.Confirm()
+	b.reads(mc, Held{Partition: 0, Epoch: 7, Number: 2})
+	b.want("takes itself for the owner", b.State(0).Route.Owner, ma)
+	b.reads(mb, Confirmed{Partition: 0, Number: 1, Denied: true})
+	b.want("route", b.State(0).Route, Route{mc, 7})
+}
+
 // TestStateTravels: the state of a partition goes with it, that of a key that
 // still runs with its end, and both as often as they are asked for.
 func TestStateTravels(t *testing.T) {

@@ -131,6 +131,20 @@ func (p *process) forget() {
 	}()
 }
 
+// says waits until a log that is kept has a message.
+func (p *process) says(message string) {
+	p.t.Helper()
+	for range 300 {
+		for _, line := range p.kept() {
+			if line["msg"] == message {
+				return
+			}
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	p.t.Fatalf("the process did not say %q", message)
+}
+
 func (p *process) kept() []map[string]any {
 	p.mu.Lock()
 	defer p.mu.Unlock()
