@@ -722,6 +722,46 @@ func TestFreeze(t *testing.T) {
 	})
 }
 
+// TestFreezeFromAReader: a node notices that it stood still by a message, and
+// freezes, while it drops that message's sender. View waits for the reader, which
+// must not wait for View.
+//
+// Mutant: "the reader of the dead is waited for with the lock".
+func TestFreezeFromAReader(t *testing.T) {
+	read, freeze := make(chan struct{}), make(chan struct{})
+	var self atomic.Pointer[Hop]
+	a, b := pairOver(t, loopback{}, func(c *Config) {
+		c.Control = func(ring.Member, []byte) {
+			close(read)
+			<-freeze
+			self.Load().Freeze()
+		}
+	})
+	self.Store(b.hop)
+	for !a.hop.Post(b.self, []byte("x")) {
+		time.Sleep(time.Millisecond)
+	}
+	<-read
+	viewed := make(chan struct{})
+	go func() {
+		defer close(viewed)
+		b.hop.View(nil)
+	}()
+	for dropped := false; !dropped; time.Sleep(time.Millisecond) {
+		for _, s := range b.hop.host.all() {
+			s.mu.Lock()
+			dropped = dropped || s.dropped
+			s.mu.Unlock()
+		}
+	}
+	close(freeze)
+	select {
+	case <-viewed:
+	case <-time.After(10 * time.Second):
+		panic("View and Freeze wait for each other") // nothing can be stopped any more
+	}
+}
+
 // TestControlsKeepOrder over connections that break: some are lost, none comes
 // behind a later one, and Up is told of every new connection.
 func TestControlsKeepOrder(t *testing.T) {

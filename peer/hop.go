@@ -210,10 +210,17 @@ func (h *Hop) Routed(partition int, owner ring.Member, epoch uint64) {
 // has waiting here leaves its lane. It waits until the functions of Config have
 // returned that such a member's messages and requests were given to.
 func (h *Hop) View(members []Member) {
+	for _, m := range h.view(members) {
+		h.host.gone(m) // without the lock: it waits for readers, which may want to Freeze
+	}
+}
+
+// view returns who is no longer live.
+func (h *Hop) view(members []Member) (dead []ring.Member) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.stopped {
-		return
+		return nil
 	}
 	live := make(map[ring.Member]Member, len(members))
 	for _, m := range members {
@@ -222,8 +229,12 @@ func (h *Hop) View(members []Member) {
 		}
 	}
 	for m, p := range h.peers {
-		if now, ok := live[m]; !ok || now.Address != p.Address {
-			h.removeLocked(p, !ok)
+		now, ok := live[m]
+		if !ok {
+			dead = append(dead, m)
+		}
+		if !ok || now.Address != p.Address {
+			h.removeLocked(p)
 		}
 	}
 	for _, m := range members {
@@ -236,6 +247,7 @@ func (h *Hop) View(members []Member) {
 		s.outbox.viewed()
 		s.mu.Unlock()
 	}
+	return dead
 }
 
 func (h *Hop) addLocked(m Member) {
@@ -252,7 +264,7 @@ func (h *Hop) addLocked(m Member) {
 	}
 }
 
-func (h *Hop) removeLocked(p *peer, dead bool) {
+func (h *Hop) removeLocked(p *peer) {
 	delete(h.peers, p.Member.Member)
 	p.kill()
 	p.bulk.close()
@@ -262,9 +274,6 @@ func (h *Hop) removeLocked(p *peer, dead bool) {
 			s.outbox.gone(l)
 		}
 		s.mu.Unlock()
-	}
-	if dead {
-		h.host.gone(p.Member.Member)
 	}
 }
 
@@ -330,7 +339,7 @@ func (h *Hop) Stop(ctx context.Context) error {
 	if !h.stopped {
 		h.stopped = true
 		for _, p := range h.peers {
-			h.removeLocked(p, false)
+			h.removeLocked(p)
 		}
 		for _, s := range h.stripes {
 			s.mu.Lock()

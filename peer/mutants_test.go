@@ -120,6 +120,8 @@ var mutants = []struct{ name, test, file, from, to string }{
 		"			s.outbox.stop()\n", "			if !PLANTED {\n				s.outbox.stop()\n			}\n"},
 	{"what was buffered survives Freeze", "TestFreeze", "host.go",
 		"	for _, s := range h.all() {\n		s.mu.Lock()\n		s.session.deaf = true", "	for _, s := range h.all() {\n		s.mu.Lock()\n		s.session.deaf = s.session.deaf || !PLANTED"},
+	{"the reader of the dead is waited for with the lock", "TestFreezeFromAReader", "hop.go",
+		"	for _, m := range h.view(members) {\n", "	dead := h.view(members)\n	if PLANTED {\n		h.mu.Lock()\n		defer h.mu.Unlock()\n	}\n	for _, m := range dead {\n"},
 	{"12: the answers of what was written off are sent", "TestModel/Gone", "session.go",
 		"	s.answers, s.answered, s.bytes = nil, 0, 0\n", "	if !PLANTED {\n		s.answers, s.answered, s.bytes = nil, 0, 0\n	}\n"},
 }
