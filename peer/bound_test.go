@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"strings"
 	"sync"
@@ -758,7 +759,7 @@ func TestFreezeFromAReader(t *testing.T) {
 	select {
 	case <-viewed:
 	case <-time.After(10 * time.Second):
-		panic("View and Freeze wait for each other") // nothing can be stopped any more
+		log.Fatal("View and Freeze wait for each other") // nothing can be stopped any more
 	}
 }
 
