@@ -30,6 +30,9 @@ var steps = []struct {
 	{"backslashes as slashes", turnBackslashes},
 	{"encoded slashes decoded", decodeSlashes},
 	{"path parameters cut", cutParameters},
+	{"leading slashes as the start of a host", skipToHost},
+	{"a leading // as the start of a host", cutHost},
+	{"a leading // as the start of a host", cutHost}, // by the next server, of what the first one left
 	{"a leading // as the start of a host", cutHost},
 	{"empty segments removed", mergeSlashes},
 	{"dot segments resolved", resolveDots},
@@ -144,6 +147,14 @@ func decodeSlashes(path []byte) []byte {
 		return path
 	}
 	return out
+}
+
+// skipToHost takes ////host/path for the same as //host/path, as WHATWG's URL does.
+func skipToHost(path []byte) []byte {
+	if !bytes.HasPrefix(path, []byte("///")) {
+		return path
+	}
+	return cutHost(append([]byte("//"), bytes.TrimLeft(path, "/")...))
 }
 
 // cutHost takes //host/path for a reference without a scheme.
