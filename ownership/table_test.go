@@ -500,6 +500,21 @@ func TestOwnersDoNotWaitForEachOther(t *testing.T) {
 	b.want("and not for ever", b.said(), "")
 }
 
+// TestTheUnconfirmedGivesNothing: what a node that stood still takes for its own
+// may be another's by now. If it gave it on there would be two owners.
+//
+// Mutant: "the unconfirmed give".
+func TestTheUnconfirmedGivesNothing(t *testing.T) {
+	b := owning(t)
+	b.Confirm()
+	b.sees(mb, mb, mc)
+	b.said()
+	b.reads(mb, Claim{0, 1})
+	b.want("b claims", b.said(), "")
+	b.reads(mb, Confirmed{Partition: 0, Number: 1})
+	b.want("it is this node's", b.said(), "b:Give")
+}
+
 // TestTheDeniedKnowsTheOwner: a node that stood still hears who has its partition
 // while it still takes itself for the owner. When it is denied, it knows.
 //
