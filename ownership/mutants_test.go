@@ -88,7 +88,7 @@ var mutants = []struct{ name, file, from, to, test string }{
 		"TestGiveWaits"},
 	// Rule 5.
 	{"moves while it waits", "claim.go",
-		"== c.from && len(s.waits) == 0:", "== c.from:",
+		"== c.from && len(s.waits) == 0 &&", "== c.from &&",
 		"scenario:join and leave"},
 	// Rule 6.
 	{"answers list nothing", "claim.go",

@@ -142,6 +142,10 @@ func (p *process) says(message string) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+	said := p.kept()
+	for _, line := range said[max(0, len(said)-60):] {
+		p.t.Log(line)
+	}
 	p.t.Fatalf("the process did not say %q", message)
 }
 
