@@ -84,8 +84,14 @@ func (t *Table) checked(s *partition) {
 }
 
 // confirm answers another member's question. Whoever this node has stood back
-// for may own the partition by now.
+// for may own the partition by now. A newcomer that not everybody has spoken to
+// may not have heard of the owner: it is silent, so that another is asked, and
+// wants the question again when it knows.
 func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
+	if !t.known {
+		t.asking = insert(t.asking, from)
+		return
+	}
 	route := t.routeOf(p, s)
 	t.send(from, Confirmed{
 		Partition: p, Number: c.Number,

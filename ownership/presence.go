@@ -57,10 +57,14 @@ func (t *Table) meet(m ring.Member) bool {
 }
 
 // introduce finds out whether everybody alive knows this node, or has had the
-// time to. Who comes later hears of it from those (rule 2).
+// time to. Who comes later hears of it from those (rule 2). Before the first view
+// nobody is known to be alive, which is not to say that all of them know this node.
 func (t *Table) introduce() {
-	if !t.known && (len(without(t.live, t.met)) == 0 || t.waited > patience) {
-		t.known, t.met = true, nil
+	if !t.known && t.view.Live != nil && (len(without(t.live, t.met)) == 0 || t.waited > patience) {
+		for _, m := range t.asking {
+			t.send(m, Again{})
+		}
+		t.known, t.met, t.asking = true, nil, nil
 	}
 }
 

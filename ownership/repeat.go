@@ -61,7 +61,7 @@ func (t *Table) Retry() {
 		t.strangers[i].age++
 	}
 	t.recognize()
-	if !t.known {
+	if !t.known && t.view.Live != nil {
 		t.waited++
 		t.introduce()
 	}

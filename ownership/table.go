@@ -71,6 +71,7 @@ type Table struct {
 	// What it takes to know that everybody has been asked (rule 2).
 	strangers []stranger    // exist, and can't be asked yet
 	met       []ring.Member // have sent something; not kept once known
+	asking    []ring.Member // have asked what only who is known can say
 	waited    int           // retries until known
 	known     bool          // everybody alive knows this node
 

@@ -448,6 +448,8 @@ func TestStoodStill(t *testing.T) {
 	} {
 		b := newBench(t, nil)
 		test.before(b)
+		b.reads(mb) // now everybody has spoken to it
+		b.reads(mc)
 		b.Take()
 		b.reads(mb, Confirm{Partition: 0, Number: 5, Epoch: test.epoch})
 		var got []Entry
@@ -513,6 +515,44 @@ func TestTheUnconfirmedGivesNothing(t *testing.T) {
 	b.want("b claims", b.said(), "")
 	b.reads(mb, Confirmed{Partition: 0, Number: 1})
 	b.want("it is this node's", b.said(), "b:Give")
+}
+
+// TestNobodyIsKnownBeforeAView: a node that has been waiting for its first view, and
+// has had messages, is as new as any when the view comes.
+//
+// Mutants: "known before a view", "waits count before a view".
+func TestNobodyIsKnownBeforeAView(t *testing.T) {
+	b := newBench(t, nil)
+	for range patience + 1 {
+		b.Retry()
+	}
+	b.reads(mb)
+	b.sees(ma, ma, mb, mc)
+	b.want("c has said nothing yet", b.said(), "")
+	b.Retry()
+	b.want("nor had the time to", b.said(), "")
+	b.reads(mc)
+	b.want("c has", b.said(), "b:Claim c:Claim")
+}
+
+// TestNewcomersConfirmNothing: a node that has just come has heard of no owner. If
+// it took that for there being none, a node that stood still would run beside the
+// one that has taken its partitions over.
+//
+// Mutant: "newcomers confirm".
+func TestNewcomersConfirmNothing(t *testing.T) {
+	b := newBench(t, nil)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Confirm{Partition: 0, Number: 1, Epoch: 3})
+	b.want("c has said nothing yet", b.said(), "")
+	b.reads(mc, Held{Partition: 0, Epoch: 4, Number: 1})
+	b.want("now that it has", b.said(), "b:Again")
+	b.reads(mb, Confirm{Partition: 0, Number: 1, Epoch: 3})
+	var got []Entry
+	for _, out := range b.Take() {
+		got = append(got, out.Message.Entries...)
+	}
+	b.want("c has", got, []Entry{Confirmed{Partition: 0, Number: 1, Denied: true}})
 }
 
 // TestTheDeniedKnowsTheOwner: a node that stood still hears who has its partition
@@ -636,7 +676,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		what any
 		want int
 	}{
-		{Table{}, 16}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
+		{Table{}, 17}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
 		{round{}, 2}, {stranger{}, 2}, {confirmation{}, 3}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {

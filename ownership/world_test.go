@@ -828,6 +828,7 @@ func (t *Table) appendState(b []byte) []byte {
 		b = append(b, byte(s.member.Incarnation), byte(s.age))
 	}
 	b = appendMembers(b, t.met)
+	b = appendMembers(b, t.asking)
 	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), t.check.with.Incarnation)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)

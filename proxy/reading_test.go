@@ -126,7 +126,7 @@ func TestManyReadingsAreBounded(t *testing.T) {
 func FuzzReadings(f *testing.F) {
 	for _, seed := range []string{
 		"/orders/7", "/orders/7/items/", "/orders/7/..;/8", "/x/..%2forders/7", `/x\..\orders\7`, "/files/a//b", "/files/a%2Fb/", "/Orders/%37;v",
-		"//h/orders/7", "/bulk", "/bulk/", "/shops/1/items/2/", "/SHOPS/1/../2/Items/3", "/orders/7/items/../../8", "/orders//7/../../8", "/%u006frders/7", "/x/%2e%2e;/files/..a", "/public/7",
+		"//h/orders/7", "///h/orders/7", "//a//b//h/orders/7", "/bulk", "/bulk/", "/shops/1/items/2/", "/SHOPS/1/../2/Items/3", "/orders/7/items/../../8", "/orders//7/../../8", "/%u006frders/7", "/x/%2e%2e;/files/..a", "/public/7",
 	} {
 		f.Add(seed)
 	}
@@ -178,6 +178,7 @@ var (
 	dotEscape   = regexp.MustCompile(`(?i)%2e`)
 	slashes     = regexp.MustCompile(`/+`)
 	host        = regexp.MustCompile(`^//[^/]*`)
+	anyHost     = regexp.MustCompile(`^//+[^/]*`)
 )
 
 // variants are the paths that up to three servers in a row make of one.
@@ -190,6 +191,7 @@ func variants(target string) []string {
 		func(p string) string { return slashEscape.ReplaceAllString(p, "/") },
 		func(p string) string { return path.Clean(dotEscape.ReplaceAllString(p, ".")) },
 		func(p string) string { return host.ReplaceAllString(p, "") },
+		func(p string) string { return anyHost.ReplaceAllString(p, "") }, // WHATWG: however many slashes
 		func(p string) string { return strings.TrimSuffix(p, "/") },
 		func(p string) string { return (&url.URL{Path: "/"}).ResolveReference(&url.URL{Path: p}).Path },
 		func(p string) string { // routes without regard to case
