@@ -84,6 +84,9 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 		s.taken = append(s.taken, round{from, g.Number})
 	}
 	t.send(from, Taken{Partition: p, Number: g.Number})
+	if s.unconfirmed {
+		t.drop(p, s, ErrTakenOver) // the giver has had it while this node stood still
+	}
 	t.state.Import(p, g.Sections)
 	if s.role != Owned {
 		s.record(answer{from: from, keys: g.Keys}) // what it said before no longer counts (rule 6)

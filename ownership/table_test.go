@@ -517,6 +517,21 @@ func TestTheUnconfirmedGivesNothing(t *testing.T) {
 	b.want("it is this node's", b.said(), "b:Give")
 }
 
+// TestTheUnconfirmedIsGivenItsPartition: whoever gives a partition to a node that
+// stood still, and takes it for its own, has run later requests meanwhile. What
+// waits there from before may not run behind them.
+//
+// Mutant: "what waited through a standstill runs".
+func TestTheUnconfirmedIsGivenItsPartition(t *testing.T) {
+	b := owning(t)
+	var cause error
+	b.Table.lanes = evictingLanes{b.lanes, &cause}
+	b.Confirm()
+	b.reads(mc, Give{Partition: 0, Number: 1, Epoch: 9})
+	b.want("sent away because", cause, ErrTakenOver)
+	b.want("route", b.State(0).Route, Route{ma, 9})
+}
+
 // TestNobodyIsKnownBeforeAView: a node that has been waiting for its first view, and
 // has had messages, is as new as any when the view comes.
 //
