@@ -12,9 +12,9 @@ import (
 type Profile string
 
 // The profiles. LAN notices a crash in about 3 s; memberlist's own default for
-// local networks needs 6 s. A node that is cut off from all others needs twice as
-// long to notice, for nobody confirms its suspicions. The price is paid by a node that cannot run for
-// seconds: see BenchmarkFalseAlarms for what that costs.
+// local networks needs 6 s. A node that is cut off from all others needs more than
+// twice as long to notice, for nobody confirms its suspicions. The price is paid by
+// a node that cannot run for seconds: see BenchmarkFalseAlarms for what that costs.
 const (
 	LAN   Profile = "lan"
 	WAN   Profile = "wan"

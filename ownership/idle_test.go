@@ -11,7 +11,7 @@ import (
 // it took that for having nothing to give away it would close its lanes, become
 // the owner, and refuse every request.
 //
-// Mutant: only what is claimed already counts.
+// Mutant: "only what is claimed already counts".
 func TestWhoWillClaimIsNotIdle(t *testing.T) {
 	a, b := ring.Member{Name: "a", Incarnation: 1}, ring.Member{Name: "b", Incarnation: 2}
 	both := []ring.Member{a, b}

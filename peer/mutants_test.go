@@ -154,6 +154,9 @@ func TestMutantsAreCaught(t *testing.T) {
 			if err == nil {
 				t.Fatalf("not caught:\n%s", output)
 			}
+			if strings.Contains(output, "test timed out") {
+				t.Fatalf("hangs in %s, which is no verdict", m.test)
+			}
 			t.Log(output)
 		})
 	}

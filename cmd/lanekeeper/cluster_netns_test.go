@@ -117,6 +117,13 @@ func (n *network) dial(ctx context.Context, address string) (conn net.Conn, err 
 	return conn, err
 }
 
+// client makes each request on a connection of its own.
+func (n *network) client(timeout time.Duration) *http.Client {
+	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return n.dial(ctx, address)
+	}}, Timeout: timeout}
+}
+
 // startInNetwork starts a member on each host, in front of a witness in the hub.
 func startInNetwork(t *testing.T, n *network, service loadtest.WitnessConfig, extra string) *testCluster {
 	t.Helper()
@@ -177,9 +184,7 @@ routes:
 // awaitAgreement waits until all nodes see each other, and have one ring.
 func (c *testCluster) awaitAgreement(n *network, members int) {
 	c.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-		return n.dial(ctx, address)
-	}}, Timeout: 2 * time.Second}
+	client := n.client(2 * time.Second)
 	var seen []string
 	for range 300 {
 		seen = seen[:0]
@@ -279,9 +284,7 @@ func TestSplitAndHealing(t *testing.T) {
 // traffic may all be waiting for answers. It returns the status.
 func (c *testCluster) asks(n *network, node int) int {
 	c.t.Helper()
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
-		return n.dial(ctx, address)
-	}}, Timeout: 20 * time.Second}
+	client := n.client(20 * time.Second)
 	response, err := client.Get(c.targets[node] + "/orders/asked/once")
 	if err != nil {
 		c.t.Fatal(err)
