@@ -12,16 +12,17 @@ type reading struct {
 	slashInValue bool
 }
 
-// steps are what servers are known to do with a path before they route, in the
-// order in which they do it. Each does some of it: WHATWG's URL, as in Node,
-// takes backslashes for slashes and two leading ones for a host; Tomcat and
-// Jetty cut parameters, and resolve dot segments afterwards, so that "/..;/"
-// climbs; IIS and Tomcat in some settings decode a slash; nginx and most
+// steps are what servers are known to do with a path before they route. Each
+// does some of it, and what one has done the next one starts from: WHATWG's URL,
+// as in Node, takes backslashes for slashes and two leading ones for a host;
+// Tomcat and Jetty cut parameters, and resolve dot segments afterwards, so that
+// "/..;/" climbs; IIS and Tomcat in some settings decode a slash; nginx and most
 // frameworks merge slashes; nearly all resolve dot segments, some of them with
 // empty segments counted.
 //
 // What concerns one segment alone, like the case of letters, is in
-// template.match. A step returns its argument if it changes nothing.
+// template.match. A step returns its argument if it changes nothing, and a
+// shorter path or one with fewer backslashes otherwise.
 var steps = []struct {
 	name  string
 	apply func(path []byte) []byte
@@ -29,27 +30,26 @@ var steps = []struct {
 	{"path parameters cut", cutParameters},
 	{"backslashes as slashes", turnBackslashes},
 	{"encoded slashes decoded", decodeSlashes},
-	{"path parameters cut", cutParameters},
 	{"leading slashes as the start of a host", skipToHost},
-	{"a leading // as the start of a host", cutHost},
-	{"a leading // as the start of a host", cutHost}, // by the next server, of what the first one left
 	{"a leading // as the start of a host", cutHost},
 	{"empty segments removed", mergeSlashes},
 	{"dot segments resolved", resolveDots},
-	{"empty segments removed", mergeSlashes},
 }
 
 // readingsMax bounds the work for a path that is made to have many readings;
 // one that is not has a handful.
 const readingsMax = 32
 
-// readings are the ways to understand path other than as sent: every selection
-// of the steps, in their order. It reports false if there are too many.
+// readings are the ways to understand path other than as sent: what any number
+// of the steps makes of it, in any order. An order in which "servers do it" is
+// not enough: of "//a/..//h/orders/7" a chain of proxies cuts the first host,
+// resolves the dots, and finds another host. It reports false if there are too
+// many.
 func readings(path []byte) ([]reading, bool) {
 	all := []reading{{path: path}}
 	decoded := decodeSlashes(path)
-	for _, step := range steps {
-		for i := range all { // those found before this step
+	for i := 0; i < len(all); i++ { // all grows meanwhile
+		for _, step := range steps {
 			next := reading{path: step.apply(all[i].path), why: step.name}
 			if isAmong(all, next.path) {
 				continue
