@@ -55,7 +55,8 @@
 //     name whom their sender sees, and a message is a sign of its sender. And a
 //     newcomer claims nothing before every member has sent it something, for from
 //     then on they know that it exists; a member that stays mute is given up on
-//     after two retries.
+//     after two retries. Whom nobody sees any more who told of it is gone: those who
+//     stood back say when they lose sight of somebody.
 //     Without: b comes by one door and c by another; a gives to c; b, who does
 //     not see c yet, hears from all others that they do not own it. Or: a gives to
 //     c, who has just come, and dies; b never heard of c, is alone, and owns.
@@ -105,8 +106,9 @@
 //     a member has said what became of its partitions. Others may have taken them
 //     over; those it gives up.
 //   - A node claims, and dies before some member ever saw it, while that one takes
-//     over from another dead member: it is waited for until two retries have passed
-//     without a sign of it.
+//     over from another dead member: if all that had seen it are dead as well, or it
+//     had spoken for itself, it is waited for until two retries have passed without
+//     a sign of it.
 //
 // Not covered by any rule, since nobody can know of it: a node that owns a
 // partition, and another that has heard nothing of it, when all those are gone by

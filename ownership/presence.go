@@ -11,7 +11,8 @@ import (
 // view.
 type stranger struct {
 	member ring.Member
-	age    int // retries since the last sign
+	by     []ring.Member // whose last word was that they see it, sorted
+	age    int           // retries since the last sign
 }
 
 func (t *Table) isLive(m ring.Member) bool {
@@ -26,18 +27,55 @@ func (t *Table) isGone(m ring.Member) bool {
 	return slices.Contains(t.gone, m) || later(t.self) || slices.ContainsFunc(t.live, later)
 }
 
-// sign takes a sign that a member exists. One that nobody can ask yet may be
-// the owner (rule 2).
-func (t *Table) sign(m ring.Member) {
+// sign takes a sign that a member exists, which by sees, or which it is itself.
+// One that nobody can ask yet may be the owner (rule 2).
+func (t *Table) sign(m, by ring.Member) {
 	if m == t.self || t.isLive(m) || t.isGone(m) {
 		return
 	}
 	i := slices.IndexFunc(t.strangers, func(s stranger) bool { return s.member == m })
-	if i >= 0 {
-		t.strangers[i].age = 0
-		return
+	if i < 0 {
+		i = len(t.strangers)
+		t.strangers = append(t.strangers, stranger{member: m})
 	}
-	t.strangers = append(t.strangers, stranger{member: m})
+	s := &t.strangers[i]
+	s.by, s.age = insert(s.by, by), 0
+}
+
+// sights takes the members that another one sees. A stranger that all who told
+// of it have lost sight of is gone. It reports whether there was one.
+func (t *Table) sights(from ring.Member, sees []ring.Member) bool {
+	if len(sees) == 0 {
+		return false
+	}
+	for _, m := range sees {
+		t.sign(m, from)
+	}
+	before := len(t.strangers)
+	t.strangers = slices.DeleteFunc(t.strangers, func(s stranger) bool {
+		return !slices.Contains(sees, s.member) && len(s.by) == 1 && s.by[0] == from
+	})
+	for i := range t.strangers {
+		if s := &t.strangers[i]; !slices.Contains(sees, s.member) {
+			s.by = without(s.by, []ring.Member{from})
+		}
+	}
+	return len(t.strangers) < before
+}
+
+// loseSight lets those that wait for the end of this node's sight of somebody
+// know: the members that it has stood back for answer once more.
+func (t *Table) loseSight() {
+	var told []ring.Member
+	for p := range t.parts {
+		s := &t.parts[p]
+		for _, r := range s.stoodBack {
+			if !slices.Contains(told, r.member) {
+				told = append(told, r.member)
+				t.answer(p, s, &petition{from: r.member, number: r.number})
+			}
+		}
+	}
 }
 
 // recognize forgets strangers that have come into view or died, and those of

@@ -182,6 +182,9 @@ func (t *Table) View(v View) {
 		}
 		t.finish(p, s)
 	}
+	if len(left) > 0 {
+		t.loseSight()
+	}
 	t.checkView()
 }
 
@@ -304,11 +307,10 @@ func (t *Table) drop(p int, s *partition, cause error) {
 // Receive is told of every message. It believes what it reads: its senders are
 // members of the cluster.
 func (t *Table) Receive(from ring.Member, m Message) {
-	t.sign(from)
-	for _, o := range m.Sees {
-		t.sign(o)
-	}
-	if !t.known && t.meet(from) {
+	t.sign(from, from)
+	fewer := t.sights(from, m.Sees)
+	known := !t.known && t.meet(from)
+	if fewer || known {
 		t.finishAll()
 	}
 	for _, e := range m.Entries {

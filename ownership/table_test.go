@@ -290,6 +290,42 @@ func TestStrangersAreWaitedFor(t *testing.T) {
 	b.want("and answers", b.State(0).Role, Owned)
 }
 
+// TestStrangersOutOfSight: a stranger is gone when all who told of it have lost
+// sight of it, and they say so at once to those who wait.
+//
+// Mutants: "a stranger outlives those who saw it", "one who loses sight speaks for
+// all", "who loses sight is silent".
+func TestStrangersOutOfSight(t *testing.T) {
+	md := ring.Member{Name: "d", Incarnation: 4}
+	answer := func(sees ...ring.Member) Message {
+		return Message{Sees: append(sees, ma, mb, mc), Entries: []Entry{Answer{Partition: 0, Number: 1}}}
+	}
+	b := claiming(t)
+	b.Receive(mb, answer(md))
+	b.Receive(mc, answer(md))
+	b.Receive(mb, answer())
+	b.want("c sees it still", b.State(0).Silent, []ring.Member{md})
+	b.Receive(mb, Message{Entries: []Entry{Again{}}})
+	b.Receive(mc, answer())
+	b.want("nobody sees it", b.State(0).Role, Owned)
+
+	b = claiming(t)
+	b.Receive(mb, answer(md))
+	b.reads(md, Again{})
+	b.Receive(mb, answer())
+	b.Receive(mc, answer())
+	b.want("it has spoken for itself", b.State(0).Silent, []ring.Member{md})
+
+	b = newBench(t, nil)
+	b.sees(mb, mb, mc, md)
+	b.reads(mb, Claim{0, 7}, Claim{1, 8})
+	b.want("stands back", b.said(), "b:Answer")
+	b.sees(mb, mb, mc)
+	b.want("says for one of them whom it sees", b.Take(), []Outgoing{{mb, Message{
+		Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 7}},
+	}}})
+}
+
 // TestNewestListCounts: what a member lists replaces what it had listed before.
 //
 // Mutants: "lists add up", "a key that two run waits for one".
@@ -692,7 +728,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		want int
 	}{
 		{Table{}, 17}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
-		{round{}, 2}, {stranger{}, 2}, {confirmation{}, 3}, {Change{}, 3},
+		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 3}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, %d are known", test.what, got, test.want)

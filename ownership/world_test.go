@@ -825,7 +825,7 @@ func (t *Table) appendState(b []byte) []byte {
 	b = appendMembers(b, t.gone)
 	b = append(b, bit(t.known, 1), byte(t.waited), byte(len(t.strangers)))
 	for _, s := range t.strangers {
-		b = append(b, byte(s.member.Incarnation), byte(s.age))
+		b = appendMembers(append(b, byte(s.member.Incarnation), byte(s.age)), s.by)
 	}
 	b = appendMembers(b, t.met)
 	b = appendMembers(b, t.asking)
