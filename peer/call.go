@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"slices"
 	"time"
 
 	"lanekeeper/queue"
@@ -54,18 +55,29 @@ type Call struct {
 	prev, next *Call
 }
 
-// NewCall makes a call for a request whose lane does not seem to be here. until
-// is when it stops waiting for its turn. r is not retained; r.Bulk is set here.
+// NewCall makes a call: see Reset.
 func NewCall(partition int, local Local, r *Request, until time.Time) *Call {
-	c := &Call{Partition: partition, local: local, until: until, done: make(chan struct{}, 1)}
+	c := new(Call)
+	c.Reset(partition, local, r, until)
+	return c
+}
+
+// Reset makes c, whose memory it uses again, the call of a request whose lane
+// does not seem to be here. c must be new, or Wait has returned true and its
+// request was not Bulk. until is when it stops waiting for its turn. r is not
+// retained; r.Bulk is set here.
+func (c *Call) Reset(partition int, local Local, r *Request, until time.Time) {
+	*c = Call{Partition: partition, local: local, until: until, payload: c.payload[:0], done: c.done, timer: c.timer}
+	if c.done == nil {
+		c.done = make(chan struct{}, 1)
+	}
 	r.BodySize = len(r.Body)
 	if r.Bulk = len(r.Body) > inlineMax; r.Bulk {
 		c.body = append([]byte(nil), r.Body...)
 		r.Body = nil
 	}
 	size := 128 + len(r.Key) + len(r.Route) + len(r.Head) + len(r.Body)
-	c.payload = appendRequest(make([]byte, 0, size), r)
-	return c
+	c.payload = appendRequest(slices.Grow(c.payload, size), r)
 }
 
 // Wait blocks until c has ended, or until the given time, and reports which. One

@@ -51,6 +51,7 @@ type hosted struct {
 	pongs   bool
 	giving  int  // streams that are being fetched
 	dropped bool // its ingress is gone
+	spare   [][]byte // memory of answered requests
 
 	kick chan struct{}
 }
@@ -389,6 +390,7 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 			s.host.hop.config.Control(s.session.ingress, payload)
 		case frameRequest:
 			err = s.hear(k, frames.own(payload), generation)
+			frames.buffer = s.takeSpare()
 		default:
 			err = s.hear(k, payload, generation)
 		}
@@ -425,9 +427,10 @@ func (s *hosted) hear(k kind, payload []byte, generation uint64) error {
 	return nil
 }
 
-// hearRequest takes the ticket of a request, whose bytes are its own from now on.
+// hearRequest takes the ticket of a request, whose bytes are its own until it is
+// answered.
 func (s *hosted) hearRequest(payload []byte, generation uint64) error {
-	in := &Inbound{Ingress: s.session.ingress, host: s}
+	in := &Inbound{Ingress: s.session.ingress, host: s, frame: payload}
 	sent, err := parseRequest(payload, &in.Request)
 	if err != nil {
 		return err
@@ -442,6 +445,22 @@ func (s *hosted) hearRequest(payload []byte, generation uint64) error {
 		s.write(nil) // its body waits for ADMITTED
 	}
 	return s.session.request(in, sent, generation)
+}
+
+// What is kept of the memory of answered requests, for each session.
+const (
+	spareMax   = 64
+	spareBytes = 16 << 10
+)
+
+// takeSpare returns the memory of a request that was answered, or nil.
+func (s *hosted) takeSpare() (spare []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if last := len(s.spare) - 1; last >= 0 {
+		spare, s.spare = s.spare[last], s.spare[:last]
+	}
+	return spare
 }
 
 // writeAnswers writes what there is to say, as much as there is at once.
@@ -511,8 +530,9 @@ func (s *hosted) write(*session) {
 
 // Respond answers a request that was served. It is called exactly once, by any
 // goroutine that holds no lock: not from Serve, nor from the Notify of a ticket,
-// both of which may be called under the lock that it takes. r is not retained. A body that would stand in the way of other
-// answers for too long is fetched, as a stream is.
+// both of which may be called under the lock that it takes. r is not retained;
+// the request's Key, Head and Body are gone. A body that would stand in the way
+// of other answers for too long is fetched, as a stream is.
 func (in *Inbound) Respond(r *Response) {
 	if len(r.Body) > answerMax {
 		of := *r
@@ -531,6 +551,11 @@ func (in *Inbound) respond(r *Response) {
 	if !in.session.finish(in, r) && in.stream != nil {
 		in.stream.close()
 	}
+	in.Key, in.Head, in.Body = nil, nil, nil
+	if len(s.spare) < spareMax && cap(in.frame) <= spareBytes {
+		s.spare = append(s.spare, in.frame)
+	}
+	in.frame = nil
 }
 
 // settle waits until every answer has been read.

@@ -236,6 +236,7 @@ type Inbound struct {
 	session *session
 	host    *hosted
 	seq     uint64
+	frame   []byte // what Request's slices are in
 	body    *incoming
 	stream  *Stream
 }

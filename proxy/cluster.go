@@ -71,10 +71,17 @@ func (c *call) forward() *problem {
 		r.HoldFor = lane.HoldFor
 	}
 	began := time.Now()
-	call := peer.NewCall(c.place.Partition, c, &r, c.arrived.Add(c.patience))
+	call := c.elsewhere
+	if c.elsewhere = nil; call == nil { // until it has ended it is the hop's
+		call = new(peer.Call)
+	}
+	call.Reset(c.place.Partition, c, &r, c.arrived.Add(c.patience))
 	c.proxy.config.Cluster.Send(call)
 	c.id = call.Ticket
 	problem := c.await(call)
+	if problem == nil && !r.Bulk {
+		c.elsewhere = call
+	}
 	if problem == nil && call.Here {
 		c.proxy.metrics.forwarded("local", time.Since(began))
 		return c.turnHere()

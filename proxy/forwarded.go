@@ -19,7 +19,7 @@ import (
 )
 
 // forwarded is a request that another node accepted, and that runs here because
-// its lane is here. It costs no goroutine before its turn.
+// its lane is here. It has no goroutine before its turn.
 type forwarded struct {
 	*peer.Inbound
 	call     *call // until its turn is over
@@ -43,7 +43,7 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 	f := c.from
 	in.Ticket.Notify = func() {
 		f.granted.Store(true)
-		go c.runForwarded() // ends with its answer; Stop waits for the hop, and that for its answers
+		p.turns.begin(c)
 	}
 	place := c.place
 	err := p.lanes.Admit(&in.Ticket, &place)

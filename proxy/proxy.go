@@ -17,6 +17,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/peer"
 	"lanekeeper/queue"
 )
 
@@ -39,12 +40,13 @@ type Proxy struct {
 	clients    clients
 	listeners  listeners
 	background background // goroutines that outlive their request
+	turns      *turns
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
 // Config.Tags of lanes must be at least the number of routes.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
-	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper"}
+	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns()}
 	if config.ViaNode {
 		p.via += " (" + config.Node + ")"
 	}
@@ -123,6 +125,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 		p.clients.close(true)
 	}
 	p.background.stop()
+	p.turns.stop()
 	for _, u := range p.upstreams {
 		u.close()
 	}
@@ -136,6 +139,8 @@ type call struct {
 	own     queue.Ticket
 	key     []byte // the lane's name, space:key
 	scratch []byte // the head for the upstream, and a small body
+
+	elsewhere *peer.Call // the last one that ended
 
 	// pins counts who still needs the call: its handler, and whoever streams
 	// its response or holds its lane after the handler has returned.
