@@ -14,7 +14,11 @@ type Profile string
 // The profiles. LAN notices a crash in about 3 s; memberlist's own default for
 // local networks needs 6 s. A node that is cut off from all others needs more than
 // twice as long to notice, for nobody confirms its suspicions. The price is paid by
-// a node that cannot run for seconds: see BenchmarkFalseAlarms for what that costs.
+// a node that cannot run for seconds. Of five nodes on two cores, LAN never took one
+// for dead that stood still for 2 s, and each that did for 3 s; none while they shared
+// their CPUs with twice as many busy processes, or ran eight busy goroutines for each
+// CPU; but with both, and at the lowest priority, it did so 30 times per minute.
+// memberlist's default did in no case, not at 5 s either: see BenchmarkFalseAlarms.
 const (
 	LAN   Profile = "lan"
 	WAN   Profile = "wan"

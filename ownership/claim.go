@@ -98,7 +98,7 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 	}
 	c.fresh = false
 	switch {
-	case s.role == Owned && t.view.Targets[p] == c.from && len(s.waits) == 0 && !s.unconfirmed: // rule 5
+	case s.role == Owned && t.view.Targets[p] == c.from && len(s.waits) == 0 && !s.unconfirmed: // rules 5 and 9
 		t.give(p, s, c.from, c.number)
 		return true
 	case s.role == Owned:

@@ -86,7 +86,7 @@ func (t *Table) checked(s *partition) {
 // confirm answers another member's question. Whoever this node has stood back
 // for may own the partition by now. A newcomer that not everybody has spoken to
 // may not have heard of the owner: it is silent, so that another is asked, and
-// wants the question again when it knows.
+// wants the question again when it knows (rule 9).
 func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
 	if !t.known {
 		t.asking = insert(t.asking, from)

@@ -85,7 +85,15 @@
 //     is a net under that, nothing more.
 //     Without numbers: b takes, its receipt is lost, b gives to c, and takes the
 //     repeated Give again.
-//  9. Two owners become one. Each says Held to everybody who comes into view or
+//  9. Who stood still is not believed before it is confirmed. It asks one member
+//     after the other, and until one has said that its tenure stands, gives nothing
+//     and runs nothing. Who stood back for another denies it; a newcomer that not
+//     everybody has spoken to says nothing. What such a node is given is a new tenure:
+//     all that waited in the old one is sent away.
+//     Without: b stands still, a takes over and runs; b wakes and gives what it no
+//     longer has. Or c, who came meanwhile and has heard of no owner, confirms b. Or
+//     a gives to b, and b runs what it had before that in front of it.
+//  10. Two owners become one. Each says Held to everybody who comes into view or
 //     into reach; the one that isn't the target gives to the other, which merges:
 //     the higher epoch and one more, the waits of both.
 //
@@ -100,11 +108,11 @@
 //     Partitions without an owner wait for it until it is declared dead. [State]
 //     names it.
 //   - A split, or a false death: both sides may own and run, unless View.Enough
-//     stops one of them, and then until it has noticed. After it, rule 9. Order and
+//     stops one of them, and then until it has noticed. After it, rule 10. Order and
 //     exclusion are promised again when that is over, not during it.
 //   - A node stands still: [Ownership.Guard] stops it before it runs anything, until
-//     a member has said what became of its partitions. Others may have taken them
-//     over; those it gives up.
+//     a member has said what became of its partitions (rule 9). Others may have taken
+//     them over; those it gives up.
 //   - A node claims, and dies before some member ever saw it, while that one takes
 //     over from another dead member: if all that had seen it are dead as well, or it
 //     had spoken for itself, it is waited for until two retries have passed without

@@ -192,7 +192,7 @@ func (t *Table) View(v View) {
 const goneMax = 1024
 
 // greet tells a member that has come into view what this node wants of it or
-// has (rule 1, rule 9).
+// has (rule 1, rule 10).
 func (t *Table) greet(p int, s *partition, m ring.Member) {
 	switch {
 	case s.role == Claiming:

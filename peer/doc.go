@@ -82,6 +82,23 @@
 //	15 DATA    bytes, at most 64 KiB
 //	16 END     u8: 1 = whole, 0 = broken off
 //
+// # What it costs
+//
+// A forwarded request crosses eight ends of sockets, a local one four. While cores
+// are idle, nearly all of either's cost is the kernel's: for the system calls, and
+// for waking who reads. So a forwarded request costs at least twice as much then,
+// and was measured at three times: 60 and 180 µs at 5000 requests per second on two
+// cores. When they are busy many frames share a write, and it is 40 µs for both nodes
+// against 20. Of the ingress's half, two thirds are its client's request and answer,
+// which a local one pays as well; of the owner's, two fifths are the service's call.
+// TLS takes 3 µs of the whole. The rest are the two frames, made, read and kept until
+// they are confirmed, three changes of goroutine, and the collection of what was
+// allocated for it.
+//
+// Tried, and not worth it: to write at once, without waking the writer, what comes
+// alone. That saved a twentieth of the CPU of an idle cluster, and nothing of a busy
+// one's.
+//
 // # Locks
 //
 // Stripe (outbox and links) and hosted (session) each have a mutex; neither is
