@@ -49,8 +49,8 @@ type hosted struct {
 	reply   []byte        // to conn's HELLO, until it is written
 	acked   uint64        // the last ADMITTED that was written
 	pongs   bool
-	giving  int  // streams that are being fetched
-	dropped bool // its ingress is gone
+	giving  int      // streams that are being fetched
+	dropped bool     // its ingress is gone
 	spare   [][]byte // memory of answered requests
 
 	kick chan struct{}
