@@ -3,6 +3,7 @@ package peer
 import (
 	"context"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lanekeeper/ring"
@@ -21,6 +22,7 @@ func TestOwnerComesBackEmpty(t *testing.T) {
 		network.Kill(hostOf("b"))
 		owner.killed = true
 		owner.stop()
+		synctest.Wait() // else what is sent next may go to the connection that just broke
 		network.Boot(hostOf("b"))
 		again := startTestNode(t, network, "b", newRanLog(), func(c *Config) { c.Self.Incarnation = 2 })
 		again.self.Incarnation = 2

@@ -73,8 +73,8 @@ type simProcess struct {
 	once        sync.Once // of apart
 
 	// Guarded by world.mu.
-	ready    bool  // clients are sent here
-	settled  int64 // when it was first ready; 0: not yet
+	ready    bool         // clients are sent here
+	settled  atomic.Int64 // when it was first ready; 0: not yet
 	stopping bool
 	ended    bool
 	crashed  bool
@@ -384,8 +384,8 @@ func (p *simProcess) admit() {
 	p.apart()
 	p.world.mu.Lock()
 	defer p.world.mu.Unlock()
-	if p.ready = !p.stopping && !p.ended; p.ready && p.settled == 0 {
-		p.settled = p.world.clock.Now()
+	if p.ready = !p.stopping && !p.ended; p.ready && p.settled.Load() == 0 {
+		p.settled.Store(p.world.clock.Now())
 	}
 }
 
@@ -395,7 +395,7 @@ func (p *simProcess) apart() {
 	p.once.Do(func() {
 		view, old := p.node.cluster.view.Load(), 0
 		for _, o := range p.world.present() {
-			if o.settled == 0 || o.settled > p.began {
+			if settled := o.settled.Load(); settled == 0 || settled > p.began {
 				continue
 			}
 			old++
