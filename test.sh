@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light hey wrk curl python3 iproute2)
-commands=(gcc nginx hey wrk curl python3 ip)
+packages=(gcc libc6-dev nginx-light hey wrk curl python3 iproute2 redis-server)
+commands=(gcc nginx hey wrk curl python3 ip redis-server)
 
 missing=()
 for i in "${!commands[@]}"; do

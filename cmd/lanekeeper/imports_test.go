@@ -14,7 +14,8 @@ import (
 // sideways; loadtest judges from outside and imports nothing of ours, and any
 // test may import it.
 var layers = map[string]int{
-	"queue": 1, "ring": 1,
+	"queue": 1, "ring": 1, "lock": 1,
+	"lock/locktest": 2, "lock/redis": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
@@ -30,6 +31,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
 	"github.com/hashicorp/go-sockaddr":   {"membership"},
 	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
+	"github.com/redis/rueidis":           {"lock/redis"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
 	"github.com/tidwall/gjson":           {"proxy"},

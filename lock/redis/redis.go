@@ -1,0 +1,311 @@
+// Package redis keeps locks in one Redis server. See the lock package for what a
+// lock promises; this is what it rests on here.
+//
+// The lock itself is the usual one: a key that is set if it is absent, with a value
+// that nobody else has and an expiry, and deleted only while it has that value.
+// Around it is a queue, so that locks are granted in the order in which they were
+// asked for, and the node whose turn it is hears of it by a message instead of by
+// asking. A message may be lost; each waiter asks now and then, which is how the
+// server knows that it is alive, too.
+//
+// It holds while there is one master, which neither loses what it acknowledged nor
+// has its clock set forward by more than the margin. A master that was restarted,
+// flushed, or replaced by a replica grants nothing for the length of a lease, until
+// what it may have forgotten has ended; that is Config.Grace. Not covered: a master
+// that is cut off, and goes on granting to its side of the network while a replica
+// is promoted on the other (min-replicas-to-write bounds that).
+package redis
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"lanekeeper/lock"
+)
+
+// Config says which server, and how leases are kept there. All nodes that share
+// locks must agree on Prefix, TTL and Grace.
+type Config struct {
+	Address            string // host:port
+	Username, Password string // empty: none
+	DB                 int
+	TLS                *tls.Config // nil: none
+
+	// Prefix begins every key. It must not be empty or hold a brace.
+	Prefix string
+
+	// TTL is how long a lock is kept for a holder of whom nothing is heard. A lease
+	// is valid for TTL - Margin after the last renewal was sent, and is renewed each
+	// TTL/3. Margin is what clocks may differ in, over a TTL, and what a request may
+	// need to its end after its lease has. 0 < Margin < TTL/2; TTL at least 100 ms.
+	TTL, Margin time.Duration
+
+	// Grace has a server that lost its data, or is used for the first time, wait one
+	// TTL before it grants anything.
+	Grace bool
+
+	// Dial opens a connection; nil means TCP.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
+
+	Log *slog.Logger
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.Prefix == "" || strings.ContainsAny(c.Prefix, "{}"):
+		return fmt.Errorf("the key prefix %q is empty or holds a brace", c.Prefix)
+	case c.TTL < 100*time.Millisecond:
+		return fmt.Errorf("a lease of %v is too short: at least 100ms", c.TTL)
+	case c.Margin <= 0 || c.Margin >= c.TTL/2:
+		return fmt.Errorf("a margin of %v is not between 0 and half of the lease's %v", c.Margin, c.TTL)
+	}
+	return nil
+}
+
+// How waiters are kept apart from dead ones.
+const (
+	aliveFor   = 3 * time.Second        // after it last asked
+	askEvery   = aliveFor / 3           // if nothing else makes it ask
+	claimIn    = 500 * time.Millisecond // after it was told that it is its turn
+	retryLeast = 10 * time.Millisecond  // while the server is away
+	retryMost  = 500 * time.Millisecond
+)
+
+// Locker is a node's way to the locks of a server.
+type Locker struct {
+	config  Config
+	client  rueidis.Client
+	id      string // of this Locker, like nobody else's ever
+	channel string // on which it hears whose turn it is
+	life    context.Context
+	kill    context.CancelFunc
+	wg      sync.WaitGroup // renewing, listening, each Acquire, each lease until the server knows of its end
+
+	mu      sync.Mutex // guards the rest
+	last    uint64     // of the numbers of places
+	waiting map[string]chan struct{}
+	held    map[*lease]struct{}
+	closed  bool
+}
+
+// Open connects to the server and returns when it can be used. It refuses a server
+// that is no master, that evicts keys, or that is too old. ctx bounds Open alone.
+func Open(ctx context.Context, config Config) (*Locker, error) {
+	if err := config.validate(); err != nil {
+		return nil, fmt.Errorf("redis %s: %w", config.Address, err)
+	}
+	client, err := connect(ctx, &config)
+	if err != nil {
+		return nil, fmt.Errorf("redis %s: %w", config.Address, explain(err))
+	}
+	l := &Locker{
+		config: config, client: client, id: rand.Text(),
+		waiting: make(map[string]chan struct{}), held: make(map[*lease]struct{}),
+	}
+	l.channel = l.key("n", l.id)
+	l.life, l.kill = context.WithCancel(context.Background())
+	err = l.check(ctx)
+	if err == nil {
+		err = l.listen(ctx)
+	}
+	if err != nil {
+		l.Close(ctx) //nolint:errcheck // there is nothing to release
+		return nil, fmt.Errorf("redis %s: %w", config.Address, explain(err))
+	}
+	l.wg.Go(l.renewAll) // ends with life
+	return l, nil
+}
+
+func connect(ctx context.Context, config *Config) (rueidis.Client, error) {
+	option := rueidis.ClientOption{
+		InitAddress: []string{config.Address}, Username: config.Username, Password: config.Password,
+		SelectDB: config.DB, TLSConfig: config.TLS,
+		ForceSingleClient: true, // never a replica, never another server that somebody tells of
+		DisableCache:      true,
+		DisableRetry:      true, // retries are made where it is known what they mean
+		PipelineMultiplex: -1,   // one connection: what is sent first is done first
+		ConnWriteTimeout:  max(config.TTL, time.Second),
+	}
+	if config.Dial != nil {
+		option.DialCtxFn = func(ctx context.Context, address string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
+			return config.Dial(ctx, address)
+		}
+	}
+	type result struct {
+		client rueidis.Client
+		err    error
+	}
+	made := make(chan result, 1)
+	go func() { // ends when the server has answered, or the dialer's timeout has passed
+		client, err := rueidis.NewClient(option)
+		made <- result{client, err}
+	}()
+	select {
+	case r := <-made:
+		return r.client, r.err
+	case <-ctx.Done():
+		go func() { // ends with the one above
+			if r := <-made; r.err == nil {
+				r.client.Close()
+			}
+		}()
+		return nil, fmt.Errorf("it does not answer: %w", ctx.Err())
+	}
+}
+
+// explain says what to do about an error where the server's word does not.
+func explain(err error) error {
+	var late net.Error
+	switch text := err.Error(); {
+	case errors.As(err, &late) && late.Timeout() && !errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("it does not answer: %w", err)
+	case strings.Contains(text, "unknown message type"):
+		return fmt.Errorf("what listens there is no Redis server: %w", err)
+	case strings.HasPrefix(text, "WRONGPASS"), strings.HasPrefix(text, "NOAUTH"):
+		return fmt.Errorf("user name and password: %w", err)
+	case strings.HasPrefix(text, "NOPERM"):
+		return fmt.Errorf("the user may not do what locks need: %w", err)
+	case strings.Contains(text, "unknown command") && strings.Contains(text, "HELLO"):
+		return fmt.Errorf("it is older than Redis 6: %w", err)
+	}
+	return err
+}
+
+// key is a key of the server. All share a hash tag.
+func (l *Locker) key(kind, name string) string {
+	return "{" + l.config.Prefix + "}:" + kind + ":" + name
+}
+
+// keys are those of a lock, as scripts want them.
+func (l *Locker) keys(name string) []string {
+	return []string{l.key("o", name), l.key("q", name), l.key("w", name), l.key("seq", ""), l.key("epoch", "")}
+}
+
+// check refuses a server on which locks would not hold.
+func (l *Locker) check(ctx context.Context) error {
+	text, err := l.client.Do(ctx, l.client.B().Arbitrary("INFO").Build()).ToString()
+	if err != nil {
+		return err
+	}
+	info := make(map[string]string)
+	for line := range strings.Lines(text) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), ":"); ok {
+			info[name] = value
+		}
+	}
+	switch policy := info["maxmemory_policy"]; {
+	case info["role"] != "" && info["role"] != "master":
+		return fmt.Errorf("it is a %s: locks need the master", info["role"])
+	case info["maxmemory"] != "" && info["maxmemory"] != "0" && policy != "noeviction":
+		return fmt.Errorf("it evicts keys when it runs out of memory (maxmemory-policy %s), locks among them: set noeviction, or give locks a server of their own", policy)
+	}
+	return nil
+}
+
+// listen subscribes to the messages for this node, and goes on until the end.
+func (l *Locker) listen(ctx context.Context) error {
+	subscribed := make(chan struct{}, 1)
+	l.wg.Go(func() { // ends with life
+		hooked := rueidis.WithOnSubscriptionHook(l.life, func(s rueidis.PubSubSubscription) {
+			l.wakeAll() // what was said before is lost
+			select {
+			case subscribed <- struct{}{}:
+			default:
+			}
+		})
+		for l.life.Err() == nil {
+			err := l.client.Receive(hooked, l.client.B().Subscribe().Channel(l.channel).Build(), func(m rueidis.PubSubMessage) {
+				l.wake(m.Message)
+			})
+			if l.life.Err() == nil {
+				l.config.Log.Debug("no messages from the lock's server", "address", l.config.Address, "error", err)
+				sleep(l.life, retryMost)
+			}
+		}
+	})
+	select {
+	case <-subscribed:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (l *Locker) wake(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wake(l.waiting[id])
+}
+
+func (l *Locker) wakeAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range l.waiting {
+		wake(c)
+	}
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it will ask already, or there is nobody
+	}
+}
+
+// Close implements lock.Locker.
+func (l *Locker) Close(ctx context.Context) error {
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return nil
+	}
+	l.closed = true
+	var held []*lease
+	for of := range l.held {
+		held = append(held, of)
+	}
+	l.mu.Unlock()
+	l.kill() // what waits, and what is renewed
+	var errs []error
+	for _, of := range held {
+		errs = append(errs, of.Release(ctx))
+	}
+	done := make(chan struct{})
+	go func() { // ends with the last of them, at the latest when the client is closed
+		l.wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		errs = append(errs, ctx.Err())
+	}
+	l.client.Close()
+	<-done
+	return errors.Join(errs...)
+}
+
+// perTry bounds one question to the server.
+func (l *Locker) perTry() time.Duration { return max(l.config.TTL/6, 50*time.Millisecond) }
+
+// sleep returns when the time has passed, or ctx has ended.
+func sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+var _ lock.Locker = (*Locker)(nil)

@@ -1,0 +1,460 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"lanekeeper/lock"
+	"lanekeeper/lock/locktest"
+)
+
+// server is a redis-server of a test's own.
+type server struct {
+	t       testing.TB
+	address string
+	args    []string
+	cmd     *exec.Cmd
+	asks    rueidis.Client // the test's own questions; nil until the first
+}
+
+// startServer starts a server that keeps nothing on disk, on a free port.
+func startServer(t testing.TB, args ...string) *server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("redis-server is not installed")
+		}
+		t.Skip("redis-server is not installed")
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, address: listener.Addr().String(), args: args}
+	listener.Close()
+	s.start()
+	t.Cleanup(func() {
+		if s.asks != nil {
+			s.asks.Close()
+		}
+		s.kill()
+	})
+	return s
+}
+
+func (s *server) start() {
+	s.t.Helper()
+	_, port, _ := net.SplitHostPort(s.address)
+	s.cmd = exec.Command("redis-server", append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--logfile", "log"}, s.args...)...)
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		conn, err := net.Dial("tcp", s.address)
+		if err == nil {
+			conn.Close()
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatalf("redis-server does not listen: %v", err)
+		}
+	}
+}
+
+func (s *server) kill() {
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.cmd.Process.Kill()
+	s.cmd.Wait()
+}
+
+// do is a command of the test's own.
+func (s *server) do(words ...string) rueidis.RedisResult {
+	s.t.Helper()
+	if s.asks == nil {
+		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.address}, ForceSingleClient: true, DisableCache: true})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.asks = client
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return s.asks.Do(ctx, s.asks.B().Arbitrary(words...).Build())
+}
+
+func (s *server) must(words ...string) {
+	s.t.Helper()
+	if err := s.do(words...).Error(); err != nil && !rueidis.IsRedisNil(err) {
+		s.t.Fatalf("%v: %v", words, err)
+	}
+}
+
+// config is for a server, with short leases.
+func (s *server) config() Config {
+	return Config{Address: s.address, Prefix: "test", TTL: time.Second, Margin: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+}
+
+func open(t testing.TB, c Config) *Locker {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	l, err := Open(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// node opens a Locker that is closed when the test ends.
+func node(t testing.TB, c Config) *Locker {
+	t.Helper()
+	l := open(t, c)
+	t.Cleanup(func() { stop(l) })
+	return l
+}
+
+func stop(l *Locker) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	l.Close(ctx) //nolint:errcheck // the server may be gone
+}
+
+// crash is the end of a node of which the server hears nothing.
+func crash(l *Locker) {
+	l.kill()
+	l.mu.Lock()
+	l.closed = true
+	clear(l.held)
+	l.mu.Unlock()
+	l.client.Close()
+}
+
+// TestRedis: the suite, on a real server.
+//
+// Mutants: acquire grants whoever asks; tickets are not kept; release deletes
+// whoever's lock it is; release tells nobody, and waiters ask only each askEvery
+// (InOrder takes 9 s); dead heads stay; renew says 1 always; a cancelled Acquire
+// abandons nothing.
+func TestRedis(t *testing.T) {
+	s := startServer(t)
+	tests := 0
+	locktest.Run(t, func(t *testing.T) *locktest.Store {
+		c := s.config()
+		tests++
+		c.Prefix += strconv.Itoa(tests)
+		keys := func(kind string) []string {
+			found, err := s.do("KEYS", "{"+c.Prefix+"}:"+kind+":*").AsStrSlice()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return found
+		}
+		return &locktest.Store{
+			Open: func() lock.Locker { return open(t, c) },
+			Waiting: func(name string) int {
+				n, err := s.do("ZCARD", "{"+c.Prefix+"}:q:"+name).AsInt64()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return int(n)
+			},
+			Left:  func() []string { return append(append(keys("o"), keys("q")...), keys("w")...) },
+			Crash: func(l lock.Locker) { crash(l.(*Locker)) },
+			TTL:   c.TTL, Alive: aliveFor,
+		}
+	})
+}
+
+// acquire takes a lock.
+func acquireNow(t testing.TB, l *Locker, name string) lock.Lease {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	lease, err := l.Acquire(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return lease
+}
+
+// heir waits for a lock that another holds, and checks that it is granted only when
+// that one's lease is over.
+func heir(t testing.TB, l *Locker, name string, holder lock.Lease) lock.Lease {
+	t.Helper()
+	next := acquireNow(t, l, name)
+	if left := holder.ValidFor(); left > 0 {
+		t.Errorf("granted while another lease is valid for %v", left)
+	}
+	if next.Token() <= holder.Token() {
+		t.Errorf("token %d after %d", next.Token(), holder.Token())
+	}
+	return next
+}
+
+// TestLostData: whatever makes the server forget its locks, none is granted beside
+// a lease that is valid.
+//
+// Mutants: closed = 0; grace 0; the epoch of a server that was flushed, or of a
+// replica, is believed.
+func TestLostData(t *testing.T) {
+	for name, forget := range map[string]func(*testing.T, *server){
+		"flushed":         func(_ *testing.T, s *server) { s.must("FLUSHALL") },
+		"restarted empty": func(_ *testing.T, s *server) { s.kill(); s.start() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t)
+			c := s.config()
+			c.Grace = true
+			one, other := node(t, c), node(t, c)
+			began := time.Now()
+			holder := acquireNow(t, one, "x")
+			if took := time.Since(began); took < c.TTL {
+				t.Errorf("the first use of a server waited %v for leases of before", took)
+			}
+			forget(t, s)
+			heir(t, other, "x", holder)
+			if !errors.Is(holder.Err(), lock.ErrLost) {
+				t.Errorf("the lock was forgotten, and its lease says %v", holder.Err())
+			}
+		})
+	}
+}
+
+// TestFailover: a replica that never heard of a lock becomes master.
+func TestFailover(t *testing.T) {
+	master := startServer(t)
+	replica := startServer(t, "--repl-diskless-sync-delay", "0")
+	host, port, _ := net.SplitHostPort(master.address)
+	c := master.config()
+	c.Grace = true
+	var name atomic.Value // is given to the new master
+	name.Store(master.address)
+	c.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", name.Load().(string))
+	}
+	one := node(t, c)
+	old := acquireNow(t, one, "old") // so that the epoch is old, and is replicated
+	replica.must("REPLICAOF", host, port)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		info, _ := replica.do("INFO", "replication").ToString()
+		if strings.Contains(info, "master_link_status:up") {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(info)
+		}
+	}
+	if err := old.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	replica.cmd.Process.Signal(syscall.SIGSTOP)
+	master.must("CLIENT", "KILL", "TYPE", "replica")
+	holder := acquireNow(t, one, "x")
+	master.kill()
+	name.Store(replica.address)
+	replica.cmd.Process.Signal(syscall.SIGCONT)
+	replica.must("REPLICAOF", "NO", "ONE")
+	other := node(t, c)
+	heir(t, other, "x", holder)
+}
+
+// TestLostMessages: connections on which nodes hear that it is their turn break,
+// and they learn of it all the same.
+//
+// Mutant: a waiter does not ask by itself.
+func TestLostMessages(t *testing.T) {
+	s := startServer(t)
+	one, other := node(t, s.config()), node(t, s.config())
+	holder := acquireNow(t, one, "x")
+	granted := make(chan lock.Lease, 1)
+	go func() { granted <- heir(t, other, "x", holder) }()
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		if n, _ := s.do("ZCARD", "{test}:q:x").AsInt64(); n == 1 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("it does not queue")
+		}
+	}
+	s.must("CLIENT", "KILL", "TYPE", "pubsub")
+	if err := holder.Release(t.Context()); err != nil {
+		// The connection for commands may be the same one.
+		t.Log(err)
+	}
+	select {
+	case <-granted:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nobody told it, and it did not ask")
+	}
+}
+
+// TestScriptsAreForgotten: a server that was restarted, or told to, has no scripts.
+func TestScriptsAreForgotten(t *testing.T) {
+	s := startServer(t)
+	l := node(t, s.config())
+	lease := acquireNow(t, l, "x")
+	s.must("SCRIPT", "FLUSH")
+	if err := lease.Release(t.Context()); err != nil {
+		t.Error(err)
+	}
+	acquireNow(t, l, "x")
+}
+
+// TestFullMemory: what is held can be renewed and released when the server has no
+// memory left, and nothing is granted.
+func TestFullMemory(t *testing.T) {
+	s := startServer(t)
+	c := s.config()
+	l := node(t, c)
+	lease := acquireNow(t, l, "x")
+	s.must("CONFIG", "SET", "maxmemory", "1mb")
+	time.Sleep(2 * c.TTL)
+	if lease.Err() != nil {
+		t.Errorf("it was lost: %v", lease.Err())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := l.Acquire(ctx, "y"); !errors.Is(err, lock.ErrUnavailable) || !strings.Contains(err.Error(), "OOM") {
+		t.Errorf("a full server: %v", err)
+	}
+	if err := lease.Release(t.Context()); err != nil {
+		t.Errorf("Release: %v", err)
+	}
+	s.must("CONFIG", "SET", "maxmemory", "0")
+	acquireNow(t, l, "x")
+}
+
+// TestStandstill: a server that stands still, as a machine without a network does,
+// costs leases when they end, in time, and no promise.
+//
+// Mutant: a lease looks at its end only when its renewal is answered.
+func TestStandstill(t *testing.T) {
+	s := startServer(t)
+	c := s.config()
+	one, other := node(t, c), node(t, c)
+	holder := acquireNow(t, one, "x")
+	s.cmd.Process.Signal(syscall.SIGSTOP)
+	began := time.Now()
+	select {
+	case <-holder.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("never lost")
+	}
+	if took := time.Since(began); took > c.TTL || holder.ValidFor() > 0 {
+		t.Errorf("lost after %v, valid for %v", took, holder.ValidFor())
+	}
+	if !errors.Is(holder.Err(), lock.ErrLost) {
+		t.Errorf("lost: %v", holder.Err())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := other.Acquire(ctx, "y"); !errors.Is(err, lock.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a server that does not answer: %v", err)
+	}
+	s.cmd.Process.Signal(syscall.SIGCONT)
+	heir(t, other, "x", holder)
+}
+
+// TestRefused: what is wrong with a server, and what to do.
+func TestRefused(t *testing.T) {
+	plain := startServer(t)
+	secret := startServer(t, "--requirepass", "right")
+	evicts := startServer(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
+	host, port, _ := net.SplitHostPort(plain.address)
+	replica := startServer(t, "--replicaof", host+" "+port)
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer web.Close()
+	go func() { // ends with the listener
+		for {
+			conn, err := web.Accept()
+			if err != nil {
+				return
+			}
+			conn.Write([]byte("HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"))
+			conn.Close()
+		}
+	}()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	for _, test := range []struct {
+		name   string
+		server *server
+		change func(*Config)
+		want   []string
+	}{
+		{"no password", secret, func(*Config) {}, []string{"user name and password", "NOAUTH"}},
+		{"wrong password", secret, func(c *Config) { c.Password = "wrong" }, []string{"user name and password", "WRONGPASS"}},
+		{"evicts", evicts, func(*Config) {}, []string{"evicts", "allkeys-lru", "noeviction"}},
+		{"replica", replica, func(*Config) {}, []string{"slave", "the master"}},
+		{"nobody there", plain, func(c *Config) { c.Address = "127.0.0.1:1" }, []string{"127.0.0.1:1", "refused"}},
+		{"a web server", plain, func(c *Config) { c.Address = web.Addr().String() }, []string{web.Addr().String(), "no Redis server"}},
+		{"silent", plain, func(c *Config) { c.Address = silent.Addr().String() }, []string{"does not answer"}},
+		{"prefix", plain, func(c *Config) { c.Prefix = "" }, []string{"prefix"}},
+		{"TTL", plain, func(c *Config) { c.TTL = time.Millisecond }, []string{"too short"}},
+		{"margin", plain, func(c *Config) { c.Margin = c.TTL / 2 }, []string{"margin"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := test.server.config()
+			test.change(&c)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			l, err := Open(ctx, c)
+			if err == nil {
+				stop(l)
+				t.Fatal("accepted")
+			}
+			t.Log(err)
+			for _, want := range test.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q does not say %q", err, want)
+				}
+			}
+		})
+	}
+	c := secret.config()
+	c.Password = "right"
+	acquireNow(t, node(t, c), "x")
+}
+
+// BenchmarkPair is an acquire and a release of a lock that nobody else wants.
+func BenchmarkPair(b *testing.B) {
+	for _, grace := range []bool{false, true} {
+		b.Run(fmt.Sprint("grace=", grace), func(b *testing.B) {
+			s := startServer(b)
+			c := s.config()
+			c.Grace = grace
+			l := node(b, c)
+			lease := acquireNow(b, l, "x")
+			lease.Release(b.Context()) //nolint:errcheck // measured below
+			for b.Loop() {
+				lease, err := l.Acquire(b.Context(), "x")
+				if err != nil {
+					b.Fatal(err)
+				}
+				if err := lease.Release(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

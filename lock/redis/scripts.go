@@ -1,0 +1,153 @@
+package redis
+
+import "github.com/redis/rueidis"
+
+// The scripts. Each is one atomic step of the store, may be sent again after its
+// answer was lost, and is named by what it is for. Keys, in this order:
+//
+//	holder  string  "TOKEN ID" of who holds the lock; it expires with the lease
+//	queue   zset    ID by ticket: who waits
+//	waiters hash    ID to "DEADLINE CHANNEL": until when (ms) it is taken for alive,
+//	                and where it hears that it is its turn
+//	seq     string  the last ticket or token; of all names
+//	epoch   hash    run, born: since when (ms) this server has had its data; of all
+//	                names
+//
+// Time is the server's. Numbers beyond 2^53 would be rounded by Lua; microseconds
+// reach that in the year 2255.
+
+// heads defines head(): the first in the queue that is alive, or false. Those
+// before it are dropped: their node died, or lost its way to the store for long.
+const heads = `
+local function head(now)
+	while true do
+		local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+		if not first then return false end
+		local waiter = redis.call('HGET', KEYS[3], first)
+		if waiter and tonumber(string.match(waiter, '^%d+')) >= now then
+			return first, waiter
+		end
+		redis.call('ZREM', KEYS[2], first)
+		redis.call('HDEL', KEYS[3], first)
+	end
+end
+local function clock()
+	local t = redis.call('TIME')
+	return t[1] * 1000000 + t[2]
+end
+`
+
+// acquire grants the lock to ID, or queues it. It is the question whose turn it is
+// as well, and the sign that ID is alive. Arguments: ID, channel, TTL, how long a
+// waiter is taken for alive, its ticket if it ever had one, grace, all times in ms.
+//
+// It returns {1, token}, or {0, ticket, how long the lock will not be free unless
+// it is released (ms), how many are before it}.
+//
+// Grace answers the loss of data: a server that was restarted, or flushed, or
+// promoted to master, does not know what it, or its predecessor, has granted. Its
+// run_id, or the lack of what was written with it, tells; then nothing is granted
+// until every lease of before has ended. That is asked in each script, since a
+// client cannot know on which server's connection it will run.
+var acquire = rueidis.NewLuaScript(heads + `
+local id, channel, ttl, alive, ticket, grace = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local us = clock()
+local now = math.floor(us / 1000)
+local function next()
+	local seq = math.max(tonumber(redis.call('GET', KEYS[4]) or 0) + 1, us)
+	local text = string.format('%.0f', seq)
+	redis.call('SET', KEYS[4], text)
+	return text
+end
+
+local closed = 0
+if grace > 0 then
+	local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+	local epoch = redis.call('HMGET', KEYS[5], 'run', 'born')
+	local born = tonumber(epoch[2] or 0)
+	if epoch[1] ~= run or born > now then -- the latter: its clock was set back
+		redis.call('HSET', KEYS[5], 'run', run, 'born', now)
+		born = now
+	end
+	closed = math.max(born + grace - now, 0)
+end
+
+local holder = redis.call('GET', KEYS[1])
+local left = closed
+if holder then
+	local token, of = string.match(holder, '^(%d+) (.*)$')
+	if of == id then
+		redis.call('PEXPIRE', KEYS[1], ttl)
+		return {1, token}
+	end
+	left = redis.call('PTTL', KEYS[1])
+	if left > ttl then -- the server's clock was set back
+		redis.call('PEXPIRE', KEYS[1], ttl)
+		left = ttl
+	end
+	left = math.max(left, closed)
+end
+
+local place = redis.call('ZSCORE', KEYS[2], id)
+if not place then
+	if ticket == '0' then ticket = next() end
+	redis.call('ZADD', KEYS[2], ticket, id)
+	place = ticket
+end
+redis.call('HSET', KEYS[3], id, string.format('%.0f %s', now + alive, channel))
+redis.call('PEXPIRE', KEYS[2], alive + ttl)
+redis.call('PEXPIRE', KEYS[3], alive + ttl)
+if head(now) == id and not holder and closed == 0 then
+	local token = next()
+	redis.call('SET', KEYS[1], token .. ' ' .. id, 'PX', ttl)
+	redis.call('ZREM', KEYS[2], id)
+	redis.call('HDEL', KEYS[3], id)
+	return {1, token}
+end
+return {0, string.format('%.0f', place), left, redis.call('ZRANK', KEYS[2], id)}
+`)
+
+// release takes ID out of the queue, and the lock from it if it has it, and tells
+// who is first in the queue, if that is news. Arguments: ID, and how long (ms) who
+// is told may take to come for it before it is taken for dead.
+//
+// It returns 1 if ID had the lock.
+var release = rueidis.NewLuaScript(heads + `
+local id, claim = ARGV[1], tonumber(ARGV[2])
+local now = math.floor(clock() / 1000)
+local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+redis.call('ZREM', KEYS[2], id)
+redis.call('HDEL', KEYS[3], id)
+local holder = redis.call('GET', KEYS[1])
+local had = 0
+if holder and string.match(holder, '^%d+ (.*)$') == id then
+	redis.call('DEL', KEYS[1])
+	holder, had = false, 1
+end
+if holder and first ~= id then return had end
+local heir, waiter = head(now)
+if heir then
+	local deadline, channel = string.match(waiter, '^(%d+) (.*)$')
+	if not holder then
+		deadline = math.min(tonumber(deadline), now + claim)
+		redis.call('HSET', KEYS[3], heir, string.format('%.0f %s', deadline, channel))
+	end
+	redis.call('PUBLISH', channel, heir)
+end
+return had
+`)
+
+// renew makes leases last for the TTL from now. Keys: holders. Arguments: TTL (ms),
+// and for each key what it must hold. It returns 1 or 0 for each.
+var renew = rueidis.NewLuaScript(`
+local renewed = {}
+for i, key in ipairs(KEYS) do
+	if redis.call('GET', key) == ARGV[i + 1] then
+		redis.call('PEXPIRE', key, ARGV[1])
+		renewed[i] = 1
+	else
+		renewed[i] = 0
+	end
+end
+return renewed
+`)
