@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test, with the race detector. What the tests of real servers and
+# Runs every test, with the race detector, and the simulation of whole nodes once
+# more without it, which is fast enough for many seeds then. What the tests of real servers and
 # clients need is installed from Debian's packages where that is possible (as
 # root); elsewhere those tests say what is missing and are skipped. With CI=true
 # a skipped one is a failure.
@@ -23,4 +24,5 @@ if [ ${#missing[@]} -gt 0 ]; then
 	fi
 fi
 
-exec go test -race -timeout 15m "$@" ./...
+go test -race -timeout 15m "$@" ./...
+go test -timeout 10m -run '^TestSimulation$' "$@" ./cmd/lanekeeper

@@ -159,12 +159,14 @@ func oneAtATime(b *bench) {
 	var holders, grants atomic.Int32
 	var last uint64 // guarded by the lock under test
 	var wg sync.WaitGroup
+	ctx, cancel := context.WithTimeout(b.Context(), 2*patience)
+	defer cancel()
 	for range 4 {
 		l := b.node()
 		for range 4 {
 			wg.Go(func() {
 				for range 25 {
-					lease, err := l.Acquire(b.Context(), "order:7")
+					lease, err := l.Acquire(ctx, "order:7")
 					if err != nil {
 						b.Errorf("Acquire: %v", err)
 						return

@@ -102,7 +102,7 @@ func (p *place) ask(ctx context.Context) (*lease, time.Duration, error) {
 	of := &lease{locker: l, name: p.name, id: p.id, done: make(chan struct{})}
 	sent := of.term.Now()
 	reply, err := acquire.Exec(ctx, l.client, l.keys(p.name), []string{
-		p.id, l.channel, millis(l.config.TTL), millis(aliveFor), p.ticket, l.grace(),
+		p.id, l.channel, millis(l.config.TTL), millis(l.config.alive), p.ticket, l.grace(),
 	}).ToArray()
 	if err != nil {
 		return nil, 0, err
@@ -135,7 +135,7 @@ func (p *place) ask(ctx context.Context) (*lease, time.Duration, error) {
 	if err != nil {
 		return nil, 0, err
 	}
-	next := askEvery
+	next := l.config.alive / 3
 	if rank == 0 { // who is first looks after the lock's end, should nobody tell of it
 		next = min(next, time.Duration(left+1)*time.Millisecond)
 	}
@@ -178,7 +178,7 @@ func (l *Locker) abandon(p *place) {
 // free takes a place or its lock away. It returns when the server has done so, or
 // when it would have forgotten by itself, or was closed.
 func (l *Locker) free(name, id string) error {
-	forgotten := time.Now().Add(l.config.TTL + aliveFor)
+	forgotten := time.Now().Add(l.config.TTL + l.config.alive)
 	for pause := retryLeast; ; pause = min(2*pause, retryMost) {
 		ctx, cancel := context.WithTimeout(context.Background(), l.perTry())
 		err := release.Exec(ctx, l.client, l.keys(name), []string{id, millis(claimIn)}).Error()
@@ -310,7 +310,7 @@ func (l *Locker) renewSome(held []*lease) bool {
 	sent := make([]lock.Sending, len(held))
 	for i, of := range held {
 		keys[i], sent[i] = l.key("o", of.name), of.term.Now()
-		args = append(args, strconv.FormatUint(of.token, 10)+" "+of.id)
+		args = append(args, fmt.Sprintf("%d %d %s", of.token, l.config.TTL.Milliseconds(), of.id))
 	}
 	ctx, cancel := context.WithTimeout(l.life, l.perTry())
 	defer cancel()

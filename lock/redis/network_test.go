@@ -13,22 +13,28 @@ import (
 // TestLostReply: the answer to whatever question is lost, and what the server did
 // is neither forgotten nor done twice.
 //
-// Mutants: each question has an id of its own, or waiters keep none; a cancelled
-// Acquire abandons nothing.
+// Mutants: who holds the lock is not granted it when it asks again; each question has
+// an id of its own.
 func TestLostReply(t *testing.T) {
 	s := startServer(t)
 	relay := locktest.NewRelay(t, s.address)
 	far := s.config()
-	far.Address = relay.Address()
-	one, other := node(t, far), node(t, s.config())
+	far.Address, far.TTL, far.Margin = relay.Address(), 6*time.Second, time.Second
+	near := far
+	near.Address = s.address
+	one, other := node(t, far), node(t, near)
 	for n := 1; n <= 6; n++ {
 		relay.CutAt(n)
+		began := time.Now()
 		lease := acquireNow(t, one, "x")
+		if took := time.Since(began); took > far.TTL/2 {
+			t.Errorf("cut at reply %d: it had it after %v", n, took)
+		}
 		if err := lease.Release(t.Context()); err != nil {
 			t.Errorf("cut at reply %d: Release: %v", n, err)
 		}
 		relay.Heal()
-		began := time.Now()
+		began = time.Now()
 		again := acquireNow(t, other, "x")
 		if took := time.Since(began); took > far.TTL/2 {
 			t.Errorf("cut at reply %d: the lock was free after %v", n, took)
@@ -47,7 +53,9 @@ func TestGivenUpUnanswered(t *testing.T) {
 	far := s.config()
 	far.Address = relay.Address()
 	far.TTL, far.Margin = 30*time.Second, time.Second
-	one, other := node(t, far), node(t, s.config())
+	near := far
+	near.Address = s.address
+	one, other := node(t, far), node(t, near)
 	acquireNow(t, one, "y") // the server has the script now
 	relay.Mute()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -82,7 +90,7 @@ func TestGivenUpUnanswered(t *testing.T) {
 // TestStalledConnection: the way to the server is dead, and nobody says so. The lease
 // ends in time for its holder, and later for the server.
 //
-// Mutant: renewals count from their answers.
+// Mutant: a lease does not look at its end.
 func TestStalledConnection(t *testing.T) {
 	s := startServer(t)
 	relay := locktest.NewRelay(t, s.address)
@@ -102,12 +110,13 @@ func TestStalledConnection(t *testing.T) {
 // TestSlowAnswers: a lease is counted from before it was asked for, however long the
 // answer takes.
 //
-// Mutant: Sending is read when the answer has come.
+// Mutants: a grant counts from its answer; a renewal does.
 func TestSlowAnswers(t *testing.T) {
 	s := startServer(t)
 	relay := locktest.NewRelay(t, s.address)
 	far := s.config()
 	far.Address = relay.Address()
+	far.Margin = 50 * time.Millisecond // less than what is late
 	one := node(t, far)
 	const late = 120 * time.Millisecond
 	relay.Delay(late)

@@ -17,6 +17,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -58,6 +59,8 @@ type Config struct {
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 
 	Log *slog.Logger
+
+	alive time.Duration // 0: aliveFor
 }
 
 func (c *Config) validate() error {
@@ -74,8 +77,7 @@ func (c *Config) validate() error {
 
 // How waiters are kept apart from dead ones.
 const (
-	aliveFor   = 3 * time.Second        // after it last asked
-	askEvery   = aliveFor / 3           // if nothing else makes it ask
+	aliveFor   = 3 * time.Second        // after it last asked; it does so each third of that, if nothing else makes it
 	claimIn    = 500 * time.Millisecond // after it was told that it is its turn
 	retryLeast = 10 * time.Millisecond  // while the server is away
 	retryMost  = 500 * time.Millisecond
@@ -101,6 +103,7 @@ type Locker struct {
 // Open connects to the server and returns when it can be used. It refuses a server
 // that is no master, that evicts keys, or that is too old. ctx bounds Open alone.
 func Open(ctx context.Context, config Config) (*Locker, error) {
+	config.alive = cmp.Or(config.alive, aliveFor)
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("redis %s: %w", config.Address, err)
 	}

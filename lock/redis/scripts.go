@@ -5,7 +5,7 @@ import "github.com/redis/rueidis"
 // The scripts. Each is one atomic step of the store, may be sent again after its
 // answer was lost, and is named by what it is for. Keys, in this order:
 //
-//	holder  string  "TOKEN ID" of who holds the lock; it expires with the lease
+//	holder  string  "TOKEN TTL ID" of who holds the lock; it expires with the lease
 //	queue   zset    ID by ticket: who waits
 //	waiters hash    ID to "DEADLINE CHANNEL": until when (ms) it is taken for alive,
 //	                and where it hears that it is its turn
@@ -75,15 +75,15 @@ end
 local holder = redis.call('GET', KEYS[1])
 local left = closed
 if holder then
-	local token, of = string.match(holder, '^(%d+) (.*)$')
+	local token, most, of = string.match(holder, '^(%d+) (%d+) (.*)$')
 	if of == id then
 		redis.call('PEXPIRE', KEYS[1], ttl)
 		return {1, token}
 	end
 	left = redis.call('PTTL', KEYS[1])
-	if left > ttl then -- the server's clock was set back
-		redis.call('PEXPIRE', KEYS[1], ttl)
-		left = ttl
+	if left > tonumber(most) then -- the server's clock was set back
+		redis.call('PEXPIRE', KEYS[1], most)
+		left = tonumber(most)
 	end
 	left = math.max(left, closed)
 end
@@ -99,7 +99,7 @@ redis.call('PEXPIRE', KEYS[2], alive + ttl)
 redis.call('PEXPIRE', KEYS[3], alive + ttl)
 if head(now) == id and not holder and closed == 0 then
 	local token = next()
-	redis.call('SET', KEYS[1], token .. ' ' .. id, 'PX', ttl)
+	redis.call('SET', KEYS[1], string.format('%s %d %s', token, ttl, id), 'PX', ttl)
 	redis.call('ZREM', KEYS[2], id)
 	redis.call('HDEL', KEYS[3], id)
 	return {1, token}
@@ -120,7 +120,7 @@ redis.call('ZREM', KEYS[2], id)
 redis.call('HDEL', KEYS[3], id)
 local holder = redis.call('GET', KEYS[1])
 local had = 0
-if holder and string.match(holder, '^%d+ (.*)$') == id then
+if holder and string.match(holder, '^%d+ %d+ (.*)$') == id then
 	redis.call('DEL', KEYS[1])
 	holder, had = false, 1
 end
