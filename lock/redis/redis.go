@@ -119,6 +119,7 @@ func Open(ctx context.Context, config Config) (*Locker, error) {
 	l.life, l.kill = context.WithCancel(context.Background())
 	err = l.check(ctx)
 	if err == nil {
+		l.load(ctx)
 		err = l.listen(ctx)
 	}
 	if err != nil {
@@ -213,6 +214,14 @@ func (l *Locker) check(ctx context.Context) error {
 		return fmt.Errorf("it evicts keys when it runs out of memory (maxmemory-policy %s), locks among them: set noeviction, or give locks a server of their own", policy)
 	}
 	return nil
+}
+
+// load gives the server the scripts, so that their first use costs one round trip
+// like all others. If it won't have that, it gets each with its first use.
+func (l *Locker) load(ctx context.Context) {
+	for _, text := range []string{acquireText, releaseText, renewText} {
+		l.client.Do(ctx, l.client.B().ScriptLoad().Script(text).Build())
+	}
 }
 
 // listen subscribes to the messages for this node, and goes on until the end.

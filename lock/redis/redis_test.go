@@ -334,11 +334,62 @@ func TestNobodyOvertakes(t *testing.T) {
 	<-granted
 }
 
+// TestPlacesAreKept: who waits for long stays alive to the server, wherever in the
+// queue it is.
+//
+// Mutant: a waiter that is not the first does not ask.
+func TestPlacesAreKept(t *testing.T) {
+	s := startServer(t)
+	c := s.config()
+	c.alive = 600 * time.Millisecond
+	l := node(t, c)
+	holder := acquireNow(t, l, "x")
+	order := make(chan int, 3)
+	queued := func() bool { n, _ := s.do("ZCARD", "{test}:q:x").AsInt64(); return int(n) == cap(order) }
+	enter := func(i int) {
+		before, _ := s.do("ZCARD", "{test}:q:x").AsInt64()
+		go func() {
+			lease, err := l.Acquire(t.Context(), "x")
+			if err == nil {
+				order <- i
+				lease.Release(t.Context()) //nolint:errcheck // the next one tells
+			}
+		}()
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			if now, _ := s.do("ZCARD", "{test}:q:x").AsInt64(); now == before+1 {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatal("it does not queue")
+			}
+		}
+	}
+	enter(0)
+	enter(1)
+	time.Sleep(3 * c.alive)
+	enter(2)
+	if !queued() {
+		t.Error("somebody was dropped")
+	}
+	if err := holder.Release(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for want := range 3 {
+		select {
+		case got := <-order:
+			if got != want {
+				t.Errorf("number %d has its turn in place of %d", got, want)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatalf("number %d never has its turn", want)
+		}
+	}
+}
+
 // TestLostMessages: connections on which nodes hear that it is their turn break, or
 // a message is lost without that, and they learn of it all the same.
 //
-// Mutants: what was said before a subscription is not asked for; a waiter does not
-// ask by itself.
+// Mutant: who is first in the queue does not ask when the lock must have ended.
 func TestLostMessages(t *testing.T) {
 	t.Run("with the connection", func(t *testing.T) { testLostMessages(t, func(*Locker) {}) })
 	t.Run("alone", func(t *testing.T) { testLostMessages(t, func(l *Locker) { l.channel = "nobody listens" }) })
@@ -346,7 +397,9 @@ func TestLostMessages(t *testing.T) {
 
 func testLostMessages(t *testing.T, change func(*Locker)) {
 	s := startServer(t)
-	one, other := node(t, s.config()), node(t, s.config())
+	c := s.config()
+	c.alive = 90 * time.Second
+	one, other := node(t, c), node(t, c)
 	change(other)
 	holder := acquireNow(t, one, "x")
 	granted := make(chan lock.Lease, 1)

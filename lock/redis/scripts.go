@@ -37,7 +37,7 @@ local function clock()
 end
 `
 
-// acquire grants the lock to ID, or queues it. It is the question whose turn it is
+// acquireText grants the lock to ID, or queues it. It is the question whose turn it is
 // as well, and the sign that ID is alive. Arguments: ID, channel, TTL, how long a
 // waiter is taken for alive, its ticket if it ever had one, grace, all times in ms.
 //
@@ -49,7 +49,7 @@ end
 // run_id, or the lack of what was written with it, tells; then nothing is granted
 // until every lease of before has ended. That is asked in each script, since a
 // client cannot know on which server's connection it will run.
-var acquire = rueidis.NewLuaScript(heads + `
+const acquireText = heads + `
 local id, channel, ttl, alive, ticket, grace = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
 local us = clock()
 local now = math.floor(us / 1000)
@@ -105,14 +105,14 @@ if head(now) == id and not holder and closed == 0 then
 	return {1, token}
 end
 return {0, string.format('%.0f', place), left, redis.call('ZRANK', KEYS[2], id)}
-`)
+`
 
-// release takes ID out of the queue, and the lock from it if it has it, and tells
+// releaseText takes ID out of the queue, and the lock from it if it has it, and tells
 // who is first in the queue, if that is news. Arguments: ID, and how long (ms) who
 // is told may take to come for it before it is taken for dead.
 //
 // It returns 1 if ID had the lock.
-var release = rueidis.NewLuaScript(heads + `
+const releaseText = heads + `
 local id, claim = ARGV[1], tonumber(ARGV[2])
 local now = math.floor(clock() / 1000)
 local first = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
@@ -135,11 +135,11 @@ if heir then
 	redis.call('PUBLISH', channel, heir)
 end
 return had
-`)
+`
 
-// renew makes leases last for the TTL from now. Keys: holders. Arguments: TTL (ms),
+// renewText makes leases last for the TTL from now. Keys: holders. Arguments: TTL (ms),
 // and for each key what it must hold. It returns 1 or 0 for each.
-var renew = rueidis.NewLuaScript(`
+const renewText = `
 local renewed = {}
 for i, key in ipairs(KEYS) do
 	if redis.call('GET', key) == ARGV[i + 1] then
@@ -150,4 +150,10 @@ for i, key in ipairs(KEYS) do
 	end
 end
 return renewed
-`)
+`
+
+var (
+	acquire = rueidis.NewLuaScript(acquireText)
+	release = rueidis.NewLuaScript(releaseText)
+	renew   = rueidis.NewLuaScript(renewText)
+)
