@@ -12,14 +12,20 @@ type confirmation struct {
 	number uint64
 	open   int         // partitions without a word
 	with   ring.Member // whom it asks
+	alone  int         // how often there was nobody
 }
+
+// lonely is how often a node looks for somebody to ask. If all that it knew died
+// while it stood still, it may be that it only took them for dead: its suspicions
+// went on while it could hear nobody.
+const lonely = 8
 
 // Confirm is told that this node stood still for so long that others may have
 // taken it for dead. One live member is asked about everything it owns; what
 // others hold by now it gives up.
 func (t *Table) Confirm() {
 	t.check.number++
-	t.check.open = 0
+	t.check.open, t.check.alone = 0, 0
 	for p := range t.parts {
 		s := &t.parts[p]
 		if s.unconfirmed = s.role == Owned; s.unconfirmed {
@@ -37,13 +43,16 @@ func (t *Table) Confirmed() bool { return t.check.open == 0 }
 // answered: it may have taken this node for dead, and have no way to it yet.
 func (t *Table) AskAgain() { t.checkNext() }
 
-// checkNext asks the next live member. Without one there is nobody who could
-// have taken anything.
+// checkNext asks the next live member. Without one, and if none comes back, there is
+// nobody who could have taken anything.
 func (t *Table) checkNext() {
 	if t.check.open == 0 {
 		return
 	}
 	if len(t.live) == 0 {
+		if t.check.alone++; len(t.gone) > 0 && t.check.alone <= lonely {
+			return
+		}
 		for p := range t.parts {
 			t.checked(&t.parts[p])
 		}

@@ -88,8 +88,10 @@
 //  9. Who stood still is not believed before it is confirmed. It asks one member
 //     after the other, and until one has said that its tenure stands, gives nothing
 //     and runs nothing. Who stood back for another denies it; a newcomer that not
-//     everybody has spoken to says nothing. What such a node is given is a new tenure:
-//     all that waited in the old one is sent away.
+//     everybody has spoken to says nothing. If it has lost sight of all others it
+//     waits for a while: it may have taken them for dead because it could not hear
+//     them. What such a node is given is a new tenure: all that waited in the old one
+//     is sent away.
 //     Without: b stands still, a takes over and runs; b wakes and gives what it no
 //     longer has. Or c, who came meanwhile and has heard of no owner, confirms b. Or
 //     a gives to b, and b runs what it had before that in front of it.

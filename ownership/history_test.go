@@ -48,7 +48,7 @@ type history struct {
 	steps int
 	moves int
 	nets  int
-	kinds [freeze + 1]float64
+	kinds [askAgain + 1]float64
 	pairs [64]float64
 }
 

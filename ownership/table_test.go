@@ -446,7 +446,7 @@ func (l evictingLanes) EvictPartition(p int, cause error) int {
 // TestStoodStill: a node that stood still gives up what another holds by now, and
 // everything if it was taken for dead.
 //
-// Mutants: "old news deny", "the dead are confirmed".
+// Mutants: "old news deny", "the dead are confirmed", "the lonely are confirmed".
 func TestStoodStill(t *testing.T) {
 	b := owning(t)
 	b.Confirm()
@@ -465,7 +465,21 @@ func TestStoodStill(t *testing.T) {
 	b.want("owned", b.Counts(), Counts{Owned: 1, Claiming: 1})
 	b.sees(ma)
 	b.Confirm()
-	b.want("alone", b.Confirmed(), true)
+	for range lonely - 1 {
+		b.AskAgain()
+	}
+	b.want("alone, and others were there", b.Confirmed(), false)
+	b.said()
+	b.sees(ma, mc)
+	b.want("one is back", b.said(), "c:Again c:Held c:Confirm")
+	b.sees(ma)
+	b.AskAgain()
+	b.want("alone for long", b.Confirmed(), true)
+
+	b = newBench(t, nil)
+	b.sees(ma)
+	b.Confirm()
+	b.want("alone, as ever", b.Confirmed(), true)
 
 	for _, test := range []struct {
 		what   string
@@ -728,7 +742,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		want int
 	}{
 		{Table{}, 17}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
-		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 3}, {Change{}, 3},
+		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 4}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, %d are known", test.what, got, test.want)

@@ -122,6 +122,7 @@ const (
 	doubt
 	retry
 	freeze
+	askAgain
 )
 
 func newWorld(r *rules) *world {
@@ -366,6 +367,9 @@ func (w *world) actions(choices bool) (can []action) {
 		for _, j := range w.news(i) {
 			can = append(can, action{learn, i, j})
 		}
+		if !n.table.Confirmed() && len(n.table.live) == 0 {
+			can = append(can, action{askAgain, i, 0})
+		}
 		if len(n.emptied) > 0 {
 			can = append(can, action{empty, i, 0})
 		}
@@ -532,6 +536,9 @@ func (w *world) do(a action) {
 		w.freezes--
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.Confirm() })
+	case askAgain:
+		w.own(a.a)
+		w.event(a.a, func(t *Table) { t.AskAgain() })
 	}
 }
 
@@ -829,7 +836,7 @@ func (t *Table) appendState(b []byte) []byte {
 	}
 	b = appendMembers(b, t.met)
 	b = appendMembers(b, t.asking)
-	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), t.check.with.Incarnation)
+	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), uint64(t.check.alone), t.check.with.Incarnation)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)
 	}
@@ -927,6 +934,8 @@ func (w *world) describe(a action) string {
 		return fmt.Sprintf("%s retries", name(a.a))
 	case freeze:
 		return fmt.Sprintf("%s notices that it stood still", name(a.a))
+	case askAgain:
+		return fmt.Sprintf("%s looks for somebody to ask", name(a.a))
 	}
 	return "nothing"
 }

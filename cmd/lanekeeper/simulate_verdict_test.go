@@ -77,6 +77,11 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 		incident *incident
 		key      string
 	}
+	sent := make(map[simRequest]int64)
+	for i := range evidence.Sent {
+		s := &evidence.Sent[i]
+		sent[simRequest{s.Client, s.Key, s.Seq}] = s.SentAt
+	}
 	calls := make(map[call][]string)
 	kept := evidence.Executions[:0:0]
 	for _, e := range evidence.Executions {
@@ -89,9 +94,10 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 			switch {
 			case i.kind == split && end >= i.from && e.Start <= i.until.Load(),
 				i.kind == crashed && e.Witness == i.process && end >= i.from,
-				i.kind == paused && e.Witness == i.process && end >= i.from && e.Start <= i.until.Load()+late:
+				// What was sent after a standstill is no call from before, and has no excuse.
+				i.kind == paused && e.Witness == i.process && end >= i.from && e.Start <= i.until.Load()+late && sent[simRequest{e.Client, e.Key, e.Seq}] <= i.until.Load():
 				excused = true
-				if e.Method == "POST" && (i.kind == crashed || i.kind == paused && i.long && e.Start <= i.until.Load()+soon) {
+				if e.Method == "POST" && (i.kind == crashed || i.kind == paused && i.long && e.Start <= i.goesOn(soon)) {
 					calls[call{i, e.Key}] = append(calls[call{i, e.Key}], fmt.Sprintf("seq %d of %s [%d–%d]", e.Seq, e.Client, e.Start, e.End))
 				}
 			}
@@ -108,6 +114,16 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 	n := len(evidence.Executions) - len(kept)
 	evidence.Executions = kept
 	return n
+}
+
+// goesOn is when a process that stood still is at work again: from then on it runs
+// requests by right, also in a tenure that it has got since.
+func (i *incident) goesOn(soon int64) int64 {
+	at := i.until.Load() + soon
+	if confirmed := i.confirmed.Load(); confirmed > 0 {
+		at = min(at, confirmed)
+	}
+	return at
 }
 
 // judgeAnswers looks at how clients of one kind were answered.

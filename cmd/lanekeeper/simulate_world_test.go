@@ -115,6 +115,9 @@ func (j journal) Handle(_ context.Context, r slog.Record) error {
 	if strings.HasPrefix(r.Message, "this node stood still") {
 		j.w.tally.add(sawFreeze, 1)
 	}
+	if strings.HasPrefix(r.Message, "what this node owns is confirmed") {
+		j.w.confirmed(j.id)
+	}
 	if strings.HasPrefix(r.Message, "panic") {
 		j.w.wrong("%s panicked: %s", j.id, line)
 	}
@@ -540,6 +543,20 @@ type incident struct {
 	silent  bool  // nobody tells its clients that a process is gone
 	from    int64 // on the history's clock
 	until   atomic.Int64
+	// confirmed is when the process was told what it still owns, after a pause; 0: it
+	// was not.
+	confirmed atomic.Int64
+}
+
+// confirmed notes that a process that had stood still goes on.
+func (w *world) confirmed(process string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, i := range w.incidents {
+		if i.kind == paused && i.process == process {
+			i.confirmed.CompareAndSwap(0, w.clock.Now())
+		}
+	}
 }
 
 type incidentKind uint8
