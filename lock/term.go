@@ -41,24 +41,28 @@ type Sending struct{ at instant }
 func (t *Term) Now() Sending { return Sending{t.read()} }
 
 // Extend notes that the request which was sent then has been granted: the lease
-// lasts for length since, or longer if that is known already.
+// lasts for length since, or longer if that is known already. It does nothing
+// after End: the answer to a renewal may come when the lock is another's.
 func (t *Term) Extend(sent Sending, length time.Duration) {
 	next := &span{sent.at, length}
 	for {
 		last := t.span.Load()
-		if last != nil && last.left(sent.at) > length || t.span.CompareAndSwap(last, next) {
+		if last == over || last != nil && last.left(sent.at) > length || t.span.CompareAndSwap(last, next) {
 			return
 		}
 	}
 }
 
-// End ends the term, for good if nothing extends it.
-func (t *Term) End() { t.span.Store(nil) }
+// End ends the term, for good.
+func (t *Term) End() { t.span.Store(over) }
+
+// over is the span of a term that was ended.
+var over = new(span)
 
 // Left is how much of the term is left, at most 0 if it has ended.
 func (t *Term) Left() time.Duration {
 	s := t.span.Load()
-	if s == nil {
+	if s == nil || s == over {
 		return 0
 	}
 	return s.left(t.read())

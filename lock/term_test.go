@@ -8,7 +8,8 @@ import (
 // TestTerm sets the clocks as real ones are set.
 //
 // Mutants: elapsed is the monotonic clock's alone; the wall clock's alone; the
-// lower of both; Extend counts from when the answer came; Extend shortens.
+// lower of both; Extend counts from when the answer came; Extend shortens; Extend
+// extends what was ended.
 func TestTerm(t *testing.T) {
 	var now instant
 	term := &Term{clock: func() instant { return now }}
@@ -44,7 +45,8 @@ func TestTerm(t *testing.T) {
 	term.Extend(term.Now(), time.Second)
 	want("renewed since", time.Second)
 	term.End()
-	want("ended", 0)
+	term.Extend(term.Now(), time.Hour)
+	want("ended, and renewed after that", 0)
 }
 
 // BenchmarkTerm is what a look at a lease costs.

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/redis/rueidis"
-
 	"lanekeeper/lock"
 )
 
@@ -180,13 +178,13 @@ func (l *Locker) abandon(p *place) {
 func (l *Locker) free(name, id string) error {
 	forgotten := time.Now().Add(l.config.TTL + l.config.alive)
 	for pause := retryLeast; ; pause = min(2*pause, retryMost) {
-		ctx, cancel := context.WithTimeout(context.Background(), l.perTry())
+		ctx, cancel := context.WithTimeout(l.gone, l.perTry())
 		err := release.Exec(ctx, l.client, l.keys(name), []string{id, millis(claimIn)}).Error()
 		cancel()
-		if err == nil || time.Now().After(forgotten) || errors.Is(err, rueidis.ErrClosing) {
+		if err == nil || time.Now().After(forgotten) || l.gone.Err() != nil {
 			return err
 		}
-		time.Sleep(pause)
+		sleep(l.gone, pause)
 	}
 }
 
@@ -237,7 +235,10 @@ func (of *lease) end(err error) (did bool) {
 // lose ends the lease without the holder.
 func (of *lease) lose(why string) {
 	if of.end(fmt.Errorf("%w: %s", lock.ErrLost, why)) {
-		of.locker.wg.Done()
+		go func() { // ends as Release's does; the server may have it still, for nobody
+			defer of.locker.wg.Done()
+			of.locker.free(of.name, of.id) //nolint:errcheck // it forgets by itself
+		}()
 	}
 }
 

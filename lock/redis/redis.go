@@ -13,7 +13,12 @@
 // flushed, or replaced by a replica grants nothing for the length of a lease, until
 // what it may have forgotten has ended; that is Config.Grace. Not covered: a master
 // that is cut off, and goes on granting to its side of the network while a replica
-// is promoted on the other (min-replicas-to-write bounds that).
+// is promoted on the other (min-replicas-to-write bounds that), and one that was a
+// replica for a moment, in which nobody asked, and is master again within a TTL.
+//
+// What costs more than it should, and no promise: a connection that falls silent
+// without being closed is given up about a TTL later, when its leases have ended; and
+// a server whose clock is set back takes a dead waiter for alive for as long as that.
 package redis
 
 import (
@@ -69,6 +74,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("the key prefix %q is empty or holds a brace", c.Prefix)
 	case c.TTL < 100*time.Millisecond:
 		return fmt.Errorf("a lease of %v is too short: at least 100ms", c.TTL)
+	case c.TTL%time.Millisecond != 0:
+		return fmt.Errorf("a lease of %v is not of whole milliseconds, as the server counts", c.TTL)
 	case c.Margin <= 0 || c.Margin >= c.TTL/2:
 		return fmt.Errorf("a margin of %v is not between 0 and half of the lease's %v", c.Margin, c.TTL)
 	}
@@ -91,6 +98,8 @@ type Locker struct {
 	channel string // on which it hears whose turn it is
 	life    context.Context
 	kill    context.CancelFunc
+	gone    context.Context // ended when the client is closed: nobody dials after that
+	leave   context.CancelFunc
 	wg      sync.WaitGroup // renewing, listening, each Acquire, each lease until the server knows of its end
 
 	mu      sync.Mutex // guards the rest
@@ -117,6 +126,7 @@ func Open(ctx context.Context, config Config) (*Locker, error) {
 	}
 	l.channel = l.key("n", l.id)
 	l.life, l.kill = context.WithCancel(context.Background())
+	l.gone, l.leave = context.WithCancel(context.Background())
 	err = l.check(ctx)
 	if err == nil {
 		l.load(ctx)
@@ -141,8 +151,12 @@ func connect(ctx context.Context, config *Config) (rueidis.Client, error) {
 		ConnWriteTimeout:  max(config.TTL, time.Second),
 	}
 	if config.Dial != nil {
-		option.DialCtxFn = func(ctx context.Context, address string, _ *net.Dialer, _ *tls.Config) (net.Conn, error) {
-			return config.Dial(ctx, address)
+		option.DialCtxFn = func(ctx context.Context, address string, _ *net.Dialer, secure *tls.Config) (net.Conn, error) {
+			conn, err := config.Dial(ctx, address)
+			if err != nil || secure == nil {
+				return conn, err
+			}
+			return overTLS(ctx, conn, address, secure)
 		}
 	}
 	type result struct {
@@ -167,6 +181,20 @@ func connect(ctx context.Context, config *Config) (rueidis.Client, error) {
 	}
 }
 
+// overTLS does what the client's own dialer would.
+func overTLS(ctx context.Context, conn net.Conn, address string, config *tls.Config) (net.Conn, error) {
+	if config.ServerName == "" {
+		config = config.Clone()
+		config.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	secure := tls.Client(conn, config)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
 // explain says what to do about an error where the server's word does not.
 func explain(err error) error {
 	var late net.Error
@@ -179,8 +207,6 @@ func explain(err error) error {
 		return fmt.Errorf("user name and password: %w", err)
 	case strings.HasPrefix(text, "NOPERM"):
 		return fmt.Errorf("the user may not do what locks need: %w", err)
-	case strings.Contains(text, "unknown command") && strings.Contains(text, "HELLO"):
-		return fmt.Errorf("it is older than Redis 6: %w", err)
 	}
 	return err
 }
@@ -207,7 +233,15 @@ func (l *Locker) check(ctx context.Context) error {
 			info[name] = value
 		}
 	}
+	return judge(info)
+}
+
+// judge says what is wrong with a server, by its INFO.
+func judge(info map[string]string) error {
+	major, _, _ := strings.Cut(info["redis_version"], ".")
 	switch policy := info["maxmemory_policy"]; {
+	case len(major) == 1 && major < "6":
+		return fmt.Errorf("it is Redis %s: at least 6 is needed", info["redis_version"])
 	case info["role"] != "" && info["role"] != "master":
 		return fmt.Errorf("it is a %s: locks need the master", info["role"])
 	case info["maxmemory"] != "" && info["maxmemory"] != "0" && policy != "noeviction":
@@ -302,8 +336,10 @@ func (l *Locker) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		errs = append(errs, ctx.Err())
 	}
+	l.leave()
 	l.client.Close()
 	<-done
+	l.client.Close() // should a connection have been on its way
 	return errors.Join(errs...)
 }
 

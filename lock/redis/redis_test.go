@@ -537,6 +537,7 @@ func TestRefused(t *testing.T) {
 		{"silent", plain, func(c *Config) { c.Address = silent.Addr().String() }, []string{"does not answer"}},
 		{"prefix", plain, func(c *Config) { c.Prefix = "" }, []string{"prefix"}},
 		{"TTL", plain, func(c *Config) { c.TTL = time.Millisecond }, []string{"too short"}},
+		{"microseconds", plain, func(c *Config) { c.TTL += time.Microsecond }, []string{"whole milliseconds"}},
 		{"margin", plain, func(c *Config) { c.Margin = c.TTL / 2 }, []string{"margin"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -556,6 +557,12 @@ func TestRefused(t *testing.T) {
 				}
 			}
 		})
+	}
+	if err := judge(map[string]string{"redis_version": "5.0.14", "role": "master"}); err == nil || !strings.Contains(err.Error(), "at least 6") {
+		t.Errorf("Redis 5: %v", err)
+	}
+	if err := judge(map[string]string{"redis_version": "10.0.0", "role": "master"}); err != nil {
+		t.Errorf("Redis 10: %v", err)
 	}
 	c := secret.config()
 	c.Password = "right"

@@ -76,7 +76,7 @@ local holder = redis.call('GET', KEYS[1])
 local left = closed
 if holder then
 	local token, most, of = string.match(holder, '^(%d+) (%d+) (.*)$')
-	if of == id then
+	if of == id and closed == 0 then
 		redis.call('PEXPIRE', KEYS[1], ttl)
 		return {1, token}
 	end
