@@ -879,7 +879,8 @@ func TestARequestThatLeftTakesNoMemory(t *testing.T) {
 }
 
 // Mutants: a request that may have run is answered as not executed; one that was
-// sent is sent again; the owner keeps what the ingress cannot be told of.
+// sent is sent again; the owner keeps what the ingress cannot be told of; the memory
+// of a call that nobody waits for is used again while the hop still has it.
 func TestALostOwner(t *testing.T) {
 	lost := func(t *testing.T, p *pair, running, waiting <-chan *answer) {
 		t.Helper()
@@ -921,8 +922,19 @@ func TestALostOwner(t *testing.T) {
 		p.sever()
 		lost(t, p, running, waiting)
 		lateBy(t, "peer-lost", time.Since(began), 10*time.Second+30*time.Second+2*time.Second)
+		var next []<-chan *answer // while the hop still has those that were given up
+		for i := range 2 {
+			_, a := p.nodes[1].async("POST", fmt.Sprint("/orders/7/", 2+i), nil, "")
+			next = append(next, a)
+		}
 		p.heal()
 		x.finish("")
+		for i, a := range next {
+			p.awaits(fmt.Sprint("/orders/7/", 2+i)).finish(fmt.Sprint("number ", i))
+			if a := <-a; a.status != 200 || a.body != fmt.Sprint("number ", i) {
+				t.Errorf("number %d behind them: %d %s %q", i, a.status, a.slug(), a.body)
+			}
+		}
 		time.Sleep(time.Minute)
 		p.quiet("what waited has left, and what ran ran once")
 	})
