@@ -106,7 +106,6 @@ const (
 	outside state = iota // in no lane
 	waiting
 	turn
-	evicted // taken out by Evict; its waiter has not read the cause yet
 )
 
 // Lanes is the set of all lanes of a node. Its methods are safe for concurrent use.
@@ -184,7 +183,7 @@ func (l *Lanes) Admit(t *Ticket, r *Request) error {
 
 // admit reports whether t's turn began at once.
 func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
-	if t.state != outside {
+	if t.state != outside || t.parked { // evicted, and its waiter does not know yet
 		panic("queue: Admit of a ticket that is in a lane")
 	}
 	hash := l.hash(r.Key)
@@ -312,13 +311,13 @@ func (t *Ticket) Wait(until time.Time) error {
 // its eviction.
 func (t *Ticket) Granted() error { return t.woken() }
 
-// woken reads what the wake was for. The wake happens after the state was set.
+// woken reads what the wake was for. The wake happens after the state was set,
+// which only reads now: somebody else may be in Leave.
 func (t *Ticket) woken() error {
 	t.parked = false
 	if t.state == turn {
 		return nil
 	}
-	t.state = outside
 	return t.cause
 }
 
@@ -355,7 +354,8 @@ func (w *wakes) wake() {
 // Leave takes a ticket that still waits out of its lane and reports whether it
 // did. If not, its turn or its eviction has come in the meantime, and Wait
 // returns at once. The tickets behind it move up; none is given a turn but by
-// promise 4.
+// promise 4. Of a ticket with Notify it may be called by any goroutine, as long as
+// the ticket is not used again.
 func (t *Ticket) Leave() bool {
 	l, s := t.lanes, t.shard
 	s.mu.Lock()

@@ -102,7 +102,7 @@ func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
 func (l *Lanes) evictLane(ln *lane, cause error, woken *wakes) {
 	for t := ln.waiting.head; t != nil; t = ln.waiting.head {
 		l.unqueue(t)
-		t.state, t.lane, t.cause = evicted, nil, cause
+		t.state, t.lane, t.cause = outside, nil, cause
 		woken.add(t)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,6 +114,41 @@ func TestEvictWakesEveryWaiterAndNoTurn(t *testing.T) {
 	if err := next.Wait(time.Time{}); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestLeaveBesideEvict lets whoever has a ticket taken out of its lane and whoever
+// is told why race: exactly one of both ends it. It is a test for the race detector,
+// which finds the mutant "reading the cause writes the state".
+func TestLeaveBesideEvict(t *testing.T) {
+	cause := errors.New("draining")
+	l := New(roomy)
+	running := admit(t, l, "k", Exclusive)
+	for range 200 {
+		var told atomic.Int64
+		var left int
+		ticket := new(Ticket)
+		ticket.Notify = func() {
+			if err := ticket.Granted(); !errors.Is(err, cause) {
+				t.Errorf("Granted = %v, want the cause", err)
+			}
+			told.Add(1)
+		}
+		if err := l.Admit(ticket, &Request{Key: []byte("k"), Class: Exclusive, MaxDepth: 1}); err != nil {
+			t.Fatal(err)
+		}
+		var both sync.WaitGroup
+		both.Go(func() { l.Evict(cause) })
+		both.Go(func() {
+			if ticket.Leave() {
+				left = 1
+			}
+		})
+		both.Wait()
+		if n := left + int(told.Load()); n != 1 {
+			t.Fatalf("a ticket ended %d times", n)
+		}
+	}
+	running.Done()
 }
 
 // TestPeakIsGivenBack opens many lanes, closes them, and looks at the maps.
