@@ -595,6 +595,49 @@ func TestStopWaitsForAnswersToBeRead(t *testing.T) {
 	})
 }
 
+// TestStopWaitsForWhoIsMissed: an ingress whose connection broke is answered when it
+// is back, also for what this node had not read; one that does not come back is not
+// waited for longer than what it had waiting.
+//
+// Mutant "who is missed is no debt".
+func TestStopWaitsForWhoIsMissed(t *testing.T) {
+	for _, back := range []bool{true, false} {
+		inBubble(t, func(t *testing.T, network inMemory) {
+			ingress, owner := pairOver(t, network, nil)
+			owner.delay = func() time.Duration { return 100 * time.Millisecond }
+			var calls []*Call
+			for i := range 10 {
+				calls = append(calls, ingress.call(0, testRequest("k", i)))
+			}
+			time.Sleep(250 * time.Millisecond)
+			for i := range 10 {
+				calls = append(calls, ingress.call(0, testRequest("k", 10+i)))
+			}
+			network.Split([]string{hostOf("a")}, []string{hostOf("b")})
+			network.Reset(hostOf("a"), hostOf("b"))
+			stopped := make(chan error, 1)
+			began := time.Now()
+			go func() { stopped <- owner.hop.Stop(t.Context()) }()
+			time.Sleep(3 * time.Second)
+			if !back {
+				if err := <-stopped; err != nil || time.Since(began) > orphanAfter+time.Second {
+					t.Errorf("Stop returned %v, after %s", err, time.Since(began))
+				}
+				return
+			}
+			network.Heal()
+			for i, c := range calls {
+				if r := mustEnd(t, c, 10*time.Second); r.Problem != "" {
+					t.Errorf("call %d: %s %s", i, r.Problem, r.Detail)
+				}
+			}
+			if err := <-stopped; err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // TestStopWaitsForTransfers: a body that is being fetched arrives whole.
 //
 // Mutant "a transfer is no debt".

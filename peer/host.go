@@ -46,6 +46,7 @@ type hosted struct {
 	conn    net.Conn
 	ended   chan struct{} // closed when the reader of conn has returned
 	orphans *time.Timer   // runs while there is no connection
+	missed  bool          // as long as it may come back
 	reply   []byte        // to conn's HELLO, until it is written
 	acked   uint64        // the last ADMITTED that was written
 	pongs   bool
@@ -338,6 +339,7 @@ func (s *hosted) greet(conn net.Conn, ended chan struct{}, hello *hello, version
 	if s.orphans != nil {
 		s.orphans.Stop()
 	}
+	s.missed = false
 	answer := s.session.greet(hello, name)
 	answer.version, answer.owner = version, s.host.hop.config.Self
 	s.conn, s.ended = conn, ended
@@ -354,7 +356,7 @@ func (s *hosted) left(conn net.Conn) {
 	if s.conn != conn {
 		return
 	}
-	s.conn, s.session.deaf = nil, true
+	s.conn, s.session.deaf, s.missed = nil, true, true
 	s.orphans = time.AfterFunc(orphanAfter, s.orphan)
 }
 
@@ -365,6 +367,7 @@ func (s *hosted) orphan() {
 	s.mu.Lock()
 	alone := s.conn == nil
 	if alone {
+		s.missed = false
 		s.session.orphan()
 		s.dropped = s.dropped || stranger
 	}
@@ -558,7 +561,9 @@ func (in *Inbound) respond(r *Response) {
 	in.frame = nil
 }
 
-// settle waits until every answer has been read.
+// settle waits until every answer has been read. An ingress whose connection broke
+// is waited for like one that reads slowly: only in this node's reply does it learn
+// what of that ran.
 func (h *host) settle(ctx context.Context) error {
 	ticker := time.NewTicker(tendEvery / 4)
 	defer ticker.Stop()
@@ -575,7 +580,7 @@ func (h *host) settle(ctx context.Context) error {
 func (h *host) settled() bool {
 	for _, s := range h.all() {
 		s.mu.Lock()
-		owes := s.giving > 0 || s.conn != nil && len(s.session.answers)+len(s.session.open)+len(s.session.streams) > 0
+		owes := s.giving > 0 || s.missed && !s.dropped || s.conn != nil && len(s.session.answers)+len(s.session.open)+len(s.session.streams) > 0
 		s.mu.Unlock()
 		if owes {
 			return false

@@ -96,6 +96,8 @@ var mutants = []struct{ name, test, file, from, to string }{
 		"	if alone {\n		s.session.orphan()\n", "	if alone {\n		if !PLANTED {\n			s.session.orphan()\n		}\n"},
 	{"a transfer is no debt", "TestStopWaitsForTransfers", "host.go",
 		"owes := s.giving > 0 ||", "owes := s.giving > 0 && !PLANTED ||"},
+	{"who is missed is no debt", "TestStopWaitsForWhoIsMissed", "host.go",
+		"s.missed && !s.dropped ||", "s.missed && !s.dropped && !PLANTED ||"},
 	{"a body is sent once", "TestBodyIsSentAgain", "bulk.go",
 		"		case idle:\n", "		case PLANTED:\n			return\n		case idle:\n"},
 	{"what is owned is written over", "TestFrameReaderKeepsWhatIsOwned", "frame.go",

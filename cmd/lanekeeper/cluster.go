@@ -329,11 +329,16 @@ func (c *cluster) alone() bool {
 	return true
 }
 
-// stop leaves. The node serves nothing any more.
+// stop leaves. The node serves nothing any more. What others have not read yet has
+// what is left of ctx; the good-bye has time of its own.
 func (c *cluster) stop(ctx context.Context) {
-	if err := c.hop.Stop(ctx); err != nil {
+	reading, cancel := orGrace(ctx)
+	if err := c.hop.Stop(reading); err != nil {
 		c.log.Warn("not every member has read its last answers", "error", err)
 	}
+	cancel()
+	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
+	defer cancel()
 	c.port.Close()
 	if c.members == nil {
 		return

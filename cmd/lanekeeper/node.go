@@ -309,11 +309,11 @@ func (n *node) stop(now <-chan struct{}) error {
 	if closing := n.close(ctx); closing != nil && err == nil {
 		err = closing
 	}
+	if n.cluster != nil {
+		n.cluster.stop(ctx)
+	}
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
-	if n.cluster != nil {
-		n.cluster.stop(grace)
-	}
 	for _, s := range n.servers {
 		s.http.Shutdown(grace) //nolint:errcheck // it has nothing that could be lost
 		s.http.Close()
@@ -365,11 +365,8 @@ func (n *node) drain(ctx context.Context) error {
 
 // close ends the clients' connections, when their requests have been answered.
 func (n *node) close(ctx context.Context) error {
-	if ctx.Err() != nil { // what was evicted still has its answer to get
-		grace, cancel := context.WithTimeout(context.Background(), closeGrace)
-		defer cancel()
-		ctx = grace
-	}
+	ctx, cancel := orGrace(ctx)
+	defer cancel()
 	if err := n.proxy.Stop(ctx); err == nil {
 		return nil
 	}
@@ -378,6 +375,15 @@ func (n *node) close(ctx context.Context) error {
 		return fmt.Errorf("%w: %d were at other nodes, and their outcome is unknown", errAbandoned, n.cluster.hop.Pending())
 	}
 	return nil
+}
+
+// orGrace is ctx, or if that has ended, a little time for answers on their way: what
+// was evicted still has its answer to get.
+func orGrace(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 }
 
 // empty returns nil when no request waits or runs here any more.
