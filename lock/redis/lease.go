@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"lanekeeper/lock"
@@ -97,7 +96,7 @@ func (p *place) ask(ctx context.Context) (*lease, time.Duration, error) {
 	l := p.locker
 	ctx, cancel := context.WithTimeout(ctx, l.perTry())
 	defer cancel()
-	of := &lease{locker: l, name: p.name, id: p.id, done: make(chan struct{})}
+	of := &lease{locker: l, name: p.name, id: p.id}
 	sent := of.term.Now()
 	reply, err := acquire.Exec(ctx, l.client, l.keys(p.name), []string{
 		p.id, l.channel, millis(l.config.TTL), millis(l.config.alive), p.ticket, l.grace(),
@@ -114,11 +113,12 @@ func (p *place) ask(ctx context.Context) (*lease, time.Duration, error) {
 		return nil, 0, err
 	}
 	if granted == 1 {
-		of.token, err = strconv.ParseUint(text, 10, 64)
+		token, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
 			return nil, 0, err
 		}
 		of.term.Extend(sent, l.config.TTL-l.config.Margin)
+		of.Hold = lock.NewHold(token, &of.term)
 		if err := l.hold(of); err != nil {
 			return nil, 0, err
 		}
@@ -158,7 +158,7 @@ func (l *Locker) hold(of *lease) error {
 	}
 	l.wg.Add(1)
 	l.held[of] = struct{}{}
-	of.watch = time.AfterFunc(of.term.Left(), of.lookAgain)
+	of.OnExpiry(func() { of.lose("it could not be renewed in time") })
 	return nil
 }
 
@@ -190,46 +190,16 @@ func (l *Locker) free(name, id string) error {
 
 // lease is a lock that is held.
 type lease struct {
+	*lock.Hold
 	locker   *Locker
 	name, id string
-	token    uint64
 	term     lock.Term
-
-	watch *time.Timer // for the end of term
-	once  sync.Once
-	err   error // set before done is closed
-	done  chan struct{}
-}
-
-// Token implements lock.Lease.
-func (of *lease) Token() uint64 { return of.token }
-
-// ValidFor implements lock.Lease.
-func (of *lease) ValidFor() time.Duration { return of.term.Left() }
-
-// Done implements lock.Lease.
-func (of *lease) Done() <-chan struct{} { return of.done }
-
-// Err implements lock.Lease.
-func (of *lease) Err() error {
-	select {
-	case <-of.done:
-		return of.err
-	default:
-		return nil
-	}
 }
 
 // end ends the lease. It reports whether this call did.
-func (of *lease) end(err error) (did bool) {
-	of.once.Do(func() {
-		of.locker.drop(of)
-		of.watch.Stop()
-		of.term.End()
-		of.err, did = err, true
-		close(of.done)
-	})
-	return did
+func (of *lease) end(reason error) bool {
+	of.locker.drop(of)
+	return of.End(reason)
 }
 
 // lose ends the lease without the holder.
@@ -240,17 +210,6 @@ func (of *lease) lose(why string) {
 			of.locker.free(of.name, of.id) //nolint:errcheck // it forgets by itself
 		}()
 	}
-}
-
-// lookAgain is called when the term has ended, or has been extended since.
-func (of *lease) lookAgain() {
-	of.locker.mu.Lock() // after hold
-	defer of.locker.mu.Unlock()
-	if left := of.term.Left(); left > 0 {
-		of.watch.Reset(left)
-		return
-	}
-	go of.lose("it could not be renewed in time") // at once; not under the lock
 }
 
 // Release implements lock.Lease.
@@ -311,7 +270,7 @@ func (l *Locker) renewSome(held []*lease) bool {
 	sent := make([]lock.Sending, len(held))
 	for i, of := range held {
 		keys[i], sent[i] = l.key("o", of.name), of.term.Now()
-		args = append(args, fmt.Sprintf("%d %d %s", of.token, l.config.TTL.Milliseconds(), of.id))
+		args = append(args, fmt.Sprintf("%d %d %s", of.Token(), l.config.TTL.Milliseconds(), of.id))
 	}
 	ctx, cancel := context.WithTimeout(l.life, l.perTry())
 	defer cancel()
