@@ -17,11 +17,11 @@ import (
 // an id of its own.
 func TestLostReply(t *testing.T) {
 	s := startServer(t)
-	relay := locktest.NewRelay(t, s.address)
+	relay := locktest.NewRelay(t, s.Address)
 	far := s.config()
 	far.Address, far.TTL, far.Margin = relay.Address(), 6*time.Second, time.Second
 	near := far
-	near.Address = s.address
+	near.Address = s.Address
 	one, other := node(t, far), node(t, near)
 	for n := 1; n <= 6; n++ {
 		relay.CutAt(n)
@@ -49,12 +49,12 @@ func TestLostReply(t *testing.T) {
 // Mutant: a cancelled Acquire abandons nothing.
 func TestGivenUpUnanswered(t *testing.T) {
 	s := startServer(t)
-	relay := locktest.NewRelay(t, s.address)
+	relay := locktest.NewRelay(t, s.Address)
 	far := s.config()
 	far.Address = relay.Address()
 	far.TTL, far.Margin = 30*time.Second, time.Second
 	near := far
-	near.Address = s.address
+	near.Address = s.Address
 	one, other := node(t, far), node(t, near)
 	acquireNow(t, one, "y") // the server has the script now
 	relay.Mute()
@@ -93,7 +93,7 @@ func TestGivenUpUnanswered(t *testing.T) {
 // Mutant: a lease does not look at its end.
 func TestStalledConnection(t *testing.T) {
 	s := startServer(t)
-	relay := locktest.NewRelay(t, s.address)
+	relay := locktest.NewRelay(t, s.Address)
 	far := s.config()
 	far.Address = relay.Address()
 	one, other := node(t, far), node(t, s.config())
@@ -113,7 +113,7 @@ func TestStalledConnection(t *testing.T) {
 // Mutants: a grant counts from its answer; a renewal does.
 func TestSlowAnswers(t *testing.T) {
 	s := startServer(t)
-	relay := locktest.NewRelay(t, s.address)
+	relay := locktest.NewRelay(t, s.Address)
 	far := s.config()
 	far.Address = relay.Address()
 	far.Margin = 50 * time.Millisecond // less than what is late

@@ -6,13 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -24,68 +21,27 @@ import (
 
 // server is a redis-server of a test's own.
 type server struct {
-	t       testing.TB
-	address string
-	args    []string
-	cmd     *exec.Cmd
-	asks    rueidis.Client // the test's own questions; nil until the first
+	*locktest.Server
+	t    testing.TB
+	asks rueidis.Client // the test's own questions; nil until the first
 }
 
-// startServer starts a server that keeps nothing on disk, on a free port.
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal("redis-server is not installed")
-		}
-		t.Skip("redis-server is not installed")
-	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &server{t: t, address: listener.Addr().String(), args: args}
-	listener.Close()
-	s.start()
+	s := &server{Server: locktest.Redis(t, args...), t: t}
 	t.Cleanup(func() {
 		if s.asks != nil {
 			s.asks.Close()
 		}
-		s.kill()
 	})
 	return s
-}
-
-func (s *server) start() {
-	s.t.Helper()
-	_, port, _ := net.SplitHostPort(s.address)
-	s.cmd = exec.Command("redis-server", append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", s.t.TempDir(), "--logfile", "log"}, s.args...)...)
-	if err := s.cmd.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		conn, err := net.Dial("tcp", s.address)
-		if err == nil {
-			conn.Close()
-			return
-		}
-		if time.Now().After(end) {
-			s.t.Fatalf("redis-server does not listen: %v", err)
-		}
-	}
-}
-
-func (s *server) kill() {
-	s.cmd.Process.Signal(syscall.SIGCONT)
-	s.cmd.Process.Kill()
-	s.cmd.Wait()
 }
 
 // do is a command of the test's own.
 func (s *server) do(words ...string) rueidis.RedisResult {
 	s.t.Helper()
 	if s.asks == nil {
-		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.address}, ForceSingleClient: true, DisableCache: true})
+		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{s.Address}, ForceSingleClient: true, DisableCache: true})
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -105,7 +61,7 @@ func (s *server) must(words ...string) {
 
 // config is for a server, with short leases.
 func (s *server) config() Config {
-	return Config{Address: s.address, Prefix: "test", TTL: time.Second, Margin: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	return Config{Address: s.Address, Prefix: "test", TTL: time.Second, Margin: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
 }
 
 func open(t testing.TB, c Config) *Locker {
@@ -211,7 +167,7 @@ func heir(t testing.TB, l *Locker, name string, holder lock.Lease) lock.Lease {
 func TestLostData(t *testing.T) {
 	for name, forget := range map[string]func(*testing.T, *server){
 		"flushed":         func(_ *testing.T, s *server) { s.must("FLUSHALL") },
-		"restarted empty": func(_ *testing.T, s *server) { s.kill(); s.start() },
+		"restarted empty": func(_ *testing.T, s *server) { s.Kill(); s.Start() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := startServer(t)
@@ -236,11 +192,11 @@ func TestLostData(t *testing.T) {
 func TestFailover(t *testing.T) {
 	master := startServer(t)
 	replica := startServer(t, "--repl-diskless-sync-delay", "0")
-	host, port, _ := net.SplitHostPort(master.address)
+	host, port, _ := net.SplitHostPort(master.Address)
 	c := master.config()
 	c.Grace = true
 	var name atomic.Value // is given to the new master
-	name.Store(master.address)
+	name.Store(master.Address)
 	c.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "tcp", name.Load().(string))
@@ -260,12 +216,12 @@ func TestFailover(t *testing.T) {
 	if err := old.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	replica.cmd.Process.Signal(syscall.SIGSTOP)
+	replica.Freeze()
 	master.must("CLIENT", "KILL", "TYPE", "replica")
 	holder := acquireNow(t, one, "x")
-	master.kill()
-	name.Store(replica.address)
-	replica.cmd.Process.Signal(syscall.SIGCONT)
+	master.Kill()
+	name.Store(replica.Address)
+	replica.Thaw()
 	replica.must("REPLICAOF", "NO", "ONE")
 	other := node(t, c)
 	heir(t, other, "x", holder)
@@ -303,7 +259,7 @@ func TestWaitersAreWoken(t *testing.T) {
 // Mutant: acquire grants a free lock to whoever asks.
 func TestNobodyOvertakes(t *testing.T) {
 	s := startServer(t)
-	relay := locktest.NewRelay(t, s.address)
+	relay := locktest.NewRelay(t, s.Address)
 	far := s.config()
 	far.Address = relay.Address()
 	slow, quick := node(t, far), node(t, s.config())
@@ -473,7 +429,7 @@ func TestStandstill(t *testing.T) {
 	c := s.config()
 	one, other := node(t, c), node(t, c)
 	holder := acquireNow(t, one, "x")
-	s.cmd.Process.Signal(syscall.SIGSTOP)
+	s.Freeze()
 	began := time.Now()
 	select {
 	case <-holder.Done():
@@ -491,7 +447,7 @@ func TestStandstill(t *testing.T) {
 	if _, err := other.Acquire(ctx, "y"); !errors.Is(err, lock.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a server that does not answer: %v", err)
 	}
-	s.cmd.Process.Signal(syscall.SIGCONT)
+	s.Thaw()
 	heir(t, other, "x", holder)
 }
 
@@ -500,7 +456,7 @@ func TestRefused(t *testing.T) {
 	plain := startServer(t)
 	secret := startServer(t, "--requirepass", "right")
 	evicts := startServer(t, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru")
-	host, port, _ := net.SplitHostPort(plain.address)
+	host, port, _ := net.SplitHostPort(plain.Address)
 	replica := startServer(t, "--replicaof", host+" "+port)
 	web, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
