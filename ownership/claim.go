@@ -108,7 +108,8 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 		if len(s.draining) > 0 || c.epoch < s.heard {
 			t.answer(p, s, c)
 		}
-		return true
+		// Two may name the same epoch, of whom one has died and is not known to.
+		return s.holder == c.from || c.epoch < s.epoch
 	case s.given != nil && t.isLive(s.given.to), t.wants(p):
 		return false // it is on its way to another, who can give it on; or wanted here
 	}

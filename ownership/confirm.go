@@ -12,32 +12,48 @@ type confirmation struct {
 	number uint64
 	open   int         // partitions without a word
 	with   ring.Member // whom it asks
-	alone  int         // how often there was nobody
+	lonely bool        // there has been nobody to ask, so far
+	alone  int         // how often
 }
 
-// lonely is how often a node looks for somebody to ask. If all that it knew died
+// lonelyMost is how often a node looks for somebody to ask. If all that it knew died
 // while it stood still, it may be that it only took them for dead: its suspicions
 // went on while it could hear nobody.
-const lonely = 8
+const lonelyMost = 8
 
 // Confirm is told that this node stood still for so long that others may have
 // taken it for dead. One live member is asked about everything it owns; what
-// others hold by now it gives up.
+// others hold by now it gives up. Until Listen nothing may be received.
+//
+// Otherwise the node is a newcomer from here on: what it was told before it stood
+// still, and what others said in answer to its claims, is of another time. So it
+// claims nothing and confirms nobody before everybody has spoken to it again.
 func (t *Table) Confirm() {
 	t.check.number++
-	t.check.open, t.check.alone = 0, 0
+	t.check.open, t.check.alone, t.check.lonely = 0, 0, true
+	t.known, t.met, t.waited = false, nil, 0
 	for p := range t.parts {
 		s := &t.parts[p]
 		if s.unconfirmed = s.role == Owned; s.unconfirmed {
 			t.check.open++
 		}
+		t.finish(p, s)
 	}
 	t.check.with = ring.Member{}
 	t.checkNext()
 }
 
+// Listen is told that nothing will be received any more that was sent before
+// Confirm.
+func (t *Table) Listen() {
+	for _, m := range t.live {
+		t.send(m, Again{})
+		t.checkAgain(m)
+	}
+}
+
 // Confirmed reports whether nothing is open from the last Confirm.
-func (t *Table) Confirmed() bool { return t.check.open == 0 }
+func (t *Table) Confirmed() bool { return t.check.open == 0 && !t.check.lonely }
 
 // AskAgain asks another member what Confirm asked, for the last one has not
 // answered: it may have taken this node for dead, and have no way to it yet.
@@ -46,24 +62,32 @@ func (t *Table) AskAgain() { t.checkNext() }
 // checkNext asks the next live member. Without one, and if none comes back, there is
 // nobody who could have taken anything.
 func (t *Table) checkNext() {
-	if t.check.open == 0 {
+	if t.Confirmed() {
 		return
 	}
 	if len(t.live) == 0 {
-		if t.check.alone++; len(t.gone) > 0 && t.check.alone <= lonely {
-			return
-		}
-		for p := range t.parts {
-			t.checked(&t.parts[p])
-		}
+		t.checkAlone()
 		return
 	}
+	t.check.lonely = false
 	i, found := slices.BinarySearchFunc(t.live, t.check.with, compareMembers)
 	if found {
 		i++
 	}
 	t.check.with = t.live[i%len(t.live)]
 	t.checkAgain(t.check.with)
+}
+
+func (t *Table) checkAlone() {
+	if t.check.alone++; len(t.gone) > 0 && t.check.alone <= lonelyMost {
+		return
+	}
+	t.check.lonely = false
+	t.introduce()
+	for p := range t.parts {
+		t.checked(&t.parts[p])
+		t.finish(p, &t.parts[p])
+	}
 }
 
 // checkView asks another member if the one that was asked is gone.
@@ -116,5 +140,7 @@ func (t *Table) confirmed(p int, s *partition, from ring.Member, c Confirmed) {
 	t.checked(s)
 	if c.Denied {
 		t.drop(p, s, ErrTakenOver)
+		return
 	}
+	t.announce(p, s, s.epoch) // it has not been said to who came meanwhile
 }

@@ -91,10 +91,13 @@
 //     everybody has spoken to says nothing. If it has lost sight of all others it
 //     waits for a while: it may have taken them for dead because it could not hear
 //     them. What such a node is given is a new tenure: all that waited in the old one
-//     is sent away.
+//     is sent away. It is a newcomer: its rounds are over, it does not say that it holds
+//     anything, and what had been sent to it before it noticed is thrown away.
 //     Without: b stands still, a takes over and runs; b wakes and gives what it no
-//     longer has. Or c, who came meanwhile and has heard of no owner, confirms b. Or
-//     a gives to b, and b runs what it had before that in front of it.
+//     longer has. Or c, who came meanwhile and has heard of no owner, confirms b; or
+//     c, who stood still itself; or c, whom b told that it holds it. Or a gives to b,
+//     and b runs what it had before that in front of it. Or a stood back for b, who
+//     reads that only now, when a has taken b for dead and the partition for itself.
 //  10. Two owners become one. Each says Held to everybody who comes into view or
 //     into reach; the one that isn't the target gives to the other, which merges:
 //     the higher epoch and one more, the waits of both.

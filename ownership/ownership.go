@@ -32,7 +32,8 @@ type Config struct {
 	Routed func(partition int, owner ring.Member, epoch uint64)
 	// Frozen is told that this node stood still for longer than Suspicion, when it
 	// asks others what became of its partitions. It closes the connections to
-	// other members unread. May be nil.
+	// other members unread, and when it returns nothing is given to Control any more
+	// that was sent before. It may block. May be nil.
 	Frozen func()
 	// Moved is told how long each partition took from this node's first claim to
 	// its owning it. May be nil.
@@ -95,6 +96,7 @@ type Ownership struct {
 	lost     int
 	frozen   bool // it stood still, and waits for a member's word
 	fresh    bool // since the watchdog's last look
+	deaf     bool // what is read may have been sent before it stood still
 
 	emptiedMu sync.Mutex // guards emptied; nothing else is locked under it
 	emptied   []emptied
@@ -192,7 +194,7 @@ func (o *Ownership) Control(from ring.Member, payload []byte) {
 		if err != nil {
 			o.config.Log.Error("a member's message about partitions makes no sense and is ignored", "member", from.String(), "error", err)
 		}
-		if complete {
+		if complete && !o.deaf {
 			t.Receive(from, m)
 		}
 	})
@@ -219,7 +221,7 @@ func (o *Ownership) do(event func(*Table)) {
 	o.collectLocked()
 	o.mu.Unlock()
 	if late > 0 {
-		o.stalled(late)
+		go o.stalled(late) // ends with Frozen
 	}
 	o.wake()
 }
@@ -372,7 +374,8 @@ func (o *Ownership) noticeLocked() (late time.Duration) {
 	if late <= o.config.Suspicion || o.frozen || o.stoppedLocked() {
 		return 0
 	}
-	o.frozen, o.fresh = true, true
+	o.frozen, o.fresh, o.deaf = true, true, true
+	o.wg.Add(1)
 	var stalls []stall
 	if before := o.stalls.Load(); before != nil {
 		stalls = (*before)[max(0, len(*before)-stallsMax+1):]
@@ -392,12 +395,18 @@ func (o *Ownership) stoppedLocked() bool {
 	}
 }
 
-// stalled tells that this node stood still.
+// stalled tells that this node stood still, and listens again when what had been
+// sent before has been read or thrown away.
 func (o *Ownership) stalled(late time.Duration) {
+	defer o.wg.Done()
 	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "for", late)
 	if o.config.Frozen != nil {
 		o.config.Frozen()
 	}
+	o.do(func(t *Table) {
+		o.deaf = false
+		t.Listen()
+	})
 }
 
 // confirmedLocked ends the last stall.

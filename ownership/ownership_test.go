@@ -21,8 +21,9 @@ import (
 // cluster is some nodes with real lanes, connected in memory. It lives in a
 // bubble of virtual time.
 type cluster struct {
-	t   *testing.T
-	rng *rand.Rand
+	t      *testing.T
+	rng    *rand.Rand
+	frozen func() // may be nil
 
 	mu      sync.Mutex // guards the rest
 	nodes   map[ring.Member]*testNode
@@ -88,7 +89,12 @@ func (c *cluster) start(name string, incarnation uint64) *testNode {
 			defer c.mu.Unlock()
 			n.routed[p] = Route{owner, epoch}
 		},
-		Frozen:         func() { n.froze.Add(1) },
+		Frozen: func() {
+			n.froze.Add(1)
+			if c.frozen != nil {
+				c.frozen()
+			}
+		},
 		HandoffTimeout: 10 * time.Second, Suspicion: time.Second,
 		Now: func() time.Time { return time.Now().Add(time.Duration(n.skew.Load())) },
 		Log: slog.New(slog.NewTextHandler(&n.log, nil)),
@@ -479,6 +485,41 @@ func TestStandingStill(t *testing.T) {
 		if err := a.Guard(); !errors.Is(err, ErrFrozen) {
 			t.Errorf("after Stop: %v", err)
 		}
+	})
+}
+
+// TestWhatWasOnItsWay: what is read between the notice of a standstill and the end of
+// Frozen may have been sent before, and is not received.
+//
+// Mutant: "what was on its way is received".
+func TestWhatWasOnItsWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1)
+		thaw := make(chan struct{})
+		c.frozen = func() { <-thaw }
+		a := c.start("a", 1)
+		b := ring.Member{Name: "b", Incarnation: 2}
+		a.SetView(View{Live: []ring.Member{a.self, b}, Targets: make([]ring.Member, testPartitions), Enough: true})
+		say := func(epoch uint64) {
+			var e encoder
+			for _, payload := range e.payloads(Message{Entries: []Entry{Held{Partition: 0, Epoch: epoch, Number: 1}}}) {
+				a.Control(b, payload)
+			}
+		}
+		say(1)
+		a.skew.Add(int64(5 * time.Second))
+		say(2)
+		synctest.Wait()
+		if owner, epoch := a.Owner(0); owner != b || epoch != 1 {
+			t.Errorf("the owner is %v, in epoch %d", owner, epoch)
+		}
+		close(thaw)
+		synctest.Wait()
+		say(3)
+		if _, epoch := a.Owner(0); epoch != 3 {
+			t.Errorf("what was sent since then is not received: epoch %d", epoch)
+		}
+		a.Stop()
 	})
 }
 

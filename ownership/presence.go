@@ -98,7 +98,7 @@ func (t *Table) meet(m ring.Member) bool {
 // time to. Who comes later hears of it from those (rule 2). Before the first view
 // nobody is known to be alive, which is not to say that all of them know this node.
 func (t *Table) introduce() {
-	if !t.known && t.view.Live != nil && (len(without(t.live, t.met)) == 0 || t.waited > patience) {
+	if !t.known && !t.check.lonely && t.view.Live != nil && (len(without(t.live, t.met)) == 0 || t.waited > patience) {
 		for _, m := range t.asking {
 			t.send(m, Again{})
 		}

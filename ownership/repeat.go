@@ -24,7 +24,7 @@ func (t *Table) repeat(m ring.Member) {
 			continue
 		}
 		t.ask(p, s, m)
-		if s.role == Owned {
+		if s.role == Owned && !s.unconfirmed {
 			t.send(m, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 		}
 	}
@@ -80,7 +80,7 @@ func (t *Table) Retry() {
 				t.send(m, Claim{Partition: p, Number: s.number}) // for whom it sees by now
 			}
 		}
-		if target := t.view.Targets[p]; s.role == Owned && target != t.self && t.isLive(target) {
+		if target := t.view.Targets[p]; s.role == Owned && !s.unconfirmed && target != t.self && t.isLive(target) {
 			t.send(target, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 		}
 		t.finish(p, s)

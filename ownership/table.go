@@ -197,7 +197,7 @@ func (t *Table) greet(p int, s *partition, m ring.Member) {
 	switch {
 	case s.role == Claiming:
 		t.send(m, Claim{Partition: p, Number: s.number})
-	case s.role == Owned:
+	case s.role == Owned && !s.unconfirmed:
 		t.send(m, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 	}
 }

@@ -465,13 +465,13 @@ func TestStoodStill(t *testing.T) {
 	b.want("owned", b.Counts(), Counts{Owned: 1, Claiming: 1})
 	b.sees(ma)
 	b.Confirm()
-	for range lonely - 1 {
+	for range lonelyMost - 1 {
 		b.AskAgain()
 	}
 	b.want("alone, and others were there", b.Confirmed(), false)
 	b.said()
 	b.sees(ma, mc)
-	b.want("one is back", b.said(), "c:Again c:Held c:Confirm")
+	b.want("one is back", b.said(), "c:Again c:Confirm")
 	b.sees(ma)
 	b.AskAgain()
 	b.want("alone for long", b.Confirmed(), true)
@@ -564,7 +564,7 @@ func TestTheUnconfirmedGivesNothing(t *testing.T) {
 	b.reads(mb, Claim{0, 1})
 	b.want("b claims", b.said(), "")
 	b.reads(mb, Confirmed{Partition: 0, Number: 1})
-	b.want("it is this node's", b.said(), "b:Give")
+	b.want("it is this node's", b.said(), "b:Held b:Give c:Held")
 }
 
 // TestTheUnconfirmedIsGivenItsPartition: whoever gives a partition to a node that
@@ -618,6 +618,52 @@ func TestNewcomersConfirmNothing(t *testing.T) {
 		got = append(got, out.Message.Entries...)
 	}
 	b.want("c has", got, []Entry{Confirmed{Partition: 0, Number: 1, Denied: true}})
+}
+
+// TestWhoStoodStillIsANewcomer: the round of a node that stood still is over, since
+// others may have ended it for themselves; and what such a node knows of owners is
+// old, so it confirms nobody.
+//
+// Mutant: "who stood still is no newcomer".
+func TestWhoStoodStillIsANewcomer(t *testing.T) {
+	b := claiming(t)
+	b.reads(mb, Answer{Partition: 0, Number: 1})
+	b.Confirm()
+	b.Listen()
+	b.want("asks all to repeat", b.said(), "b:Again c:Again")
+	b.reads(mb, Confirm{Partition: 1, Number: 1, Epoch: 3})
+	b.reads(mc, Answer{Partition: 0, Number: 1})
+	b.want("an answer of before", b.Counts().Owned, 0)
+	b.want("all have spoken to it", b.said(), "b:Again b:Claim c:Claim")
+}
+
+// TestTheUnconfirmedIsSilent: what it says to hold may be another's, and others would
+// confirm it by its own word.
+//
+// Mutant: "the unconfirmed say that they hold it".
+func TestTheUnconfirmedIsSilent(t *testing.T) {
+	b := owning(t)
+	b.Confirm()
+	b.said()
+	b.reads(mb, Again{})
+	b.reads(mc, Again{})
+	b.want("repeats its question alone", b.said(), "b:Confirm")
+	b.reads(mb, Confirmed{Partition: 0, Number: 1}, Confirmed{Partition: 1, Number: 1})
+	b.want("confirmed", b.said(), "b:Held c:Held")
+}
+
+// TestTwoOfOneEpoch: of two that name the same epoch the one that should own it is
+// believed, and the other one when the first is gone.
+//
+// Mutant: "who came second is forgotten".
+func TestTwoOfOneEpoch(t *testing.T) {
+	b := newBench(t, nil)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Held{Partition: 0, Epoch: 3, Number: 1})
+	b.reads(mc, Held{Partition: 0, Epoch: 3, Number: 1})
+	b.want("the target", b.State(0).Route, Route{mb, 3})
+	b.sees(mc, mc)
+	b.want("the other", b.State(0).Route, Route{mc, 3})
 }
 
 // TestTheDeniedKnowsTheOwner: a node that stood still hears who has its partition
@@ -742,7 +788,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		want int
 	}{
 		{Table{}, 17}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
-		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 4}, {Change{}, 3},
+		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 5}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, %d are known", test.what, got, test.want)

@@ -534,8 +534,19 @@ func (w *world) do(a action) {
 		w.event(a.a, func(t *Table) { t.Retry() })
 	case freeze:
 		w.freezes--
+		// It throws away what it has not read. All its connections are made again.
 		w.own(a.a)
-		w.event(a.a, func(t *Table) { t.Confirm() })
+		for j := range w.nodes {
+			w.links[j*n+a.a].queue = nil
+		}
+		w.event(a.a, func(t *Table) { t.Confirm(); t.Listen() })
+		for j, other := range w.nodes {
+			if k := other.knows[a.a]; j != a.a && other.alive() && (k == active || k == draining) {
+				w.own(j)
+				w.up(j, a.a)
+			}
+		}
+		w.connect(a.a)
 	case askAgain:
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.AskAgain() })
@@ -836,7 +847,7 @@ func (t *Table) appendState(b []byte) []byte {
 	}
 	b = appendMembers(b, t.met)
 	b = appendMembers(b, t.asking)
-	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), uint64(t.check.alone), t.check.with.Incarnation)
+	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), uint64(bit(t.check.lonely, 1)), uint64(t.check.alone), t.check.with.Incarnation)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)
 	}

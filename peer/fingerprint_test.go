@@ -218,7 +218,7 @@ func (f *fingerprint) session(h *hosted) {
 	f.add(plain, s.ingress.Incarnation)
 	f.add(name, s.name)
 	f.add(generation, s.generation)
-	f.bool(s.deaf, h.dropped, h.pongs, h.reply != nil, len(h.kick) > 0, s.moved[0], s.moved[1])
+	f.bool(s.deaf, h.dropped, h.pongs, h.reply != nil, h.missed, len(h.kick) > 0, s.moved[0], s.moved[1])
 	f.add(number, s.processed)
 	f.add(number, h.acked)
 	f.int(len(s.open))
@@ -304,7 +304,7 @@ func TestFingerprintKnowsEveryField(t *testing.T) {
 	for _, known := range []struct {
 		of     any
 		fields int
-	}{{outbox{}, 8}, {flow{}, 10}, {link{}, 13}, {session{}, 13}, {hosted{}, 14}, {Call{}, 22}, {Inbound{}, 10}} {
+	}{{outbox{}, 8}, {flow{}, 10}, {link{}, 13}, {session{}, 13}, {hosted{}, 15}, {Call{}, 22}, {Inbound{}, 10}} {
 		if of := reflect.TypeOf(known.of); of.NumField() != known.fields {
 			t.Errorf("%s has %d fields; the fingerprint knows %d", of, of.NumField(), known.fields)
 		}

@@ -211,7 +211,7 @@ func (h *Hop) Routed(partition int, owner ring.Member, epoch uint64) {
 // returned that such a member's messages and requests were given to.
 func (h *Hop) View(members []Member) {
 	for _, m := range h.view(members) {
-		h.host.gone(m) // without the lock: it waits for readers, which may want to Freeze
+		h.host.gone(m) // without the lock: it waits for readers
 	}
 }
 
@@ -309,8 +309,12 @@ func (h *Hop) Connected(m ring.Member) bool {
 func (h *Hop) Serve(listener net.Listener) error { return h.host.serve(listener) }
 
 // Freeze closes every connection unread: this node stood still for so long that
-// what lies in its sockets may be of another time.
-func (h *Hop) Freeze() { h.host.freeze(); h.closeLinks() }
+// what lies in its sockets may be of another time. When it returns nothing of that
+// will be given to the functions of Config any more; so they must not call it.
+func (h *Hop) Freeze() {
+	h.closeLinks()
+	h.host.freeze()
+}
 
 func (h *Hop) closeLinks() {
 	h.mu.Lock()

@@ -280,14 +280,22 @@ func (s *hosted) drop() {
 // hangUp closes the present connection and waits for its reader, so that no
 // message of it comes behind those of the next one.
 func (s *hosted) hangUp() {
-	s.mu.Lock()
-	conn, ended := s.conn, s.ended
-	s.session.deaf = true
-	s.mu.Unlock()
-	if conn != nil {
-		conn.Close()
+	if ended := s.deafen(); ended != nil {
 		<-ended
 	}
+}
+
+// deafen closes the present connection, of which nothing is heard any more, and
+// returns what is closed when its reader has returned; nil if there is none.
+func (s *hosted) deafen() (ended <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.session.deaf = true
+	if s.conn == nil {
+		return nil
+	}
+	s.conn.Close()
+	return s.ended
 }
 
 // serveOrdered serves a connection that carries requests. raw is below conn: to
@@ -390,6 +398,9 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 		}
 		switch k {
 		case frameControl:
+			if !s.hears(generation) {
+				return errGeneration
+			}
 			s.host.hop.config.Control(s.session.ingress, payload)
 		case frameRequest:
 			err = s.hear(k, frames.own(payload), generation)
@@ -401,6 +412,12 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 			return err
 		}
 	}
+}
+
+func (s *hosted) hears(generation uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.session.hears(generation)
 }
 
 // hear acts on a frame that the connection of a generation brought.
@@ -599,14 +616,19 @@ func (h *host) all() []*hosted {
 	return all
 }
 
-// freeze closes every connection unread, what has been buffered of it included.
+// freeze closes every connection unread, what has been buffered of it included, and
+// returns when their readers have.
 func (h *host) freeze() {
-	for _, s := range h.all() {
-		s.mu.Lock()
-		s.session.deaf = true
-		s.mu.Unlock()
+	var readers []<-chan struct{}
+	for _, s := range h.all() { // all of them before any is waited for
+		if ended := s.deafen(); ended != nil {
+			readers = append(readers, ended)
+		}
 	}
 	h.closeAll()
+	for _, ended := range readers {
+		<-ended
+	}
 }
 
 func (h *host) closeAll() {
