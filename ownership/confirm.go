@@ -128,7 +128,7 @@ func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
 	route := t.routeOf(p, s)
 	t.send(from, Confirmed{
 		Partition: p, Number: c.Number,
-		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch ||
+		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch || s.heard > c.Epoch ||
 			slices.ContainsFunc(s.stoodBack, func(r round) bool { return r.member != from && t.isLive(r.member) }),
 	})
 }

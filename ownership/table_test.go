@@ -446,7 +446,7 @@ func (l evictingLanes) EvictPartition(p int, cause error) int {
 // TestStoodStill: a node that stood still gives up what another holds by now, and
 // everything if it was taken for dead.
 //
-// Mutants: "old news deny", "the dead are confirmed", "the lonely are confirmed".
+// Mutants: "old news deny", "who lost it does not deny", "the dead are confirmed", "the lonely are confirmed".
 func TestStoodStill(t *testing.T) {
 	b := owning(t)
 	b.Confirm()
@@ -492,6 +492,12 @@ func TestStoodStill(t *testing.T) {
 		{"knows another, later", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 2, true},
 		{"knows another, earlier", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 4, false},
 		{"owns it", func(b *bench) { b.sees(ma); b.sees(ma, mb) }, 1, true},
+		{"has lost it", func(b *bench) {
+			b.sees(ma)
+			b.Take()
+			b.View(View{Targets: []ring.Member{ma, ma, ma}})
+			b.sees(mb, mb, mc)
+		}, 0, true},
 		{"takes the asker for dead", func(b *bench) { b.sees(mc, mc) }, 1, true},
 		{"has stood back for another", func(b *bench) { b.sees(mc, mb, mc); b.reads(mc, Claim{0, 1}) }, 1, true},
 		{"has stood back for the asker", func(b *bench) { b.sees(mb, mb, mc); b.reads(mb, Claim{0, 1}) }, 1, false},

@@ -36,6 +36,10 @@ func (c *call) attempt(t *target) *problem {
 	if err := c.link.connect(t); err != nil {
 		return notConnected(t, err)
 	}
+	if problem := c.guard(); problem != nil { // last: to connect may have taken long
+		c.link.done(true)
+		return problem
+	}
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	if err := c.send(); err != nil {
 		return c.unsent(t, err)

@@ -1121,6 +1121,28 @@ func TestAnOwnerThatEnds(t *testing.T) {
 	})
 }
 
+// What stood still while it connected to the service sends nothing after that.
+// Mutant: a request is guarded before it has a connection.
+func TestStandstillWhileConnecting(t *testing.T) {
+	var p *pair
+	dials := change{proxy: func(node int, c *proxy.Config) {
+		upstream := &c.Upstreams[0]
+		dial := upstream.Dial
+		upstream.Dial = func(address string) (net.Conn, error) {
+			p.nodes[0].edge.refuse(errors.New("the node stood still"))
+			return dial(address)
+		}
+	}}
+	both(t, "while it connects", dials, nil, func(now *pair, at *member) []string {
+		p = now
+		_, first := at.async("POST", "/orders/7/0", nil, "")
+		a := <-first
+		a.is(p.t, "the first", 503, "ownership-moved", "no")
+		p.quiet("it was refused")
+		return []string{told(a)}
+	})
+}
+
 // Stop does not wait for a service that has fallen silent in the midst of a
 // response. Mutant: a stream for another node is not ended by Stop.
 func TestAnOwnerThatStopsEndsItsStreams(t *testing.T) {

@@ -397,17 +397,24 @@ func evicted(cause error) *problem {
 
 // dispatch sends the request to its upstream in its turn.
 func (c *call) dispatch() *problem {
-	if cluster := c.proxy.config.Cluster; cluster != nil && c.place.Partition != queue.Unowned {
-		if err := cluster.Guard(c.place.Partition, c.arrived); err != nil {
-			return ownershipMoved.because(err.Error())
-		}
-	}
 	if !c.enter() {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
 	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
 	c.prepare()
 	return c.attempts()
+}
+
+// guard refuses what this node may not send to an upstream any more.
+func (c *call) guard() *problem {
+	cluster := c.proxy.config.Cluster
+	if cluster == nil || c.place.Partition == queue.Unowned {
+		return nil
+	}
+	if err := cluster.Guard(c.place.Partition, c.arrived); err != nil {
+		return ownershipMoved.because(err.Error())
+	}
+	return nil
 }
 
 // enter counts a request that goes to an upstream, unless there are too many.

@@ -25,7 +25,7 @@ var (
 )
 
 // foundBugs are seeds that found something once, the ones that often do so.
-var foundBugs = []uint64{141, 1489, 1779, 2643, 2920, 3271, 3675, 4077}
+var foundBugs = []uint64{141, 1079, 1489, 1779, 2643, 2920, 3271, 3675, 3701, 4077}
 
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {

@@ -69,6 +69,7 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 	// How long what a process wrote may still be on its way: with loss, until it
 	// has been sent again.
 	soon := int64(w.link.Delay + w.link.Jitter + 2*time.Millisecond)
+	pieces := map[string]int64{"uploads": 4 * soon, "echoes": 4 * soon} // a long body goes on where it stopped
 	late := soon
 	if w.link.Loss > 0 {
 		late += int64(3 * time.Second)
@@ -95,7 +96,7 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 			case i.kind == split && end >= i.from && e.Start <= i.until.Load(),
 				i.kind == crashed && e.Witness == i.process && end >= i.from,
 				// What was sent after a standstill is no call from before, and has no excuse.
-				i.kind == paused && e.Witness == i.process && end >= i.from && e.Start <= i.until.Load()+late && sent[simRequest{e.Client, e.Key, e.Seq}] <= i.until.Load():
+				i.kind == paused && e.Witness == i.process && end >= i.from && e.Start <= i.until.Load()+late+pieces[e.Client] && sent[simRequest{e.Client, e.Key, e.Seq}] <= i.until.Load():
 				excused = true
 				if e.Method == "POST" && (i.kind == crashed || i.kind == paused && i.long && e.Start <= i.goesOn(soon)) {
 					calls[call{i, e.Key}] = append(calls[call{i, e.Key}], fmt.Sprintf("seq %d of %s [%d–%d]", e.Seq, e.Client, e.Start, e.End))
