@@ -115,11 +115,15 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 	}
 	// There is nothing to give here, and nothing will come to be before the
 	// claimant has had its way (rules 3 and 4).
+	again := slices.Contains(s.stoodBack, round{c.from, c.number})
 	t.over(s, round{c.from, c.number})
 	s.stoodBack = append(slices.Clip(s.stoodBack), round{c.from, c.number})
 	slices.SortFunc(s.stoodBack, func(a, b round) int { return compareMembers(a.member, b.member) })
 	s.asked, s.floor, s.given = false, s.number, nil
 	t.answer(p, s, c)
+	if !again {
+		s.heard++ // the claimant's tenure, should nobody hear of it
+	}
 	return true
 }
 

@@ -10,10 +10,11 @@ import (
 // taken over what it held.
 type confirmation struct {
 	number uint64
-	open   int         // partitions without a word
-	with   ring.Member // whom it asks
-	lonely bool        // there has been nobody to ask, so far
-	alone  int         // how often
+	open   int           // partitions without a word
+	among  []ring.Member // who can know: they were there before it stood still
+	with   ring.Member   // whom of them it asks
+	lonely bool          // there has been nobody to ask, so far
+	alone  int           // how often
 }
 
 // lonelyMost is how often a node looks for somebody to ask. If all that it knew died
@@ -27,13 +28,16 @@ const lonelyMost = 8
 //
 // Otherwise the node is a newcomer from here on: what it was told before it stood
 // still, and what others said in answer to its claims, is of another time. So it
-// claims nothing and confirms nobody before everybody has spoken to it again.
+// claims nothing before everybody has spoken to it again, and confirms no tenure that
+// may have ended while it stood still.
 func (t *Table) Confirm() {
 	t.check.number++
 	t.check.open, t.check.alone, t.check.lonely = 0, 0, true
+	t.check.among = slices.Concat(t.live, t.gone)
 	t.known, t.met, t.waited = false, nil, 0
 	for p := range t.parts {
 		s := &t.parts[p]
+		s.blind = s.heard
 		if s.unconfirmed = s.role == Owned; s.unconfirmed {
 			t.check.open++
 		}
@@ -69,13 +73,31 @@ func (t *Table) checkNext() {
 		t.checkAlone()
 		return
 	}
-	t.check.lonely = false
-	i, found := slices.BinarySearchFunc(t.live, t.check.with, compareMembers)
+	if t.check.lonely {
+		t.check.lonely = false
+		t.introduce()
+		t.finishAll()
+	}
+	able := slices.DeleteFunc(slices.Clone(t.live), func(m ring.Member) bool { return !slices.Contains(t.check.among, m) })
+	if len(able) == 0 { // whoever took anything is gone, and others have come
+		t.denyAll()
+		return
+	}
+	i, found := slices.BinarySearchFunc(able, t.check.with, compareMembers)
 	if found {
 		i++
 	}
-	t.check.with = t.live[i%len(t.live)]
+	t.check.with = able[i%len(able)]
 	t.checkAgain(t.check.with)
+}
+
+func (t *Table) denyAll() {
+	for p := range t.parts {
+		if s := &t.parts[p]; s.unconfirmed {
+			t.drop(p, s, ErrTakenOver)
+		}
+	}
+	t.finishAll()
 }
 
 func (t *Table) checkAlone() {
@@ -86,8 +108,8 @@ func (t *Table) checkAlone() {
 	t.introduce()
 	for p := range t.parts {
 		t.checked(&t.parts[p])
-		t.finish(p, &t.parts[p])
 	}
+	t.finishAll()
 }
 
 // checkView asks another member if the one that was asked is gone.
@@ -116,10 +138,10 @@ func (t *Table) checked(s *partition) {
 	}
 }
 
-// confirm answers another member's question. Whoever this node has stood back
-// for may own the partition by now. A newcomer that not everybody has spoken to
-// may not have heard of the owner: it is silent, so that another is asked, and
-// wants the question again when it knows (rule 9).
+// confirm answers another member's question. Whoever this node has stood back for may
+// own the partition by now, or has had it and is gone. What it knew before it stood
+// still itself proves nothing. A newcomer that not everybody has spoken to is silent,
+// and wants the question again when they have (rule 9).
 func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
 	if !t.known {
 		t.asking = insert(t.asking, from)
@@ -128,7 +150,7 @@ func (t *Table) confirm(p int, s *partition, from ring.Member, c Confirm) {
 	route := t.routeOf(p, s)
 	t.send(from, Confirmed{
 		Partition: p, Number: c.Number,
-		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch || s.heard > c.Epoch ||
+		Denied: !t.isLive(from) || route.Owner != from && route.Epoch >= c.Epoch || s.heard > c.Epoch || s.blind >= c.Epoch ||
 			slices.ContainsFunc(s.stoodBack, func(r round) bool { return r.member != from && t.isLive(r.member) }),
 	})
 }

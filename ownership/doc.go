@@ -86,9 +86,10 @@
 //     Without numbers: b takes, its receipt is lost, b gives to c, and takes the
 //     repeated Give again.
 //  9. Who stood still is not believed before it is confirmed. It asks one member
-//     after the other, and until one has said that its tenure stands, gives nothing
-//     and runs nothing. Who stood back for another denies it; a newcomer that not
-//     everybody has spoken to says nothing. If it has lost sight of all others it
+//     after the other of those that were there before, and until one has said that its
+//     tenure stands, gives nothing and runs nothing. Whoever has heard of a later tenure
+//     denies it, or has stood back for one, or stood still itself; if nobody is left of
+//     those that were there, it is denied. If it has lost sight of all others it
 //     waits for a while: it may have taken them for dead because it could not hear
 //     them. What such a node is given is a new tenure: all that waited in the old one
 //     is sent away. It is a newcomer: its rounds are over, it does not say that it holds

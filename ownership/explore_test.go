@@ -100,7 +100,7 @@ func (s *scenario) explore(t *testing.T) string {
 	}
 	e.visit(first)
 	e.steps = append(e.steps, taken{from: -1})
-	most := cmp.Or(*mostStates, 60_000)
+	most := cmp.Or(*mostStates, 100_000)
 	if raceDetector {
 		most = min(most, 1000) // one goroutine; TestMutantsAreCaught runs it without
 	}

@@ -90,7 +90,8 @@ type partition struct {
 	role   Role
 	holder ring.Member // the last one heard of
 	epoch  uint64      // of the holder
-	heard  uint64      // the highest epoch
+	heard  uint64      // the highest epoch that may have begun
+	blind  uint64      // up to this one tenures may have ended while this node stood still
 	number uint64      // the last round of claims
 	floor  uint64      // what answers a claim up to this one is returned (rule 4)
 

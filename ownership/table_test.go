@@ -322,7 +322,7 @@ func TestStrangersOutOfSight(t *testing.T) {
 	b.want("stands back", b.said(), "b:Answer")
 	b.sees(mb, mb, mc)
 	b.want("says for one of them whom it sees", b.Take(), []Outgoing{{mb, Message{
-		Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 7}},
+		Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 7, Heard: 1}},
 	}}})
 }
 
@@ -493,11 +493,12 @@ func TestStoodStill(t *testing.T) {
 		{"knows another, earlier", func(b *bench) { b.sees(mb, mb, mc); b.reads(mc, Held{Partition: 0, Epoch: 3}) }, 4, false},
 		{"owns it", func(b *bench) { b.sees(ma); b.sees(ma, mb) }, 1, true},
 		{"has lost it", func(b *bench) {
+			b.sees(mb, mb, mc)
+			b.reads(mb, Held{Partition: 0, Epoch: 1, Number: 1})
 			b.sees(ma)
-			b.Take()
 			b.View(View{Targets: []ring.Member{ma, ma, ma}})
 			b.sees(mb, mb, mc)
-		}, 0, true},
+		}, 1, true},
 		{"takes the asker for dead", func(b *bench) { b.sees(mc, mc) }, 1, true},
 		{"has stood back for another", func(b *bench) { b.sees(mc, mb, mc); b.reads(mc, Claim{0, 1}) }, 1, true},
 		{"has stood back for the asker", func(b *bench) { b.sees(mb, mb, mc); b.reads(mb, Claim{0, 1}) }, 1, false},
@@ -641,6 +642,61 @@ func TestWhoStoodStillIsANewcomer(t *testing.T) {
 	b.reads(mc, Answer{Partition: 0, Number: 1})
 	b.want("an answer of before", b.Counts().Owned, 0)
 	b.want("all have spoken to it", b.said(), "b:Again b:Claim c:Claim")
+}
+
+// TestOnlyOldMembersConfirm: who has come since a node stood still cannot know what
+// became of its partitions meanwhile. If nobody else is left, they may have been
+// another's.
+//
+// Mutant: "whoever has come confirms".
+func TestOnlyOldMembersConfirm(t *testing.T) {
+	md := ring.Member{Name: "d", Incarnation: 4}
+	b := owning(t)
+	b.Confirm()
+	b.want("asks one", b.said(), "b:Confirm")
+	b.sees(ma, mc, md)
+	b.want("asks who was there", strings.Contains(b.said(), "d:Confirm"), false)
+	b.sees(ma, md)
+	b.want("nobody is left who was", b.Counts().Owned, 0)
+	b.want("confirmed", b.Confirmed(), true)
+}
+
+// TestNobodyConfirmsWhatItDoesNotKnow: a node that stood still itself may have missed
+// that a tenure ended; and one that stood back for somebody who has died since, and
+// told nobody of its tenure, knows that there may have been one.
+//
+// Mutants: "what was known before a standstill confirms", "who stood back for the dead
+// confirms".
+func TestNobodyConfirmsWhatItDoesNotKnow(t *testing.T) {
+	answers := func(b *bench) (denied []bool) {
+		for _, out := range b.Take() {
+			for _, e := range out.Message.Entries {
+				if c, ok := e.(Confirmed); ok {
+					denied = append(denied, c.Denied)
+				}
+			}
+		}
+		return denied
+	}
+	b := newBench(t, nil)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Held{Partition: 0, Epoch: 3, Number: 1})
+	b.Confirm()
+	b.reads(mb, Again{})
+	b.reads(mc, Again{})
+	b.Take()
+	b.reads(mb, Confirm{Partition: 0, Number: 1, Epoch: 3}, Confirm{Partition: 0, Number: 1, Epoch: 4})
+	b.want("who stood still", answers(b), []bool{true, false})
+
+	b = newBench(t, nil)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Held{Partition: 0, Epoch: 3, Number: 1})
+	b.sees(mc, mc)
+	b.reads(mc, Claim{0, 9})
+	b.sees(mb, mb)
+	b.Take()
+	b.reads(mb, Confirm{Partition: 0, Number: 1, Epoch: 3})
+	b.want("who stood back for the dead", answers(b), []bool{true})
 }
 
 // TestTheUnconfirmedIsSilent: what it says to hold may be another's, and others would
@@ -793,8 +849,8 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		what any
 		want int
 	}{
-		{Table{}, 17}, {partition{}, 17}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
-		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 5}, {Change{}, 3},
+		{Table{}, 17}, {partition{}, 18}, {answer{}, 2}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
+		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 6}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {
 			t.Errorf("%T has %d fields, %d are known", test.what, got, test.want)

@@ -848,6 +848,7 @@ func (t *Table) appendState(b []byte) []byte {
 	b = appendMembers(b, t.met)
 	b = appendMembers(b, t.asking)
 	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), uint64(bit(t.check.lonely, 1)), uint64(t.check.alone), t.check.with.Incarnation)
+	b = appendMembers(b, t.check.among)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)
 	}
@@ -856,7 +857,7 @@ func (t *Table) appendState(b []byte) []byte {
 
 func (s *partition) appendState(b []byte) []byte {
 	b = append(b, byte(s.role), byte(s.holder.Incarnation), bit(s.unconfirmed, 1)|bit(s.asked, 2))
-	b = appendNumbers(b, s.epoch, s.heard, s.number, s.floor)
+	b = appendNumbers(b, s.epoch, s.heard, s.blind, s.number, s.floor)
 	b = append(b, byte(len(s.stoodBack)), byte(len(s.answers)))
 	for _, r := range s.stoodBack {
 		b = appendNumbers(b, r.member.Incarnation, r.number)
