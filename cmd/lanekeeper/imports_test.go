@@ -15,7 +15,7 @@ import (
 // test may import it.
 var layers = map[string]int{
 	"queue": 1, "ring": 1, "lock": 1,
-	"lock/locktest": 2, "lock/redis": 2,
+	"lock/locktest": 2, "lock/redis": 2, "lock/redlock": 2, "lock/etcd": 2, "lock/zk": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
@@ -31,7 +31,11 @@ var homes = map[string][]string{
 	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
 	"github.com/hashicorp/go-sockaddr":   {"membership"},
 	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
-	"github.com/redis/rueidis":           {"lock/redis"},
+	"github.com/redis/rueidis":           {"lock/redis", "lock/redlock"},
+	"github.com/go-zookeeper/zk":         {"lock/zk"},
+	"go.etcd.io/etcd":                    {"lock/etcd"},
+	"google.golang.org/grpc":             {"lock/etcd"},
+	"go.uber.org/zap":                    {"lock/etcd"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
 	"github.com/tidwall/gjson":           {"proxy"},

@@ -42,7 +42,7 @@ const patience = 20 * time.Second
 func Run(t *testing.T, open func(t *testing.T) *Store) {
 	for name, test := range map[string]func(*bench){
 		"OneAtATime": oneAtATime, "InOrder": inOrder, "WhoGivesUpIsGone": whoGivesUpIsGone, "OnlyTheWaitIsBound": onlyTheWaitIsBound,
-		"Storm": storm, "Release": release, "Close": closing, "Names": names, "TwiceByOneNode": twiceByOneNode,
+		"Storm": storm, "Release": release, "Close": closing, "CloseTwice": closedTwice, "Names": names, "TwiceByOneNode": twiceByOneNode,
 		"Crash": crash, "CrashOfAWaiter": crashOfAWaiter, "Renewal": renewal,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -272,18 +272,21 @@ func onlyTheWaitIsBound(b *bench) {
 // moment, leave nothing behind.
 func storm(b *bench) {
 	nodes := []lock.Locker{b.node(), b.node(), b.node(), b.node()}
+	began := time.Now()
+	b.release(b.acquire(nodes[0], "x"))
+	unit := max(time.Since(began), 3*time.Millisecond) // a busy machine is slow
 	var wg sync.WaitGroup
 	var granted atomic.Int32
 	for i := range 1000 {
 		wg.Go(func() {
-			ctx, cancel := context.WithTimeout(b.Context(), time.Duration(rand.IntN(30_000))*time.Microsecond)
+			ctx, cancel := context.WithTimeout(b.Context(), rand.N(10*unit))
 			defer cancel()
 			lease, err := nodes[i%4].Acquire(ctx, fmt.Sprint("key ", i%10))
 			if err != nil {
 				return
 			}
 			granted.Add(1)
-			time.Sleep(time.Duration(rand.IntN(4000)) * time.Microsecond)
+			time.Sleep(rand.N(unit))
 			b.release(lease)
 		})
 		if i%100 == 99 {
@@ -435,4 +438,27 @@ func renewal(b *bench) {
 	}
 	b.release(lease)
 	b.release(b.got("the next", queued))
+}
+
+// closedTwice: a second Close returns when the first has done everything.
+func closedTwice(b *bench) {
+	l := b.Open()
+	for i := range 50 {
+		b.acquire(l, fmt.Sprint(i))
+	}
+	ends := make(chan error, 2)
+	for range 2 {
+		go func() {
+			err := l.Close(b.Context())
+			if left := b.Left(); len(left) > 0 {
+				b.Errorf("closed, and left in the store: %d", len(left))
+			}
+			ends <- err
+		}()
+	}
+	for range 2 {
+		if err := <-ends; err != nil {
+			b.Errorf("Close: %v", err)
+		}
+	}
 }

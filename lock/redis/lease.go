@@ -255,8 +255,9 @@ func (l *Locker) renewOnce() bool {
 	for of := range l.held {
 		held = append(held, of)
 	}
+	s := l.session
 	l.mu.Unlock()
-	ok := true
+	ok := s == nil || s.renew()
 	for len(held) > 0 {
 		some := held[:min(len(held), renewMax)]
 		held = held[len(some):]

@@ -102,8 +102,13 @@ type Locker struct {
 	leave   context.CancelFunc
 	wg      sync.WaitGroup // renewing, listening, each Acquire, each lease until the server knows of its end
 
+	ended     chan struct{} // closed when Close has done everything
+	beginning chan struct{} // holds one element while nobody begins a session
+
 	mu      sync.Mutex // guards the rest
-	last    uint64     // of the numbers of places
+	last    uint64     // of the numbers of places and sessions
+	session *session   // nil: none
+	ends    map[string]map[chan struct{}]struct{}
 	waiting map[string]chan struct{}
 	held    map[*lease]struct{}
 	closed  bool
@@ -123,7 +128,9 @@ func Open(ctx context.Context, config Config) (*Locker, error) {
 	l := &Locker{
 		config: config, client: client, id: rand.Text(),
 		waiting: make(map[string]chan struct{}), held: make(map[*lease]struct{}),
+		ends: make(map[string]map[chan struct{}]struct{}), beginning: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
+	l.beginning <- struct{}{}
 	l.channel = l.key("n", l.id)
 	l.life, l.kill = context.WithCancel(context.Background())
 	l.gone, l.leave = context.WithCancel(context.Background())
@@ -253,7 +260,7 @@ func judge(info map[string]string) error {
 // load gives the server the scripts, so that their first use costs one round trip
 // like all others. If it won't have that, it gets each with its first use.
 func (l *Locker) load(ctx context.Context) {
-	for _, text := range []string{acquireText, releaseText, renewText} {
+	for _, text := range []string{acquireText, releaseText, renewText, takeText, drawText, clearText, giveUpText} {
 		l.client.Do(ctx, l.client.B().ScriptLoad().Script(text).Build())
 	}
 }
@@ -270,8 +277,12 @@ func (l *Locker) listen(ctx context.Context) error {
 			}
 		})
 		for l.life.Err() == nil {
-			err := l.client.Receive(hooked, l.client.B().Subscribe().Channel(l.channel).Build(), func(m rueidis.PubSubMessage) {
-				l.wake(m.Message)
+			err := l.client.Receive(hooked, l.client.B().Subscribe().Channel(l.channel, l.key("ended", "")).Build(), func(m rueidis.PubSubMessage) {
+				if m.Channel == l.channel {
+					l.wake(m.Message)
+				} else {
+					l.wakeEnd(m.Message)
+				}
 			})
 			if l.life.Err() == nil {
 				l.config.Log.Debug("no messages from the lock's server", "address", l.config.Address, "error", err)
@@ -299,6 +310,11 @@ func (l *Locker) wakeAll() {
 	for _, c := range l.waiting {
 		wake(c)
 	}
+	for _, turns := range l.ends {
+		for c := range turns {
+			wake(c)
+		}
+	}
 }
 
 func wake(c chan struct{}) {
@@ -313,18 +329,35 @@ func (l *Locker) Close(ctx context.Context) error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return nil
+		select {
+		case <-l.ended:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	l.closed = true
 	var held []*lease
 	for of := range l.held {
 		held = append(held, of)
 	}
+	s := l.session
 	l.mu.Unlock()
-	l.kill() // what waits, and what is renewed
-	var errs []error
+	l.kill()                              // what waits, and what is renewed
+	said := make(chan error, len(held)+1) // all at once: ctx is for all of them
+	go func() {                           // ends with ctx, or its answer
+		if s == nil {
+			said <- nil
+		} else {
+			said <- s.giveUp(ctx)
+		}
+	}()
 	for _, of := range held {
-		errs = append(errs, of.Release(ctx))
+		go func() { said <- of.Release(ctx) }() // ends with ctx, or its answer
+	}
+	var errs []error
+	for range len(held) + 1 {
+		errs = append(errs, <-said)
 	}
 	done := make(chan struct{})
 	go func() { // ends with the last of them, at the latest when the client is closed
@@ -340,6 +373,7 @@ func (l *Locker) Close(ctx context.Context) error {
 	l.client.Close()
 	<-done
 	l.client.Close() // should a connection have been on its way
+	close(l.ended)
 	return errors.Join(errs...)
 }
 

@@ -97,6 +97,7 @@ func crash(l *Locker) {
 	clear(l.held)
 	l.mu.Unlock()
 	l.client.Close()
+	close(l.ended)
 }
 
 // TestRedis: the suite, on a real server.
@@ -525,25 +526,100 @@ func TestRefused(t *testing.T) {
 	acquireNow(t, node(t, c), "x")
 }
 
-// BenchmarkPair is an acquire and a release of a lock that nobody else wants.
-func BenchmarkPair(b *testing.B) {
+// TestCoordinator runs the suite that every Coordinator passes.
+//
+// Mutants: take does not look whether a holder lives; whether the record is as
+// expected; whether somebody drains; the record is not written.
+func TestCoordinator(t *testing.T) {
+	locktest.RunCoordinator(t, func(t *testing.T) *locktest.Registry {
+		s := startServer(t)
+		config := s.config()
+		return &locktest.Registry{
+			Open:  func() lock.Coordinator { return open(t, config) },
+			Crash: func(c lock.Coordinator) { crash(c.(*Locker)) },
+			TTL:   config.TTL,
+			Far: func() (lock.Coordinator, *locktest.Relay) {
+				relay, far := locktest.NewRelay(t, s.Address), config
+				far.Address = relay.Address()
+				return open(t, far), relay
+			},
+			Forget: func() { s.must("FLUSHALL") },
+		}
+	})
+}
+
+// TestEndIsTold: who waits for the end of a long lease is told of it.
+//
+// Mutant: giveUp publishes nothing.
+func TestEndIsTold(t *testing.T) {
+	c := startServer(t).config()
+	c.TTL, c.Margin = time.Minute, time.Second
+	closes, waits := open(t, c), node(t, c)
+	a, err := closes.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := waits.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- b.Ended(t.Context(), a.ID()) }()
+	time.Sleep(100 * time.Millisecond)
+	stop(closes)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("nobody told")
+	}
+}
+
+// TestRecordsAfterALoss: with grace, a server that is new, or has lost its data, lets
+// nobody take anything for the length of a lease: who held it may still be at work.
+//
+// Mutant: take has no grace.
+func TestRecordsAfterALoss(t *testing.T) {
+	s := startServer(t)
+	c := s.config()
+	c.Grace = true
+	l := node(t, c)
+	for _, what := range []string{"new", "flushed"} {
+		began := time.Now()
+		if what == "flushed" {
+			s.must("FLUSHALL")
+		}
+		var session lock.Session
+		for {
+			var err error
+			if session, err = l.Begin(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			taken, err := session.Take(t.Context(), []lock.Take{{Partition: 1}})
+			if errors.Is(err, lock.ErrLost) {
+				<-session.Done()
+				continue // the one before the loss
+			}
+			if err != nil || !taken[0].OK {
+				t.Fatalf("%s: %+v, %v", what, taken, err)
+			}
+			break
+		}
+		if took := time.Since(began); took < c.TTL*9/10 {
+			t.Errorf("%s: taken after %v", what, took)
+		}
+	}
+}
+
+// Benchmark measures it with and without grace, which looks at more each time.
+func Benchmark(b *testing.B) {
 	for _, grace := range []bool{false, true} {
 		b.Run(fmt.Sprint("grace=", grace), func(b *testing.B) {
-			s := startServer(b)
-			c := s.config()
+			c := startServer(b).config()
 			c.Grace = grace
-			l := node(b, c)
-			lease := acquireNow(b, l, "x")
-			lease.Release(b.Context()) //nolint:errcheck // measured below
-			for b.Loop() {
-				lease, err := l.Acquire(b.Context(), "x")
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := lease.Release(b.Context()); err != nil {
-					b.Fatal(err)
-				}
-			}
+			locktest.Benchmark(b, func() lock.Locker { return open(b, c) })
 		})
 	}
 }

@@ -152,8 +152,121 @@ end
 return renewed
 `
 
+// records defines what scripts about records share. Keys: the lease of who asks, the
+// records, the epoch. A record is JSON, as lock.Record is. Numbers stay below 2^53.
+const records = `
+local function clock()
+	local t = redis.call('TIME')
+	return t[1] * 1000000 + t[2]
+end
+local function get(p)
+	local text = redis.call('HGET', KEYS[2], p)
+	if text then return cjson.decode(text) end
+	return {holder = '', tenure = 0, stamp = 0}
+end
+local function put(p, r)
+	if r.prev == '' then r.prev = nil end
+	if not r.prev then r.prev_tenure = nil end
+	redis.call('HSET', KEYS[2], p, cjson.encode(r))
+end
+local function stamp(last, us)
+	return math.max(last + 1, math.floor(us / 1000000) * 256)
+end
+local taken = {}
+local function tell(ok, p, r)
+	taken[#taken + 1] = {ok = ok, partition = tonumber(p), record = r}
+end
+local function answer()
+	if #taken == 0 then return '{}' end
+	return cjson.encode({taken = taken})
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then return '{"ended":true}' end
+`
+
+// takeText takes partitions, by the rule of lock.Record.Decide. Arguments: the lease,
+// what lease keys begin with, grace (ms); and for each take its partition, holder,
+// tenure, given and draining.
+const takeText = records + `
+local self, leases, grace = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local us = clock()
+if grace > 0 then
+	local now = math.floor(us / 1000)
+	local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+	local epoch = redis.call('HMGET', KEYS[3], 'run', 'born')
+	local born = tonumber(epoch[2] or 0)
+	if epoch[1] ~= run or born > now then
+		redis.call('HSET', KEYS[3], 'run', run, 'born', now)
+		born = now
+	end
+	if born + grace > now then return cjson.encode({closed = born + grace - now}) end
+end
+local alive = {}
+local function lives(id)
+	if not id or id == '' or id == self then return false end
+	if alive[id] == nil then alive[id] = redis.call('EXISTS', leases .. id) == 1 end
+	return alive[id]
+end
+for i = 4, #ARGV, 5 do
+	local p, holder, tenure, given, draining = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3] == '1', ARGV[i + 4] == '1'
+	local r = get(p)
+	local at = r.holder or ''
+	local drains = given and draining and at ~= self
+	if at == self and r.tenure == tenure + 1 then -- by an earlier attempt
+		tell(true, p, r)
+	elseif at ~= holder or r.tenure ~= tenure or not given and lives(at) or drains and lives(r.prev) then
+		tell(false, p, r)
+	else
+		local next = {holder = self, tenure = r.tenure + 1, stamp = stamp(r.stamp, us)}
+		if lives(r.prev) then
+			next.prev, next.prev_tenure = r.prev, r.prev_tenure
+		elseif drains and lives(at) then
+			next.prev, next.prev_tenure = at, r.tenure
+		end
+		put(p, next)
+		tell(true, p, next)
+	end
+end
+return answer()
+`
+
+// drawText raises a stamp. Arguments: the lease, the partition, the tenure.
+const drawText = records + `
+local r = get(ARGV[2])
+local mine = r.holder == ARGV[1] and r.tenure == tonumber(ARGV[3])
+if mine then
+	r.stamp = stamp(r.stamp, clock())
+	put(ARGV[2], r)
+end
+tell(mine, ARGV[2], r)
+return answer()
+`
+
+// clearText notes that a lease runs nothing any more of what it has given away.
+// Arguments: the lease, and for each its partition and tenure.
+const clearText = records + `
+for i = 2, #ARGV, 2 do
+	local r = get(ARGV[i])
+	if r.prev == ARGV[1] and r.prev_tenure == tonumber(ARGV[i + 1]) then
+		r.prev = nil
+		put(ARGV[i], r)
+	end
+end
+return answer()
+`
+
+// giveUpText ends a lease, and tells who waits for that. Keys: the lease, the channel.
+const giveUpText = `
+redis.call('DEL', KEYS[1])
+redis.call('PUBLISH', KEYS[2], ARGV[1])
+return 1
+`
+
 var (
-	acquire = rueidis.NewLuaScript(acquireText)
-	release = rueidis.NewLuaScript(releaseText)
-	renew   = rueidis.NewLuaScript(renewText)
+	take      = rueidis.NewLuaScript(takeText)
+	draw      = rueidis.NewLuaScript(drawText)
+	clearPrev = rueidis.NewLuaScript(clearText)
+	giveUp    = rueidis.NewLuaScript(giveUpText)
+	acquire   = rueidis.NewLuaScript(acquireText)
+	release   = rueidis.NewLuaScript(releaseText)
+	renew     = rueidis.NewLuaScript(renewText)
 )
