@@ -119,6 +119,7 @@ func (l *Locker) recordPath(partition int) string {
 
 // watch returns what is told when the lease's node is deleted, or watches are lost.
 func (t *tenant) watch() (<-chan zk.Event, error) {
+	t.locker.watching.Store(true)
 	is, stat, gone, err := t.locker.conn.ExistsW(t.path())
 	switch {
 	case err != nil:

@@ -245,6 +245,7 @@ func (p *place) look() (string, error) {
 
 // know learns when its node was made, and has it watched.
 func (p *place) know() error {
+	p.locker.watching.Store(true)
 	_, stat, deleted, err := p.locker.conn.GetW(p.parent + "/" + p.node)
 	if err != nil {
 		return err

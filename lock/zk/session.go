@@ -99,6 +99,7 @@ func (l *Locker) watchNode(path string, news <-chan struct{}) (<-chan zk.Event, 
 	if ok && !fired(turn) {
 		return turn, nil
 	}
+	l.watching.Store(true)
 	// A watch on a node that is gone already would stay for ever; so not ExistsW.
 	_, _, turn, err := l.conn.GetW(path)
 	if err != nil {
@@ -241,7 +242,7 @@ func (l *Locker) dial(_, address string, _ time.Duration) (net.Conn, error) {
 	if err != nil {
 		return nil, l.failed(address, err)
 	}
-	w := &wire{Conn: conn, locker: l, address: address, sent: new(lock.Term).Now()}
+	w := &wire{Conn: conn, locker: l, address: address, sent: new(lock.Term).Now(), watched: make(chan struct{})}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.gone.Err() != nil {
@@ -285,6 +286,41 @@ type wire struct {
 	sent    lock.Sending // before the greeting
 	met     bool
 	answer  []byte // that the client has yet to read
+	held    bool   // nothing has been read since then
+
+	greeted bool          // by the client; of its writer alone
+	watched chan struct{} // closed when the client has asked for its watches again
+	once    sync.Once
+}
+
+// opSetWatches is the kind of request, behind the length and the number, by which the
+// client asks for its watches again.
+const opSetWatches = 101
+
+// Write implements net.Conn. The client writes one request at a time.
+func (w *wire) Write(b []byte) (int, error) {
+	if w.greeted && len(b) >= 12 && binary.BigEndian.Uint32(b[8:]) == opSetWatches {
+		w.once.Do(func() { close(w.watched) })
+	}
+	w.greeted = true
+	return w.Conn.Write(b)
+}
+
+// hold keeps answers back until the client has asked for its watches again. It says
+// since when it wants to hear of them while it reads answers, which move that time on:
+// a change may be missed then, and it is a data race. Whether it has any watches is not
+// known; who has to prove who it is asks for nothing before that has been answered.
+func (w *wire) hold() {
+	if w.held = true; w.locker.config.Username != "" || !w.locker.watching.Load() {
+		return
+	}
+	timer := time.NewTimer(w.locker.config.TTL / 20)
+	defer timer.Stop()
+	select {
+	case <-w.watched:
+	case <-timer.C:
+	case <-w.locker.gone.Done():
+	}
 }
 
 // SetReadDeadline does nothing: Read knows better.
@@ -304,6 +340,9 @@ func (w *wire) Read(b []byte) (int, error) {
 		n := copy(b, w.answer)
 		w.answer = w.answer[n:]
 		return n, nil
+	}
+	if !w.held {
+		w.hold()
 	}
 	return w.Conn.Read(b)
 }

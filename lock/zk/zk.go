@@ -50,6 +50,7 @@ import (
 	"net"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-zookeeper/zk"
@@ -134,6 +135,7 @@ type Locker struct {
 	wg     sync.WaitGroup // the heart, each Acquire, each place, each lease until the server knows of its end
 	hosts  hosts
 
+	watching  atomic.Bool   // the client may have watches
 	beginning chan struct{} // holds one element while nobody begins a lease for records
 
 	mu      sync.Mutex    // guards the rest
