@@ -541,26 +541,10 @@ func TestRefused(t *testing.T) {
 	acquireNow(t, node(t, dead), "x")
 }
 
-// BenchmarkPair is an acquire and a release of a lock that nobody else wants.
-func BenchmarkPair(b *testing.B) {
+func Benchmark(b *testing.B) {
 	s := startServer(b)
 	warm(b, s)
-	l := node(b, config(s.Address))
-	var all []time.Duration
-	for b.Loop() {
-		began := time.Now()
-		lease, err := l.Acquire(b.Context(), "x")
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := lease.Release(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		all = append(all, time.Since(began))
-	}
-	slices.Sort(all)
-	b.ReportMetric(float64(all[len(all)/2].Microseconds()), "p50-us")
-	b.ReportMetric(float64(all[len(all)*99/100].Microseconds()), "p99-us")
+	locktest.Benchmark(b, func() lock.Locker { return open(b, config(s.Address)) })
 }
 
 // TestCoordinator runs the suite that every Coordinator passes.
