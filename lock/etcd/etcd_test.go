@@ -255,6 +255,26 @@ func TestLateCreate(t *testing.T) {
 	acquireNow(t, l, "x").Release(t.Context()) //nolint:errcheck // it could be had
 }
 
+// TestCreatedTwice: a place that was created, and whose answer was lost, keeps its rank
+// when it is created again.
+//
+// Mutant: an attempt to create a place looks for no earlier one.
+func TestCreatedTwice(t *testing.T) {
+	c := startCluster(t, 1)
+	l := node(t, c.config())
+	first, second := l.session.place("x"), l.session.place("x")
+	for _, p := range []*place{first, second} {
+		if _, err := p.create(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revision := first.revision
+	first.revision = 0
+	if before, err := first.create(t.Context()); err != nil || before != "" || first.revision != revision {
+		t.Errorf("created again: revision %d after %d, behind %q, %v", first.revision, revision, before, err)
+	}
+}
+
 // TestStaleRenewal: an answer to a renewal from before the present leader's term
 // extends nothing.
 //

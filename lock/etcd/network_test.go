@@ -25,7 +25,7 @@ func (c *cluster) far(t testing.TB) (Config, *locktest.Relay) {
 // TestLostReply: the answer to whatever question is lost, and what the cluster did is
 // neither forgotten nor done twice.
 //
-// Mutants: an attempt to create a place looks for no earlier one; free tries once.
+// Mutant: free tries once.
 func TestLostReply(t *testing.T) {
 	c := startCluster(t, 1)
 	config, relay := c.far(t)
