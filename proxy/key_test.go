@@ -221,6 +221,7 @@ func TestHeaderKeys(t *testing.T) {
 			want:    "order:7",
 		},
 		{name: "folded", request: sent{header: []string{"X-Order-Id: 7\r\n 8"}}, want: "order:7 8"}, // as the service gets it
+		{name: "folded, with nothing behind", request: sent{header: []string{"X-Order-Id: 7\r\n \r\n\t"}}, want: "order:7"},
 	} {
 		k.from = []Source{{Header: "X-Order-Id"}}
 		k.check(t)
@@ -732,6 +733,9 @@ func seenByService(r *http.Request, s *Source) (string, bool) {
 		cookie, err := r.Cookie(s.Cookie)
 		if err != nil {
 			return "", false
+		}
+		if !cookie.Quoted {
+			return strings.Trim(cookie.Value, " \t"), true // net/http keeps blanks that others drop
 		}
 		return cookie.Value, true
 	}

@@ -34,7 +34,8 @@ func (c *call) headerValue(b []byte, s *source) ([]byte, bool, *problem) {
 	if doubt != "" {
 		return b, false, ambiguousKey.because(fmt.Sprintf("%s %s", s, doubt))
 	}
-	return append(b, value...), lines > 0, nil
+	// Folding an empty line leaves a blank behind the value, which no service sees.
+	return append(b, trimBlanks(value)...), lines > 0, nil
 }
 
 // field is a header field as the upstream will get it, and how many lines it
@@ -179,7 +180,8 @@ func unescapeForm(b, raw []byte) ([]byte, error) {
 
 // cookieValue takes a cookie that is sent once. The quotes that RFC 6265 allows
 // around a value are not part of it; percent signs are, since it knows no
-// escapes.
+// escapes. Nor are blanks around the value, which some servers drop and others
+// keep: what any of them takes for one key has one lane.
 func (c *call) cookieValue(b []byte, s *source) ([]byte, bool, *problem) {
 	h := &c.ctx.Request.Header
 	// Not h.Cookies, which leaves out what it does not understand.
