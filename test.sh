@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light hey wrk curl python3 iproute2 redis-server etcd-server zookeeper default-jre-headless)
+packages=(gcc libc6-dev nginx-light hey wrk curl python3 iproute2 redis-server etcd-server zookeeper default-jre-headless postgresql)
 commands=(gcc nginx hey wrk curl python3 ip redis-server etcd java)
 
 missing=()
@@ -15,6 +15,7 @@ for i in "${!commands[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
 done
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
 		echo "installing what the tests need: ${missing[*]}"

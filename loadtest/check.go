@@ -12,9 +12,10 @@ import (
 // Evidence is what the two ends of a run know. Either half may be missing; what
 // needs it then counts as not judged.
 type Evidence struct {
-	Executions []Execution
-	Refused    int64 // requests that a full history refused: more than 0 and nothing can be proved
-	Sent       []Sent
+	Executions  []Execution
+	Refused     int64 // requests that a full history refused: more than 0 and nothing can be proved
+	LowerFences int64 // requests that were refused, and not executed, for their fences
+	Sent        []Sent
 }
 
 // Sent is one request as its client saw it. Client, Key and Seq together name

@@ -45,6 +45,9 @@ const (
 // ErrHistoryFull is returned when a history has as much as it may hold.
 var ErrHistoryFull = errors.New("history is full")
 
+// errLowerFence is what a resource that looks at fences says to a late holder.
+var errLowerFence = errors.New("an execution of this key had a higher fence")
+
 // History records executions of any number of witnesses, in the order of their
 // starts. It is bounded: when it is full it refuses the execution itself, and
 // counts that, so that a cut history can never pass for a whole one.
@@ -52,11 +55,13 @@ type History struct {
 	clock      *Clock
 	recordsMax int
 
-	mu      sync.Mutex // guards chunks, count, text, refused
-	chunks  []*[recordsPerChunk]record
-	count   int
-	text    int // bytes of strings held
-	refused int64
+	mu          sync.Mutex // guards the rest
+	chunks      []*[recordsPerChunk]record
+	count       int
+	text        int // bytes of strings held
+	refused     int64
+	fences      map[string]int64 // the highest of each key, of calls that look at them
+	lowerFences int64
 }
 
 // record is an Execution in less room: one string for all fields. Everything
@@ -77,6 +82,7 @@ type call struct {
 	key, laneKey, ticket, fence, client []byte
 	method, witness                     string
 	seq                                 int64
+	fenced                              bool // refuse a fence below the key's highest
 }
 
 // NewHistory makes a history of at most recordsMax executions; 0 means
@@ -89,7 +95,8 @@ func NewHistory(clock *Clock, recordsMax int) *History {
 }
 
 // begin records a start; the caller stores the end in the record. It returns
-// ErrHistoryFull if there is no room, and then the request must not run.
+// ErrHistoryFull if there is no room, or errLowerFence, and then the request must
+// not run.
 func (h *History) begin(c call) (*record, int, error) {
 	var scratch [256]byte
 	b := scratch[:0]
@@ -104,9 +111,21 @@ func (h *History) begin(c call) (*record, int, error) {
 		b = appendVisible(b, field)
 	}
 	text := string(b)
+	fenced := c.fenced && len(c.fence) > 0 && len(c.key) > 0
+	var fence int64
+	if fenced {
+		var ok bool
+		if fence, ok = parseFence(string(c.fence)); !ok {
+			return nil, 0, fmt.Errorf("Lanekeeper-Fence %.40q is no fence", c.fence)
+		}
+	}
 
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if fenced && fence < h.fences[text[:cut[0]]] {
+		h.lowerFences++
+		return nil, 0, errLowerFence
+	}
 	if h.count == h.recordsMax || h.text+len(text) > h.recordsMax*textPerRecord+fieldBytesMax {
 		h.refused++
 		return nil, 0, ErrHistoryFull
@@ -118,6 +137,12 @@ func (h *History) begin(c call) (*record, int, error) {
 	h.count++
 	h.text += len(text)
 	r.text, r.cut, r.method, r.witness, r.seq = text, cut, c.method, c.witness, c.seq
+	if fenced {
+		if h.fences == nil {
+			h.fences = make(map[string]int64)
+		}
+		h.fences[text[:cut[0]]] = fence
+	}
 	r.start = h.clock.Now() // under the mutex: the order of records is the order of starts
 	return r, h.count, nil
 }
@@ -182,6 +207,14 @@ func (h *History) Refused() int64 {
 	return refused
 }
 
+// LowerFences returns how many requests were not executed because an execution of
+// their key had had a higher fence.
+func (h *History) LowerFences() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.lowerFences
+}
+
 // Evidence returns what was recorded as the witness's half of an Evidence.
 func (h *History) Evidence() Evidence {
 	chunks, count, refused := h.snapshot()
@@ -189,7 +222,7 @@ func (h *History) Evidence() Evidence {
 	for i := range executions {
 		executions[i] = chunks[i/recordsPerChunk][i%recordsPerChunk].execution()
 	}
-	return Evidence{Executions: executions, Refused: refused}
+	return Evidence{Executions: executions, Refused: refused, LowerFences: h.LowerFences()}
 }
 
 // Reset forgets everything, and returns how much that was and how many of it
@@ -199,6 +232,7 @@ func (h *History) Reset() (dropped, running int) {
 	h.mu.Lock()
 	chunks, count := h.chunks, h.count
 	h.chunks, h.count, h.text, h.refused = nil, 0, 0, 0
+	h.fences, h.lowerFences = nil, 0
 	h.mu.Unlock()
 	for i := range count {
 		if chunks[i/recordsPerChunk][i%recordsPerChunk].end.Load() == 0 {
@@ -215,8 +249,15 @@ type cutLine struct {
 	Refused   int64 `json:"refused"`
 }
 
-// WriteNDJSON writes one execution per line, by start. A history that had to
-// refuse ends with the line {"truncated":true,"refused":N}.
+// fenceLine tells of requests that were refused for their fences. It is there only
+// if there were any.
+type fenceLine struct {
+	LowerFences int64 `json:"lower_fences"`
+}
+
+// WriteNDJSON writes one execution per line, by start. {"lower_fences":N} comes after
+// them if N were refused for that. A history that had to refuse because it was full
+// ends with the line {"truncated":true,"refused":N}.
 func (h *History) WriteNDJSON(w io.Writer) error {
 	chunks, count, refused := h.snapshot()
 	bw := bufio.NewWriterSize(w, 64<<10)
@@ -224,6 +265,11 @@ func (h *History) WriteNDJSON(w io.Writer) error {
 	encoder.SetEscapeHTML(false)
 	for i := range count {
 		if err := encoder.Encode(chunks[i/recordsPerChunk][i%recordsPerChunk].execution()); err != nil {
+			return err
+		}
+	}
+	if lower := h.LowerFences(); lower > 0 {
+		if err := encoder.Encode(fenceLine{lower}); err != nil {
 			return err
 		}
 	}
@@ -263,6 +309,7 @@ func ReadHistory(r io.Reader, recordsMax int) (Evidence, error) {
 		var entry struct {
 			Execution
 			cutLine
+			fenceLine
 		}
 		if err := json.Unmarshal(text, &entry); err != nil {
 			return ev, fmt.Errorf("line %d: %w", line, err)
@@ -270,6 +317,8 @@ func ReadHistory(r io.Reader, recordsMax int) (Evidence, error) {
 		switch {
 		case entry.Truncated:
 			ev.Refused += entry.Refused
+		case entry.LowerFences > 0:
+			ev.LowerFences += entry.LowerFences
 		case entry.Start <= 0:
 			return ev, fmt.Errorf("line %d: no execution: start_ns is missing", line)
 		case len(ev.Executions) == recordsMax:

@@ -30,6 +30,12 @@ type WitnessConfig struct {
 	// that has a client and a number: whichever way and in whatever order
 	// requests arrive, the same ones are slow.
 	Seed uint64
+
+	// Fenced has the witness be a resource that late holders of a lock cannot
+	// reach: a request whose Lanekeeper-Fence is below that of an execution of its
+	// key, at whichever replica, is answered 409 and not executed. One without a
+	// fence, or a key, is.
+	Fenced bool
 }
 
 // delayMax bounds what a request may ask for by Witness-Delay.
@@ -56,7 +62,7 @@ func (c WitnessConfig) Validate() error {
 //
 // where n counts the history's executions. Paths of its own, not recorded:
 //
-//	GET  /.witness/history  NDJSON of Execution; headers Witness-Records, Witness-Refused
+//	GET  /.witness/history  NDJSON of Execution; headers Witness-Records, Witness-Refused, Witness-Lower-Fences
 //	POST /.witness/reset    forget everything
 //	GET  /healthz           200
 //
@@ -131,6 +137,7 @@ func (w *Witness) serveHistory(ctx *fasthttp.RequestCtx) {
 	ctx.SetContentType("application/x-ndjson")
 	ctx.Response.Header.Set("Witness-Records", strconv.Itoa(w.history.Len()))
 	ctx.Response.Header.Set("Witness-Refused", strconv.FormatInt(w.history.Refused(), 10))
+	ctx.Response.Header.Set("Witness-Lower-Fences", strconv.FormatInt(w.history.LowerFences(), 10))
 	ctx.SetBodyStreamWriter(func(bw *bufio.Writer) {
 		_ = w.history.WriteNDJSON(bw) // a client that hung up sees a cut chunked body
 	})
@@ -154,10 +161,14 @@ func (w *Witness) execute(ctx *fasthttp.RequestCtx) {
 		ticket: header.Peek("Lanekeeper-Ticket"), fence: header.Peek("Lanekeeper-Fence"),
 		client: client, seq: seq,
 		method: methodName(header.Method()), witness: w.config.Name,
+		fenced: w.config.Fenced,
 	})
 	switch {
 	case errors.Is(err, ErrHistoryFull):
 		refuse(ctx, fasthttp.StatusInsufficientStorage, "the history is full and must be reset; not executed")
+		return
+	case errors.Is(err, errLowerFence):
+		refuse(ctx, fasthttp.StatusConflict, err.Error()+"; not executed")
 		return
 	case err != nil:
 		refuse(ctx, fasthttp.StatusBadRequest, err.Error())

@@ -78,6 +78,62 @@ func TestWitnessRecordsWhatNamesARequest(t *testing.T) {
 	}
 }
 
+// A resource that looks at fences executes nothing below the highest of a key, and
+// says so; each key has its own, and replicas share them.
+// Mutants killed: fences compared as float64; an equal one refused; the last in
+// place of the highest remembered (by a refused one too); one fence for all keys;
+// looked at without the option; a refusal counted as an execution, or as a full
+// history; forgotten by the NDJSON; a highest one that Reset leaves; no fence read
+// as 0; what is no fence executed.
+func TestWitnessRefusesLowerFences(t *testing.T) {
+	history := NewHistory(NewClock(), 0)
+	fenced := startWitness(t, WitnessConfig{Fenced: true}, history)
+	replica := startWitness(t, WitnessConfig{Fenced: true}, history)
+	plain := startWitness(t, WitnessConfig{}, history)
+	for i, c := range []struct {
+		url, key, fence string
+		status          int
+	}{
+		{fenced, "k", "9007199254740993", 200}, // 2^53 + 1
+		{replica, "k", "9007199254740992", 409},
+		{fenced, "k", "9007199254740993", 200},
+		{fenced, "k", "9007199254740994", 200},
+		{fenced, "k", "9", 409},
+		{replica, "k", "9007199254740993", 409},
+		{fenced, "k", "9223372036854775807", 200},
+		{fenced, "k", "9223372036854775806", 409},
+		{fenced, "other", "1", 200},
+		{fenced, "other", "0", 409},
+		{fenced, "k", "", 200},
+		{fenced, "", "5", 200},
+		{fenced, "", "4", 200},
+		{fenced, "k", "9223372036854775808", 400},
+		{plain, "k", "1", 200},
+		{plain, "k", "one", 200},
+	} {
+		response, answer := do(t, "POST", c.url+"/", "", "Witness-Key", c.key, "Lanekeeper-Fence", c.fence)
+		if response.StatusCode != c.status || (c.status != 200) != strings.Contains(answer, `"executed":"no"`) {
+			t.Errorf("%d %+v: %d %s", i, c, response.StatusCode, answer)
+		}
+	}
+	if history.Len() != 10 || history.LowerFences() != 5 || history.Refused() != 0 {
+		t.Errorf("%d executions, %d refused for their fences, %d otherwise", history.Len(), history.LowerFences(), history.Refused())
+	}
+	response, answer := do(t, "GET", fenced+"/.witness/history", "")
+	evidence, err := ReadHistory(strings.NewReader(answer), 0)
+	if err != nil || len(evidence.Executions) != 10 || evidence.LowerFences != 5 || evidence.Refused != 0 ||
+		response.Header.Get("Witness-Lower-Fences") != "5" || history.Evidence().LowerFences != 5 {
+		t.Errorf("history: %+v, %v, %v", evidence, err, response.Header)
+	}
+	history.Reset()
+	if response, _ := do(t, "POST", fenced+"/", "", "Witness-Key", "k", "Lanekeeper-Fence", "1"); response.StatusCode != 200 || history.LowerFences() != 0 {
+		t.Errorf("after reset: %d, %d refused", response.StatusCode, history.LowerFences())
+	}
+	if _, answer := do(t, "GET", fenced+"/.witness/history", ""); strings.Contains(answer, "lower_fences") {
+		t.Errorf("a history in which nothing was refused: %s", answer)
+	}
+}
+
 func TestWitnessEndpoints(t *testing.T) {
 	history := NewHistory(NewClock(), 1)
 	url := startWitness(t, WitnessConfig{}, history)

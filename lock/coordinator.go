@@ -140,7 +140,9 @@ const stampsPerSecond = 256
 
 // NextStamp is the stamp after another one: higher, and at least the time, so that it
 // is higher too than one that the store has forgotten, as long as clocks were not set
-// back. It fits 40 bits until the year 2106.
+// back. Parts of a second count, for a store may forget what it granted in the same
+// one. It fits 40 bits until the year 2106.
 func NextStamp(last uint64, now time.Time) uint64 {
-	return max(last+1, uint64(max(now.Unix(), 0))*stampsPerSecond)
+	part := uint64(now.Nanosecond()) * stampsPerSecond / uint64(time.Second) //nolint:gosec // not negative
+	return max(last+1, uint64(max(now.Unix(), 0))*stampsPerSecond+part)
 }

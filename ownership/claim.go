@@ -8,8 +8,10 @@ import (
 
 // answer is the word of a member that it stands back in the present round.
 type answer struct {
-	from ring.Member
-	keys []string // that it may still run
+	from   ring.Member
+	keys   []string // that it may still run
+	lease  string   // under which it may have tenures up to this one, which it lets go
+	tenure uint64
 }
 
 // petition is a claim, or a Held, of another member.
@@ -103,7 +105,12 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 		return true
 	case s.role == Owned:
 		return false // if c is another owner's, this one gives as soon as it may
+	case s.won:
+		return false // it is the owner as soon as the coordinator says so
 	case c.held:
+		if c.epoch >= s.epoch {
+			t.clear(p, s, true)
+		}
 		t.hear(p, s, c.from, c.epoch) // again: this node may have owned the partition until now
 		if len(s.draining) > 0 || c.epoch < s.heard {
 			t.answer(p, s, c)
@@ -147,7 +154,8 @@ func (t *Table) answer(p int, s *partition, c *petition) {
 	if len(s.draining) > 0 {
 		s.told = insert(s.told, c.from)
 	}
-	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.draining})
+	lease, tenure := t.cede(s)
+	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.draining, Lease: lease, Tenure: tenure})
 }
 
 // answered takes a member's answer.
@@ -158,9 +166,13 @@ func (t *Table) answered(p int, s *partition, from ring.Member, a Answer) {
 	switch s.role {
 	case Claiming:
 		s.heard = max(s.heard, a.Heard)
-		s.record(answer{from: from, keys: a.Keys})
+		s.record(answer{from: from, keys: a.Keys, lease: a.Lease, tenure: a.Tenure})
 	case Owned:
 		t.await(p, s, from, a.Keys)
+		if a.Lease != "" && a.Lease == s.title.prev {
+			s.title.prevMember = from
+			t.arbiter.changed = append(t.arbiter.changed, p)
+		}
 		switch {
 		case a.Heard <= s.epoch:
 		case s.unconfirmed: // somebody else has had it while this node stood still

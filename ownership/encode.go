@@ -60,13 +60,13 @@ func parseEntry(k kind, r *reader) Entry {
 	case kindClaim:
 		return Claim{Partition: r.partition(), Number: r.number()}
 	case kindAnswer:
-		return Answer{Partition: r.partition(), Number: r.number(), Heard: r.number(), Keys: r.keys()}
+		return Answer{Partition: r.partition(), Number: r.number(), Heard: r.number(), Keys: r.keys(), Lease: r.text(), Tenure: r.number()}
 	case kindRelease:
 		return Release{Partition: r.partition(), Number: r.number()}
 	case kindReleased:
 		return Released{Partition: r.partition(), Number: r.number()}
 	case kindGive:
-		return Give{Partition: r.partition(), Number: r.number(), Claim: r.number(), Epoch: r.number(), Keys: r.keys(), Sections: r.sections()}
+		return Give{Partition: r.partition(), Number: r.number(), Claim: r.number(), Epoch: r.number(), Keys: r.keys(), Sections: r.sections(), Lease: r.text(), Tenure: r.number()}
 	case kindTaken:
 		return Taken{Partition: r.partition(), Number: r.number(), Returned: r.flag()}
 	case kindKeyDone:
@@ -88,7 +88,8 @@ func parseEntry(k kind, r *reader) Entry {
 func (e Claim) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }
 
 func (e Answer) append(b []byte) []byte {
-	return appendKeys(appendNumbers(b, uint64(e.Partition), e.Number, e.Heard), e.Keys)
+	b = appendKeys(appendNumbers(b, uint64(e.Partition), e.Number, e.Heard), e.Keys)
+	return appendNumbers(appendText(b, e.Lease), e.Tenure)
 }
 
 func (e Release) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }
@@ -97,7 +98,8 @@ func (e Released) append(b []byte) []byte { return appendNumbers(b, uint64(e.Par
 
 func (e Give) append(b []byte) []byte {
 	b = appendNumbers(b, uint64(e.Partition), e.Number, e.Claim, e.Epoch)
-	return appendSections(appendKeys(b, e.Keys), e.Sections)
+	b = appendSections(appendKeys(b, e.Keys), e.Sections)
+	return appendNumbers(appendText(b, e.Lease), e.Tenure)
 }
 
 func (e Taken) append(b []byte) []byte {

@@ -23,7 +23,8 @@ type scenario struct {
 	// script goes on from there, to where it becomes interesting.
 	script func(*world)
 
-	breaks, doubts, freezes int
+	breaks, doubts, freezes       int
+	losses, lapses, pauses, aways int // at the store
 
 	deep bool // only with -states: too large for CI
 }
@@ -52,6 +53,7 @@ func (s *scenario) begin() *world {
 	r := s.rules
 	w := newWorld(&r)
 	w.start(0, 0)
+	w.run()
 	w.plan = 1
 	for w.plan < s.before {
 		w.next()
@@ -64,6 +66,9 @@ func (s *scenario) begin() *world {
 		s.script(w)
 	}
 	w.breaks, w.doubts, w.freezes = s.breaks, s.doubts, s.freezes
+	if w.store != nil {
+		w.store.losses, w.store.lapses, w.store.pauses, w.store.away = s.losses, s.lapses, s.pauses, s.aways
+	}
 	return w
 }
 
@@ -212,6 +217,8 @@ func (r rules) with(change func(*rules)) rules {
 	return r
 }
 
+func strictly(r *rules) { r.strict, r.anyDeath = true, true }
+
 var scenarios = []scenario{
 	// a owns, b comes and should.
 	{name: "join", before: 1, breaks: 2,
@@ -298,6 +305,42 @@ var scenarios = []scenario{
 		rules: small("ab", among("ba"), 1, step{join, 1, 0}).with(func(r *rules) { r.anyDeath = true })},
 	{name: "false death of three", before: 3, doubts: 1, breaks: 1,
 		rules: small("abc", among("cba"), 0, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.anyDeath, r.linksStay = true, true })},
+	// From here on there is a coordinator.
+	{name: "strict join", before: 1, losses: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict join and leave", before: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{leave, 1, 0}).with(strictly)},
+	// a has given to b, runs a request and has another that waits, and its lease ends.
+	{name: "the lease of the giver ends", before: 1, lapses: 1,
+		rules:  small("ab", among("ba"), 3, step{join, 1, 0}).with(strictly),
+		script: func(w *world) { w.do(action{admit, 0, 0}); w.do(action{admit, 0, 0}); w.next(); w.run("done") }},
+	// The owner's lease ends, and it gets another one, or it is not heard of any more.
+	{name: "the lease of the owner ends", before: 2, lapses: 2, doubts: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict death of the owner", before: 2, losses: 1,
+		rules: small("acb", among("bca"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 2, 0}).with(strictly)},
+	// Each takes the other for dead for a while.
+	{name: "strict false death", before: 2, doubts: 2,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict false death of three", before: 3, doubts: 1, lapses: 1,
+		rules: small("abc", among("cba"), 1, step{join, 1, 0}, step{join, 2, 0}).with(strictly)},
+	// a gives to b, and takes it for dead before b has the title.
+	{name: "false death of the taker", before: 1, doubts: 1, losses: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	// a has given to b, which dies, maybe before it has the title.
+	{name: "strict death of the taker", before: 1, losses: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}).with(strictly)},
+	// a still runs what it had when it gave to b, b dies, and c does not see a.
+	{name: "unseen by the heir", before: 1, doubts: 1,
+		rules:  small("abc", among("bca"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 1, 0}).with(strictly),
+		script: func(w *world) { w.do(action{admit, 0, 0}); w.next(); w.run("done"); w.next(); w.run("done") }},
+	// What a wrote while its lease was valid lands at any time after.
+	{name: "a frozen writer", before: 2, lapses: 1, pauses: 1, doubts: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "the store is away", before: 2, lapses: 2, aways: 2,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "the store is away, and a member dies", before: 2, lapses: 1, aways: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}).with(strictly)},
 	// The rest are mixtures, for the nights.
 	{name: "everybody comes and goes", before: 1, breaks: 1, deep: true,
 		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}, step{leave, 1, 0})},
@@ -311,6 +354,23 @@ var scenarios = []scenario{
 		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.keys = testKeys[:2] })},
 	{name: "false deaths of three, with breaks and a standstill", before: 3, doubts: 2, breaks: 1, freezes: 1, deep: true,
 		rules: small("abc", among("cba"), 1, step{join, 1, 0}, step{join, 2, 0}).with(func(r *rules) { r.anyDeath = true })},
+}
+
+// TestCallersRules: what whoever runs requests has to keep to for the table's rules to
+// be enough. Without it something is found.
+//
+// A call that its lease's end cut off holds its lane: the service may be at work for as
+// long as the lease goes on in the store, and the lease may be renewed.
+func TestCallersRules(t *testing.T) {
+	s := scenario{name: "a call that is given up frees its lane", before: 1, lapses: 1,
+		rules: small("a", among("a"), 2).with(func(r *rules) { strictly(r); r.releases = true })}
+	if err := s.explore(t); !strings.Contains(err, "runs request 2 of x beside request 1") {
+		t.Errorf("got %q", err)
+	}
+	s.rules.releases = false
+	if err := s.explore(t); err != "" {
+		t.Error(err)
+	}
 }
 
 // TestScenarios explores each of them.

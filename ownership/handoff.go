@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"lanekeeper/lock"
 	"lanekeeper/ring"
 )
 
@@ -45,6 +46,7 @@ func (t *Table) give(p int, s *partition, to ring.Member, claim uint64) {
 		s.draining[i] = string(key)
 	}
 	slices.Sort(s.draining)
+	t.drains(s)
 	s.given = &given{to: to, number: t.gives, claim: claim, epoch: s.epoch}
 	t.checked(s)
 	t.send(to, t.giveOf(p, s))
@@ -53,7 +55,9 @@ func (t *Table) give(p int, s *partition, to ring.Member, claim uint64) {
 // giveOf is the Give that waits for its receipt, as of now: what has been done
 // meanwhile was told by a KeyDone that may be before or behind it, or lost.
 func (t *Table) giveOf(p int, s *partition) Give {
+	lease, tenure := t.cede(s)
 	return Give{
+		Lease: lease, Tenure: tenure,
 		Partition: p, Number: s.given.number, Claim: s.given.claim, Epoch: s.given.epoch,
 		Keys: s.draining, Sections: t.state.Export(p, s.draining),
 	}
@@ -84,13 +88,17 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 		s.taken = append(s.taken, round{from, g.Number})
 	}
 	t.send(from, Taken{Partition: p, Number: g.Number})
-	if s.unconfirmed {
-		t.drop(p, s, ErrTakenOver) // the giver has had it while this node stood still
+	if s.unconfirmed || s.role == Owned && g.Lease != "" && !s.title.stands() {
+		t.drop(p, s, ErrTakenOver) // the giver has had it while this node stood still, or had no title
 	}
 	t.state.Import(p, g.Sections)
 	if s.role != Owned {
-		s.record(answer{from: from, keys: g.Keys}) // what it said before no longer counts (rule 6)
-		t.own(p, s, max(g.Epoch, s.heard+1))
+		s.record(answer{from: from, keys: g.Keys, lease: g.Lease, tenure: g.Tenure}) // what it said before no longer counts (rule 6)
+		if g.Lease != "" && g.Tenure > s.title.known.Tenure {
+			s.title.known = lock.Record{Partition: p, Holder: g.Lease, Tenure: g.Tenure}
+		}
+		s.heard = max(s.heard, g.Epoch-1)
+		t.win(p, s)
 		return
 	}
 	// There were two owners, and now there is one.
@@ -107,7 +115,7 @@ func (t *Table) receipt(p int, s *partition, from ring.Member, r Taken) {
 	switch {
 	case !r.Returned:
 	case t.view.Enough:
-		t.own(p, s, s.heard+1)
+		t.win(p, s)
 	default:
 		s.holder = ring.Member{}
 	}
@@ -165,6 +173,7 @@ func (t *Table) Drained(p int, key []byte) {
 		return
 	}
 	s.draining = withoutKey(s.draining, string(key))
+	t.clear(p, s, false)
 	done := KeyDone{Partition: p, Key: string(key), Sections: t.state.ExportKey(p, string(key))}
 	for _, m := range s.told {
 		t.send(m, done)

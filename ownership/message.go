@@ -31,6 +31,11 @@ type Answer struct {
 	Number    uint64   // of the claim, or of the Held, that is answered
 	Heard     uint64   // the highest epoch that the sender knows of
 	Keys      []string // what the sender may still run, complete
+
+	// Lease is the sender's, if it may have tenures under it, of which those up to
+	// Tenure may be taken from it.
+	Lease  string
+	Tenure uint64
 }
 
 // Release asks to be released from having stood back for a round.
@@ -53,6 +58,9 @@ type Give struct {
 	Epoch     uint64 // of the receiver's tenure, at least
 	Keys      []string
 	Sections  []Section
+
+	Lease  string // as in Answer
+	Tenure uint64
 }
 
 // Taken is the receipt of a Give.

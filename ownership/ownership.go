@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"lanekeeper/lock"
 	"lanekeeper/ring"
 )
 
@@ -39,6 +40,12 @@ type Config struct {
 	// its owning it. May be nil.
 	Moved func(handoff time.Duration)
 
+	// Coordinator has the last word on who holds a partition, so that strict requests
+	// can run: nil leaves it to the members. It is the caller's to close, after Stop.
+	Coordinator lock.Coordinator
+	// AcquireTimeout is how long it may take to answer.
+	AcquireTimeout time.Duration
+
 	// HandoffTimeout is how long a live member may leave a message without an
 	// answer before it is sent again.
 	HandoffTimeout time.Duration
@@ -61,6 +68,8 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("ownership: %d partitions: must be 1 to %d", c.Partitions, partitionsMax)
 	case c.Lanes == nil || c.Send == nil || c.Log == nil:
 		return errors.New("ownership: Lanes, Send and Log must be set")
+	case c.Coordinator != nil && c.AcquireTimeout <= 0:
+		return errors.New("ownership: AcquireTimeout must be above 0")
 	case c.HandoffTimeout <= 0 || c.Suspicion <= 0:
 		return errors.New("ownership: HandoffTimeout and Suspicion must be above 0")
 	}
@@ -78,6 +87,7 @@ type Ownership struct {
 	started time.Time
 
 	routes []atomic.Pointer[tenure]
+	grants []atomic.Pointer[grant] // of titles
 	owned  atomic.Int64
 	moves  atomic.Uint64
 	beat   atomic.Int64 // when the watchdog was last content, since started
@@ -100,6 +110,8 @@ type Ownership struct {
 
 	emptiedMu sync.Mutex // guards emptied; nothing else is locked under it
 	emptied   []emptied
+
+	registrar *registrar // nil: there is no coordinator
 
 	encoder encoder // of the goroutine that delivers
 	kick    chan struct{}
@@ -141,8 +153,13 @@ func New(config Config) (*Ownership, error) {
 		config: config, started: config.Now(),
 		table:  NewTable(config.Self, config.Partitions, config.Lanes, config.Sections),
 		routes: make([]atomic.Pointer[tenure], config.Partitions),
+		grants: make([]atomic.Pointer[grant], config.Partitions),
 		since:  make(map[int]time.Time),
 		kick:   make(chan struct{}, 1), quit: make(chan struct{}), idle: make(chan struct{}),
+	}
+	if config.Coordinator != nil {
+		o.table.arbiter.present = true
+		o.registrar = newRegistrar(o)
 	}
 	o.beat.Store(math.MaxInt64) // until Start nobody looks
 	for p := range o.routes {
@@ -163,6 +180,9 @@ func (o *Ownership) Start() {
 		o.beat.Store(int64(o.now()))
 		o.wg.Go(o.deliver) // ends with quit
 		o.wg.Go(o.watch)   // ends with quit
+		if o.registrar != nil {
+			o.wg.Go(o.registrar.run) // ends with Stop
+		}
 	})
 }
 
@@ -171,7 +191,12 @@ func (o *Ownership) Start() {
 // Start.
 func (o *Ownership) Stop() {
 	o.mu.Lock()
-	o.stop.Do(func() { close(o.quit) })
+	o.stop.Do(func() {
+		close(o.quit)
+		if o.registrar != nil {
+			o.registrar.cancel()
+		}
+	})
 	o.mu.Unlock()
 	o.wg.Wait()
 }
@@ -243,6 +268,12 @@ func (o *Ownership) collectLocked() {
 			o.routes[c.Partition].Store(&tenure{c.Route, o.now()})
 		}
 		o.newsLocked(c, before.Route)
+	}
+	if o.registrar != nil {
+		o.publishTitlesLocked()
+		if o.table.Asks() {
+			o.registrar.wake()
+		}
 	}
 	if o.frozen && o.table.Confirmed() {
 		o.frozen = false

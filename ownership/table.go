@@ -79,7 +79,8 @@ type Table struct {
 	gives  uint64 // the last number of a Give
 	parts  []partition
 
-	check confirmation
+	check   confirmation
+	arbiter arbiter
 
 	out     []Outgoing
 	changed []int
@@ -102,6 +103,8 @@ type partition struct {
 	draining []string      // keys of an earlier tenure that still run here, sorted
 	told     []ring.Member // who waits for them
 	given    *given        // until it is taken
+	won      bool          // its owner has given it to this node, which claims it until it has the title
+	title    title
 
 	taken   []round    // the last Give that was taken from each member
 	pending []petition // what waits for an answer, by member
@@ -206,7 +209,9 @@ func (t *Table) greet(p int, s *partition, m ring.Member) {
 // lose forgets what was expected of a member that is no longer live.
 func (t *Table) lose(p int, s *partition, m ring.Member) {
 	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.from == m })
-	t.await(p, s, m, nil)
+	if s.title.prev == "" || s.title.prevMember != m {
+		t.await(p, s, m, nil) // else what it runs ends with its lease
+	}
 	for i := range s.pending {
 		if s.pending[i].from == m {
 			s.pending[i].fresh = true // to be looked at again if it comes back
@@ -225,8 +230,10 @@ func (t *Table) settle(p int, s *partition) {
 	switch {
 	case s.role == Owned && !t.view.Enough:
 		t.drop(p, s, ErrTooFew)
-	case s.role == Claiming && !t.wants(p):
-		s.role, s.answers = Foreign, nil
+	case s.role == Owned:
+		t.entitled(p, s)
+	case s.role == Claiming && !t.wants(p) && !(s.won && t.view.Enough):
+		s.role, s.won, s.answers = Foreign, false, nil
 	case s.role == Claiming:
 		t.complete(p, s)
 	case s.role == Foreign && t.wants(p):
@@ -248,7 +255,7 @@ func (t *Table) begin(p int, s *partition) {
 		return
 	}
 	t.claims++
-	s.role, s.number, s.answers = Claiming, t.claims, nil
+	s.role, s.won, s.number, s.answers = Claiming, false, t.claims, nil
 	for _, m := range t.live {
 		t.send(m, Claim{Partition: p, Number: s.number})
 	}
@@ -258,22 +265,32 @@ func (t *Table) begin(p int, s *partition) {
 // complete makes this node the owner if nobody else is: every member that anybody
 // sees has stood back for this round (rule 2).
 func (t *Table) complete(p int, s *partition) {
-	if len(t.strangers) > 0 || slices.ContainsFunc(t.live, func(m ring.Member) bool { return s.answer(m) == nil }) {
+	if !s.won && (len(t.strangers) > 0 || slices.ContainsFunc(t.live, func(m ring.Member) bool { return s.answer(m) == nil })) {
 		return
 	}
-	t.own(p, s, s.heard+1)
+	if t.entitled(p, s) {
+		t.own(p, s, s.heard+1)
+	}
+}
+
+// win makes this node the owner of what its owner has given it.
+func (t *Table) win(p int, s *partition) {
+	s.role, s.won = Claiming, true
+	t.complete(p, s)
 }
 
 // own begins a tenure. Keys that others listed wait, all others may run.
 func (t *Table) own(p int, s *partition, epoch uint64) {
 	answers := s.answers
-	s.role, s.holder = Owned, t.self
+	s.role, s.won, s.holder = Owned, false, t.self
 	s.floor = s.number
 	s.answers, s.given = nil, nil
 	s.draining, s.told = nil, nil // they stand first in their lanes
+	s.title.clears = nil          // and this node is prev no more
 	for _, a := range answers {
 		t.await(p, s, a.from, a.keys)
 	}
+	t.arbiter.changed = append(t.arbiter.changed, p)
 	t.lanes.Open(p)
 	t.announce(p, s, epoch)
 }
@@ -295,6 +312,7 @@ func (t *Table) drop(p int, s *partition, cause error) {
 		t.lanes.Unblock(p, []byte(w.key))
 	}
 	s.role, s.holder, s.waits = Foreign, ring.Member{}, nil
+	s.title.prevMember = ring.Member{} // what it listed is forgotten
 	s.draining, s.told = nil, nil
 	for _, key := range keys {
 		if t.lanes.Busy(p, key) {
@@ -302,6 +320,7 @@ func (t *Table) drop(p int, s *partition, cause error) {
 		}
 	}
 	slices.Sort(s.draining)
+	t.drains(s)
 	t.checked(s)
 }
 

@@ -6,6 +6,7 @@ import (
 	"sort"
 	"strings"
 
+	"lanekeeper/lock"
 	"lanekeeper/ring"
 )
 
@@ -21,6 +22,7 @@ type world struct {
 	nodes []*node
 	links []link // from*len(nodes)+to
 	keys  []traffic
+	store *store // nil: there is no coordinator
 
 	breaks, crashes, doubts, retries, freezes int // that may still happen
 	plan                                      int // the next step of rules.plan
@@ -46,6 +48,8 @@ type rules struct {
 	loose      bool // see connected
 	stay       bool // who leaves never goes
 	linksStay  bool // connections outlive the view of whom they lead to
+	strict     bool // there is a coordinator, and all requests are strict
+	releases   bool // a call that is given up frees its lane, which is wrong
 }
 
 type testKey struct {
@@ -87,6 +91,7 @@ type node struct {
 	table   *Table
 	lanes   *testLanes
 	emptied []emptied
+	holder  leaseholder
 }
 
 type link struct {
@@ -128,6 +133,12 @@ const (
 func newWorld(r *rules) *world {
 	n := len(r.names)
 	w := &world{rules: r, nodes: make([]*node, n), links: make([]link, n*n), keys: make([]traffic, len(r.keys))}
+	if r.strict {
+		w.store = &store{records: make([]lock.Record, r.partitions), highest: make([]uint64, len(r.keys))}
+		for p := range w.store.records {
+			w.store.records[p].Partition = p
+		}
+	}
 	for i, name := range r.names {
 		w.nodes[i] = &node{member: ring.Member{Name: name, Incarnation: uint64(i + 1)}, knows: make([]status, n), heard: make([]bool, n)}
 	}
@@ -142,6 +153,10 @@ func (w *world) start(i, seed int) {
 	n.lanes = newTestLanes(w.rules.partitions)
 	n.table = NewTable(n.member, w.rules.partitions, n.lanes, nil)
 	n.status = active
+	if w.store != nil {
+		n.table.arbiter.present = true
+		n.holder = leaseholder{titles: make([]Title, w.rules.partitions), under: make([]int, w.rules.partitions), counts: make([]uint64, w.rules.partitions)}
+	}
 	if seed != i {
 		copy(n.knows, w.nodes[seed].knows)
 		n.knows[seed] = w.nodes[seed].status
@@ -152,6 +167,9 @@ func (w *world) start(i, seed int) {
 		}
 	}
 	n.knows[i] = active
+	if w.store != nil {
+		w.begin(i)
+	}
 	w.event(i, func(t *Table) { t.View(w.view(i)) })
 	w.connect(i)
 	if seed != i {
@@ -256,6 +274,9 @@ func (w *world) event(i int, f func(*Table)) {
 	f(n.table)
 	n.table.Changed()
 	w.owners()
+	if w.store != nil {
+		w.ask(i)
+	}
 	for _, out := range n.table.Take() {
 		j := w.index(out.To)
 		if w.nodes[j].table == nil || w.nodes[j].status == gone {
@@ -317,6 +338,9 @@ func (w *world) fail(format string, args ...any) {
 // what is promised: for a key one at a time, in the order of admission.
 func (w *world) note(i int) {
 	n := w.nodes[i]
+	if w.store != nil {
+		w.noteStrict(i)
+	}
 	for _, s := range n.lanes.started {
 		k := &w.keys[s.key]
 		if !w.rules.anyDeath {
@@ -336,6 +360,18 @@ func (w *world) note(i int) {
 	if !w.rules.lateEmpty {
 		for len(n.emptied) > 0 {
 			w.drained(i)
+		}
+	}
+}
+
+// noteStrict has the coordinator's word on what began.
+func (w *world) noteStrict(i int) {
+	n := w.nodes[i]
+	for len(n.lanes.started) > 0 {
+		s := n.lanes.started[0]
+		n.lanes.started = n.lanes.started[1:]
+		if !w.strictStart(i, s.key, s.request) {
+			n.lanes.finish(s.key, w.rules.keys[s.key]) // refused: not executed
 		}
 	}
 }
@@ -374,13 +410,16 @@ func (w *world) actions(choices bool) (can []action) {
 			can = append(can, action{empty, i, 0})
 		}
 		for k := range w.keys {
-			if n.lanes.busy(k) && n.lanes.lanes[k].running {
+			if n.lanes.busy(k) && n.lanes.lanes[k].running && w.mayFinish(i, k) {
 				can = append(can, action{finish, i, k})
 			}
 		}
 		if !w.rules.stay && n.status == draining && n.table.Counts().Idle() && w.connected(i) {
 			can = append(can, action{depart, i, 0})
 		}
+	}
+	if w.store != nil {
+		can = append(can, w.storeActions(choices)...)
 	}
 	if !choices {
 		return can
@@ -418,6 +457,15 @@ func (w *world) actions(choices bool) (can []action) {
 		}
 	}
 	return can
+}
+
+// mayFinish reports whether a call can end: it has to be there first.
+func (w *world) mayFinish(i, k int) bool {
+	if w.store == nil {
+		return true
+	}
+	c := w.store.callOf(i, k)
+	return c < 0 || w.store.calls[c].landed
 }
 
 // connected reports whether node i may go: whether each of the others can hear,
@@ -486,8 +534,12 @@ func (w *world) do(a action) {
 		w.drained(a.a)
 	case finish:
 		node := w.own(a.a)
+		if w.store == nil {
+			w.keys[a.b].running--
+		} else if c := w.store.callOf(a.a, a.b); c >= 0 {
+			w.store.calls = slices.Delete(w.store.calls, c, c+1)
+		}
 		node.lanes.finish(a.b, w.rules.keys[a.b])
-		w.keys[a.b].running--
 		w.note(a.a)
 	case admit:
 		node := w.own(a.a)
@@ -550,6 +602,8 @@ func (w *world) do(a action) {
 	case askAgain:
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.AskAgain() })
+	default:
+		w.doStore(a)
 	}
 }
 
@@ -558,7 +612,7 @@ func (w *world) die(i int) {
 	n := w.own(i)
 	n.status = gone
 	for k := range w.keys {
-		if n.lanes.busy(k) && n.lanes.lanes[k].running {
+		if n.lanes.busy(k) && n.lanes.lanes[k].running && w.store == nil {
 			w.keys[k].running--
 		}
 	}
@@ -607,6 +661,9 @@ func (w *world) settled() string {
 				return fmt.Sprintf("%s has a lane for %s", n.member, w.rules.keys[k].name)
 			}
 		}
+	}
+	if w.store != nil {
+		return w.unrecorded()
 	}
 	return ""
 }
@@ -749,6 +806,9 @@ func (w *world) clone() *world {
 	c.nodes = slices.Clone(w.nodes) // each is cloned before it is changed
 	c.links = slices.Clone(w.links) // queues are never changed in place
 	c.keys = slices.Clone(w.keys)
+	if w.store != nil {
+		c.store = w.store.clone()
+	}
 	return &c
 }
 
@@ -756,6 +816,7 @@ func (n *node) clone() *node {
 	c := *n
 	c.knows, c.heard = slices.Clone(n.knows), slices.Clone(n.heard)
 	c.emptied = slices.Clip(n.emptied)
+	c.holder = n.holder.clone()
 	if n.table == nil {
 		return &c
 	}
@@ -771,6 +832,9 @@ func (t *Table) clone(l Lanes) *Table {
 	c := *t
 	c.lanes = l
 	c.strangers = slices.Clone(t.strangers)
+	a := &c.arbiter
+	a.wanted, a.later, a.changed = slices.Clone(a.wanted), slices.Clone(a.later), slices.Clone(a.changed)
+	a.drained, a.watched = slices.Clone(a.drained), slices.Clone(a.watched)
 	c.parts = slices.Clone(t.parts)
 	for p := range c.parts {
 		s := &c.parts[p]
@@ -802,6 +866,12 @@ func (w *world) appendState(b []byte) []byte {
 		}
 		b = n.lanes.appendState(b)
 		b = n.table.appendState(b)
+		if w.store != nil {
+			b = n.holder.appendState(b)
+		}
+	}
+	if w.store != nil {
+		b = w.store.appendState(b)
 	}
 	for i := range w.links {
 		l := &w.links[i]
@@ -849,21 +919,49 @@ func (t *Table) appendState(b []byte) []byte {
 	b = appendMembers(b, t.asking)
 	b = appendNumbers(b, t.claims, t.gives, t.check.number, uint64(t.check.open), uint64(bit(t.check.lonely, 1)), uint64(t.check.alone), t.check.with.Incarnation)
 	b = appendMembers(b, t.check.among)
+	b = t.arbiter.appendState(b)
 	for p := range t.parts {
 		b = t.parts[p].appendState(b)
 	}
 	return b
 }
 
+func (a *arbiter) appendState(b []byte) []byte {
+	if !a.present {
+		return b
+	}
+	b = append(appendText(b, a.lease), bit(a.away, 1), byte(len(a.wanted)), byte(len(a.later)), byte(len(a.drained)), byte(len(a.watched)), byte(a.waits))
+	for _, p := range slices.Concat(a.wanted, a.later) {
+		b = append(b, byte(p))
+	}
+	for _, d := range a.drained {
+		b = appendNumbers(b, uint64(d.Partition), d.Tenure)
+	}
+	return appendKeys(b, a.watched)
+}
+
+func (s *title) appendState(b []byte) []byte {
+	b = appendRecord(b, s.known)
+	b = appendNumbers(b, s.tenure, s.stamp, s.asked, s.ceded)
+	b = append(b, bit(s.open, 1)|bit(s.lapsed, 2), byte(s.prevMember.Incarnation))
+	return appendNumbers(appendText(appendText(b, s.wait), s.prev), s.clears...)
+}
+
+func appendRecord(b []byte, r lock.Record) []byte {
+	b = appendText(appendText(b, r.Holder), r.Prev)
+	return appendNumbers(b, r.Tenure, r.Stamp, r.PrevTenure)
+}
+
 func (s *partition) appendState(b []byte) []byte {
-	b = append(b, byte(s.role), byte(s.holder.Incarnation), bit(s.unconfirmed, 1)|bit(s.asked, 2))
+	b = append(b, byte(s.role), byte(s.holder.Incarnation), bit(s.unconfirmed, 1)|bit(s.asked, 2)|bit(s.won, 4))
+	b = s.title.appendState(b)
 	b = appendNumbers(b, s.epoch, s.heard, s.blind, s.number, s.floor)
 	b = append(b, byte(len(s.stoodBack)), byte(len(s.answers)))
 	for _, r := range s.stoodBack {
 		b = appendNumbers(b, r.member.Incarnation, r.number)
 	}
 	for _, a := range s.answers {
-		b = appendKeys(appendNumbers(b, a.from.Incarnation), a.keys)
+		b = appendText(appendKeys(appendNumbers(b, a.from.Incarnation, a.tenure), a.keys), a.lease)
 	}
 	b = append(b, byte(len(s.waits)))
 	for _, w := range s.waits {
@@ -949,5 +1047,5 @@ func (w *world) describe(a action) string {
 	case askAgain:
 		return fmt.Sprintf("%s looks for somebody to ask", name(a.a))
 	}
-	return "nothing"
+	return w.describeStore(a)
 }

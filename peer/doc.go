@@ -54,7 +54,7 @@
 // Then, from the ingress, on an ordered connection:
 //
 //	4 REQUEST  seq u64 · partition u32 · flags u8 (4: first) · patience u32 ms
-//	           · class u8 · flags u8 (1: to HEAD, 2: bulk) · ticket 16 · holder 16
+//	           · class u8 · flags u8 (1: to HEAD, 2: bulk, 8: strict) · ticket 16 · holder 16
 //	           · max_depth u32 · max_bytes u32 · max_shared u32 · max_response u32
 //	           · retries u32 · upstream_timeout u32 ms · hold_for u32 ms
 //	           · key long · route text · head long · body size u32 · body

@@ -334,6 +334,7 @@ type Request struct {
 	HoldFor         time.Duration // 0: the lane is released after a timeout
 	Retries         int
 
+	Strict bool // only as long as the owner's lease lasts
 	ToHead bool // the response has no body
 	Bulk   bool // Body is empty, and BodySize bytes come by another connection
 
@@ -347,11 +348,12 @@ const (
 	flagToHead = 1 << iota
 	flagBulk
 	flagFirst
+	flagStrict
 )
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
@@ -394,7 +396,7 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 	r.Patience = s.patience
 	r.Class = queue.Class(in.u8())
 	flags := in.u8()
-	r.ToHead, r.Bulk = flags&flagToHead != 0, flags&flagBulk != 0
+	r.ToHead, r.Bulk, r.Strict = flags&flagToHead != 0, flags&flagBulk != 0, flags&flagStrict != 0
 	r.Ticket, r.Holder = in.id(), in.id()
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()

@@ -77,7 +77,7 @@ const (
 	redialLeast  = 10 * time.Millisecond
 	redialMost   = time.Second
 	retryLeast   = time.Millisecond
-	retryMost    = 50 * time.Millisecond
+	retryMost    = 250 * time.Millisecond
 	batchBytes   = 256 << 10 // of one write
 	confirmEvery = 64        // answers
 	confirmBytes = 1 << 20

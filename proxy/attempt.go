@@ -40,6 +40,7 @@ func (c *call) attempt(t *target) *problem {
 		c.link.done(true)
 		return problem
 	}
+	c.leash()
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	if err := c.send(); err != nil {
 		return c.unsent(t, err)

@@ -15,7 +15,7 @@ import (
 )
 
 // Cluster is what the edge needs of the nodes that share its keys. Its methods
-// must be safe for concurrent use; only Guard may block.
+// must be safe for concurrent use; only Guard and Strict may block.
 type Cluster interface {
 	// Ready returns nil, or why this node may not take part: it has not found
 	// the others yet, say, or too few of them.
@@ -34,6 +34,12 @@ type Cluster interface {
 	// Guard returns nil if this node may still run a request of a partition that
 	// came at the given time; it may wait for that to be known.
 	Guard(partition int, came time.Time) error
+	// Strict returns the fence of a strict request that is sent to an upstream now,
+	// and how long this node's lease on its partition certainly lasts; or why it may
+	// not be sent.
+	Strict(partition int) (fence uint64, validFor time.Duration, err error)
+	// ValidFor is how long that lease certainly lasts, by now; 0 or less: not at all.
+	ValidFor(partition int) time.Duration
 }
 
 // AdmitHere implements peer.Local: it takes the request's ticket in this node's
@@ -65,7 +71,7 @@ func (c *call) forward() *problem {
 		Key: c.key, Route: c.route.Name, Class: c.class(), Holder: c.fields.holder,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, MaxResponse: lane.MaxResponse,
 		UpstreamTimeout: lane.UpstreamTimeout, Retries: lane.Retries,
-		ToHead: c.ctx.IsHead(), Head: c.scratch, Body: c.ctx.Request.Body(),
+		Strict: lane.Strict, ToHead: c.ctx.IsHead(), Head: c.scratch, Body: c.ctx.Request.Body(),
 	}
 	if lane.AfterTimeout == Hold {
 		r.HoldFor = lane.HoldFor

@@ -73,6 +73,32 @@ type edge struct {
 	mu      sync.Mutex // guards the rest
 	unready error
 	guard   func() error
+	lease   time.Time // its end
+	fences  uint64
+}
+
+func (e *edge) Strict(int) (uint64, time.Duration, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	left := time.Until(e.lease)
+	if left <= 0 {
+		return 0, 0, errors.New("the lease has ended")
+	}
+	e.fences++
+	return e.fences, left, nil
+}
+
+func (e *edge) ValidFor(int) time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Until(e.lease)
+}
+
+// lasts has the lease end after d.
+func (e *edge) lasts(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lease = time.Now().Add(d)
 }
 
 func (e *edge) Partition(key []byte) int { return int(key[len(key)-1]) % partitions }

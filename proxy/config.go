@@ -168,7 +168,8 @@ type Lane struct {
 	Retries         int // further attempts while no byte was sent; never for exclusive requests
 	Reentrant       Reentrant
 	Mode            Mode
-	MaxResponse     int // bytes of a response that is read before the lane is freed; a larger one streams under the lane
+	Strict          bool // nothing is sent to the upstream but under this node's lease, and exclusive requests carry a fence
+	MaxResponse     int  // bytes of a response that is read before the lane is freed; a larger one streams under the lane
 }
 
 // AfterTimeout is what becomes of a lane whose upstream did not answer in time.

@@ -18,6 +18,10 @@ import (
 type deadline struct {
 	set func(time.Time) error // the connection's own
 
+	// longer is asked when the deadline has passed, and moves it if there is more time
+	// by now. nil: nobody is.
+	longer interface{ extend(now time.Time) bool }
+
 	wanted atomic.Int64 // Unix nanoseconds; 0 = none
 	armed  atomic.Int64
 
@@ -60,8 +64,10 @@ func (d *deadline) premature(err error) bool {
 	if err == nil || !isTimeout(err) {
 		return false
 	}
-	if wanted := d.wanted.Load(); wanted != 0 && time.Now().UnixNano() >= wanted {
-		return false
+	if wanted := d.wanted.Load(); wanted != 0 {
+		if now := time.Now(); now.UnixNano() >= wanted && (d.longer == nil || !d.longer.extend(now)) {
+			return false
+		}
 	}
 	return d.arm() == nil
 }

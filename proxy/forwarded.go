@@ -72,7 +72,7 @@ func (p *Proxy) routeNamed(name string) *route {
 
 func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	f := &forwarded{Inbound: in, limits: Lane{
-		MaxResponse: in.MaxResponse, UpstreamTimeout: in.UpstreamTimeout, Retries: in.Retries, HoldFor: in.HoldFor,
+		MaxResponse: in.MaxResponse, UpstreamTimeout: in.UpstreamTimeout, Retries: in.Retries, HoldFor: in.HoldFor, Strict: in.Strict,
 	}}
 	if in.HoldFor == 0 {
 		f.limits.AfterTimeout = Release
@@ -201,7 +201,7 @@ func (c *call) respond(problem *problem) {
 func (c *call) respondStream(r *relay, length int) {
 	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length)}
 	unwatch := c.proxy.background.watch(c.link.wire)
-	c.from.RespondStream(response, struct{ io.Reader }{r}, c.deadline, func(bool) {
+	c.from.RespondStream(response, struct{ io.Reader }{r}, c.last(), func(bool) {
 		unwatch()
 		r.Close() //nolint:errcheck // it has no error
 	})

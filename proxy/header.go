@@ -16,7 +16,8 @@ import (
 const (
 	headerKey      = "Lanekeeper-Key"      // to the upstream: the lane
 	headerTicket   = "Lanekeeper-Ticket"   // to the upstream, and back with a re-entrant request
-	headerDeadline = "Lanekeeper-Deadline" // to the upstream: when lanekeeper gives up
+	headerDeadline = "Lanekeeper-Deadline" // to the upstream: when lanekeeper gives up; if strict, not after the lease's end
+	headerFence    = "Lanekeeper-Fence"    // to the upstream, if strict and exclusive: rises with each for the key
 	headerUpload   = "Lanekeeper-Upload"   // within this process: a body that is not read yet
 )
 
@@ -57,6 +58,9 @@ func (c *call) appendHead(b []byte) []byte {
 		b = appendKey(append(b, headerKey+": "...), c.key)
 		b = c.id.AppendText(append(b, "\r\n"+headerTicket+": "...))
 		b = appendMillis(append(b, "\r\n"+headerDeadline+": "...), c.deadline)
+		if c.fence != 0 {
+			b = strconv.AppendUint(append(b, "\r\n"+headerFence+": "...), c.fence, 10)
+		}
 		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)

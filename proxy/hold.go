@@ -18,6 +18,8 @@ func (c *call) timedOut(t *target) *problem {
 	detail := fmt.Sprintf("%s did not answer in %s", t.name, c.lane.UpstreamTimeout)
 	if c.mode == bypass {
 		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
+	} else if time.Now().Before(c.limit) {
+		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.name)
 	}
 	c.hold(time.Now(), true)
 	return upstreamTimeout.because(detail)
@@ -48,6 +50,7 @@ func (c *call) hold(since time.Time, legible bool) {
 	}
 	c.pin()
 	held := c.link
+	held.unleash()
 	c.link, c.turn = link{}, false
 	counted := c.counted
 	c.counted = false

@@ -182,6 +182,8 @@ type request struct {
 
 	link         link      // to the upstream
 	deadline     time.Time // of the upstream's answer
+	limit        time.Time // which a strict request's deadline may reach while its lease is renewed
+	fence        uint64    // of a strict, exclusive request; 0: none
 	laneWait     time.Duration
 	upstreamTime time.Duration
 
@@ -401,6 +403,7 @@ func (c *call) dispatch() *problem {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
 	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
+	c.limit = c.deadline
 	c.prepare()
 	return c.attempts()
 }
@@ -409,10 +412,16 @@ func (c *call) dispatch() *problem {
 func (c *call) guard() *problem {
 	cluster := c.proxy.config.Cluster
 	if cluster == nil || c.place.Partition == queue.Unowned {
+		if c.lane != nil && c.lane.Strict && c.turn {
+			return noOwner.because("this node has no cluster, and so no coordinator")
+		}
 		return nil
 	}
 	if err := cluster.Guard(c.place.Partition, c.arrived); err != nil {
 		return ownershipMoved.because(err.Error())
+	}
+	if c.lane.Strict {
+		return c.underLease()
 	}
 	return nil
 }

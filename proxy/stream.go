@@ -64,7 +64,7 @@ func (r *relay) start(length int) {
 	default:
 		// The slow client of a response that streams under its lane holds the
 		// lane no longer than a slow upstream would.
-		c.ctx.SetWriteDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+		c.ctx.SetWriteDeadline(c.last()) //nolint:errcheck // a dead connection fails the write
 	}
 	response.SetBodyStream(r, max(length, -1))
 }
@@ -79,7 +79,7 @@ func (r *relay) writeBare(client net.Conn) {
 	h.Del("Connection")
 	h.SetConnectionClose()
 	if c.mode != bypass {
-		client.SetWriteDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+		client.SetWriteDeadline(c.last()) //nolint:errcheck // a dead connection fails the write
 	}
 	if _, err := client.Write(h.Header()); err != nil {
 		return

@@ -201,6 +201,7 @@ func (l *link) done(reuse bool) {
 	if l.target == nil {
 		return
 	}
+	l.unleash()
 	reuse = reuse && !l.once && l.reader.Buffered() == 0
 	l.target.pool.ReleaseReader(l.reader)
 	l.target.pending.Add(-1)

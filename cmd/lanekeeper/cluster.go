@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"lanekeeper/lock"
 	"lanekeeper/membership"
 	"lanekeeper/ownership"
 	"lanekeeper/peer"
@@ -32,10 +33,11 @@ type cluster struct {
 	log      *slog.Logger
 	lanes    *queue.Lanes
 
-	hop     *peer.Hop
-	owners  *ownership.Ownership
-	members *membership.Membership
-	port    net.Listener // of the hop
+	hop         *peer.Hop
+	owners      *ownership.Ownership
+	coordinator lock.Coordinator // nil: there is none
+	members     *membership.Membership
+	port        net.Listener // of the hop
 
 	view   atomic.Pointer[membership.View]
 	viewed chan struct{}
@@ -58,9 +60,9 @@ type clusterParts struct {
 
 // newCluster makes the parts that are needed before the lanes' first request,
 // and opens the port of the hop. serve takes forwarded requests.
-func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, serve func(*peer.Inbound) (*peer.Response, bool), log *slog.Logger) (*cluster, error) {
+func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, coordinator lock.Coordinator, serve func(*peer.Inbound) (*peer.Response, bool), log *slog.Logger) (*cluster, error) {
 	c := &cluster{
-		settings: settings, log: log, viewed: make(chan struct{}), quit: make(chan struct{}),
+		settings: settings, log: log, coordinator: coordinator, viewed: make(chan struct{}), quit: make(chan struct{}),
 		handoffs: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "lanekeeper_handoff_duration_seconds",
 			Help:    "From this node's claim of a partition to its being the owner.",
@@ -106,6 +108,8 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		Routed:         c.hop.Routed,
 		Frozen:         func() { c.hop.Freeze() },
 		Moved:          func(handoff time.Duration) { c.handoffs.Observe(handoff.Seconds()) },
+		Coordinator:    coordinator,
+		AcquireTimeout: settings.acquireTimeout,
 		HandoffTimeout: settings.handoffTimeout,
 		Suspicion:      suspicion,
 		Now:            parts.now,
@@ -280,8 +284,25 @@ func (c *cluster) Guard(partition int, came time.Time) error {
 	if !c.owners.Kept(partition, came) {
 		return errMovedAway
 	}
-	return nil
+	return c.owners.Drains(partition)
 }
+
+// Strict implements proxy.Cluster. A partition that this node came to own while the
+// coordinator was away has its title soon after that is back.
+func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, err error) {
+	fence, validFor, err = c.owners.Strict(partition)
+	for until := time.Now().Add(c.settings.acquireTimeout); errors.Is(err, ownership.ErrNoTitle) && time.Now().Before(until); {
+		if lease, _ := c.owners.Lease(); lease.ValidFor <= 0 {
+			break
+		}
+		time.Sleep(guardEvery)
+		fence, validFor, err = c.owners.Strict(partition)
+	}
+	return fence, validFor, err
+}
+
+// ValidFor implements proxy.Cluster.
+func (c *cluster) ValidFor(partition int) time.Duration { return c.owners.ValidFor(partition) }
 
 // clusterEdge is a cluster as the edge sees it.
 type clusterEdge struct {
@@ -340,6 +361,9 @@ func (c *cluster) stop(ctx context.Context) {
 	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), closeGrace)
 	defer cancel()
 	c.port.Close()
+	if c.coordinator != nil {
+		defer c.release(ctx)
+	}
 	if c.members == nil {
 		return
 	}
@@ -352,12 +376,37 @@ func (c *cluster) stop(ctx context.Context) {
 	c.owners.Stop()
 }
 
+// release ends the lease, so that nobody has to wait for its end.
+func (c *cluster) release(ctx context.Context) {
+	if err := c.coordinator.Close(ctx); err != nil {
+		c.log.Warn("the lease could not be given up, and ends by itself", "error", err)
+	}
+}
+
+// leased returns nil if this node has a valid lease, and titles to all that it owns; or
+// why not.
+func (c *cluster) leased() error {
+	lease, _ := c.owners.Lease()
+	untitled := c.owners.Untitled()
+	switch {
+	case lease.ValidFor > 0 && untitled == 0:
+		return nil
+	case lease.ValidFor > 0:
+		return fmt.Errorf("%d partitions that this node owns are not on record yet", untitled)
+	case lease.Cause != nil:
+		return lease.Cause
+	case lease.ID != "":
+		return fmt.Errorf("the lease ended %s ago", (-lease.ValidFor).Round(time.Second))
+	}
+	return errors.New("no lease yet")
+}
+
 // collectors are the cluster's metrics.
 func (c *cluster) collectors() []prometheus.Collector {
 	gauge := func(name, help string, value func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value)
 	}
-	return []prometheus.Collector{
+	all := []prometheus.Collector{
 		c.handoffs,
 		memberCollector{c},
 		gauge("lanekeeper_ring_version", "This node's count of changes of the members.", func() float64 { return float64(c.view.Load().Version) }),
@@ -365,6 +414,20 @@ func (c *cluster) collectors() []prometheus.Collector {
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "lanekeeper_partition_moves_total", Help: "How often this node became the owner of a partition."},
 			func() float64 { return float64(c.owners.Moves()) }),
 	}
+	if c.coordinator != nil {
+		all = append(all,
+			gauge("lanekeeper_lease_remaining_seconds", "How long this node's lease certainly lasts; 0 without one.", func() float64 {
+				lease, _ := c.owners.Lease()
+				return max(lease.ValidFor.Seconds(), 0)
+			}),
+			gauge("lanekeeper_coordinator_up", "1 if the coordinator could be reached when last tried.", func() float64 {
+				if lease, _ := c.owners.Lease(); lease.Cause != nil || lease.ID == "" {
+					return 0
+				}
+				return 1
+			}))
+	}
+	return all
 }
 
 // memberCollector counts members by state.

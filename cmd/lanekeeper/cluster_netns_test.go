@@ -127,6 +127,13 @@ func (n *network) client(timeout time.Duration) *http.Client {
 // startInNetwork starts a member on each host, in front of a witness in the hub.
 func startInNetwork(t *testing.T, n *network, service loadtest.WitnessConfig, extra string) *testCluster {
 	t.Helper()
+	return startInNetworkWith(t, n, service, extra, "best_effort", func(int) string { return "" })
+}
+
+// startInNetworkWith does the same with a guarantee, and the section that each node's
+// configuration has on the coordinator.
+func startInNetworkWith(t *testing.T, n *network, service loadtest.WitnessConfig, extra, guarantee string, coordinator func(node int) string) *testCluster {
+	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), history: loadtest.NewHistory(loadtest.NewClock(), 0)}
 	witness, err := loadtest.NewWitness(service, c.history)
 	if err != nil {
@@ -161,13 +168,13 @@ cluster:
   rejoin: 2s
 %s
 upstreams: [{name: app, targets: ["http://10.77.0.254:7950"]}]
-defaults: {lane: {max_depth: 10000, queue_timeout: 10s}}
+defaults: {lane: {max_depth: 10000, queue_timeout: 10s, guarantee: %s}}
 routes:
   - name: order
     match: {path: "/orders/{id}/{rest...}"}
     upstream: app
     key: {space: order, from: [{path: id}]}
-`, i+1, secret, strings.Join(seeds, ", "), extra))
+%s`, i+1, secret, strings.Join(seeds, ", "), extra, guarantee, coordinator(i)))
 		c.files = append(c.files, file)
 		c.targets = append(c.targets, "http://"+n.address(i)+":7940")
 		c.nodes = append(c.nodes, launchIn(t, file, "ip", "netns", "exec", n.hosts[i]))

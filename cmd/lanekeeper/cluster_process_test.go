@@ -67,6 +67,10 @@ func startProcesses(t testing.TB, n int, service loadtest.WitnessConfig, extra s
 
 func startMembers(t testing.TB, n int, upstream, extra string) *testCluster {
 	t.Helper()
+	guarantee := "best_effort"
+	if strings.Contains(extra, "coordinator:") {
+		guarantee = "strict"
+	}
 	c := &testCluster{t: t, dir: t.TempDir()}
 	secret := filepath.Join(c.dir, "secret")
 	writeFile(t, secret, base64.StdEncoding.EncodeToString([]byte(strings.Repeat("k", 32)))+"\n")
@@ -92,7 +96,7 @@ cluster:
   gossip: {listen: "127.0.0.1:%s"}
   peer: {listen: "127.0.0.1:%s"}
 upstreams: [{name: app, targets: [%q]}]
-defaults: {lane: {max_depth: 10000, queue_timeout: 30s}}
+defaults: {lane: {max_depth: 10000, queue_timeout: 30s, guarantee: %s}}
 limits: {max_queued: 1000000}
 routes:
   - name: order
@@ -100,7 +104,7 @@ routes:
     upstream: app
     key: {space: order, from: [{path: id}]}
 log: {keys: plain}
-%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, extra))
+%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, guarantee, extra))
 		c.files = append(c.files, file)
 		c.targets = append(c.targets, "http://127.0.0.1:"+of[1])
 		c.admins = append(c.admins, "http://127.0.0.1:"+of[3])

@@ -27,8 +27,28 @@ var (
 // foundBugs are seeds that found something once, the ones that often do so.
 var foundBugs = []uint64{141, 1079, 1489, 1779, 2643, 2920, 3271, 3675, 3701, 4077}
 
+// foundStrict are those of TestStrictSimulation.
+var foundStrict = []uint64{}
+
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {
+	campaign(t, newScenario, foundBugs, mustReach)
+}
+
+// TestStrictSimulation runs whole nodes whose routes are strict, with a coordinator in
+// memory: it may be away, for all or for one, lose connections, or all its data.
+func TestStrictSimulation(t *testing.T) {
+	scenario := func(seed uint64) scenario {
+		s := newScenario(seed)
+		s.beStrict()
+		return s
+	}
+	campaign(t, scenario, foundStrict, mustReachStrict)
+}
+
+// campaign runs many seeds.
+func campaign(t *testing.T, scenario func(seed uint64) scenario, found []uint64, mustReach []string) {
+	t.Helper()
 	warmFasthttp()
 	config := simulationConfig(t)
 	total := newTally()
@@ -42,10 +62,10 @@ func TestSimulation(t *testing.T) {
 	case raceDetector: // a run for races, ten times as slow; test.sh makes the other, too
 		seeds = seeds[:min(len(seeds), 12)]
 	case len(seeds) > 1:
-		seeds = append(seeds, foundBugs...)
+		seeds = append(seeds, found...)
 	}
 	for _, seed := range seeds {
-		w := simulateSeed(t, seed, config)
+		w := simulateSeed(t, scenario(seed), config)
 		for what, n := range w.tally.counts {
 			total.add(what, n)
 		}
@@ -62,7 +82,7 @@ func TestSimulation(t *testing.T) {
 		t.Errorf("seed %d:\n%s\n\ndiary\n%s\n\nlog\n%s", seed, strings.Join(w.problems, "\n"), strings.Join(w.diary, "\n"), tail(w.lines, 300))
 		again := 0
 		for range *simAgain {
-			if len(simulateSeed(t, seed, config).problems) > 0 {
+			if len(simulateSeed(t, scenario(seed), config).problems) > 0 {
 				again++
 			}
 		}
@@ -95,8 +115,9 @@ func tail(lines []string, n int) string {
 // that others want, and time stands still.
 const stuckAfter = 3 * time.Minute
 
-func simulateSeed(t *testing.T, seed uint64, config *Config) (w *world) {
+func simulateSeed(t *testing.T, s scenario, config *Config) (w *world) {
 	t.Helper()
+	seed := s.seed
 	stuck := time.AfterFunc(stuckAfter, func() { panic(fmt.Sprintf("seed %d is stuck", seed)) })
 	defer stuck.Stop()
 	defer func() {
@@ -105,7 +126,7 @@ func simulateSeed(t *testing.T, seed uint64, config *Config) (w *world) {
 		}
 	}()
 	synctest.Test(t, func(*testing.T) {
-		w = newWorld(newScenario(seed), config)
+		w = newWorld(s, config)
 		w.simulate()
 		w.judge()
 	})

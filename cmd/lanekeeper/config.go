@@ -14,19 +14,20 @@ import "time"
 //
 // What relates fields to each other is in config_check.go.
 type Config struct {
-	Version   int              `json:"version" doc:"format of this file; this build reads 1" min:"1" env:"-"`
-	Node      NodeConfig       `json:"node" doc:"this node"`
-	Server    ServerConfig     `json:"server" doc:"the listener that clients talk to"`
-	Observe   ObserveConfig    `json:"observe" doc:"the read-only listener: /livez /readyz /metrics"`
-	Admin     AdminConfig      `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining"`
-	Cluster   ClusterConfig    `json:"cluster" doc:"the nodes that keep one order together"`
-	Upstreams []UpstreamConfig `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
-	Limits    LimitsConfig     `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
-	Defaults  DefaultsConfig   `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
-	Routes    []RouteConfig    `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
-	Shutdown  ShutdownConfig   `json:"shutdown" doc:"what happens between SIGTERM and the end"`
-	Log       LogConfig        `json:"log" doc:"the log, on stderr"`
-	Metrics   MetricsConfig    `json:"metrics" doc:"the Prometheus metrics"`
+	Version     int               `json:"version" doc:"format of this file; this build reads 1" min:"1" env:"-"`
+	Node        NodeConfig        `json:"node" doc:"this node"`
+	Server      ServerConfig      `json:"server" doc:"the listener that clients talk to"`
+	Observe     ObserveConfig     `json:"observe" doc:"the read-only listener: /livez /readyz /metrics"`
+	Admin       AdminConfig       `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining"`
+	Cluster     ClusterConfig     `json:"cluster" doc:"the nodes that keep one order together"`
+	Coordinator CoordinatorConfig `json:"coordinator" doc:"the store that strict routes rest on"`
+	Upstreams   []UpstreamConfig  `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
+	Limits      LimitsConfig      `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
+	Defaults    DefaultsConfig    `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
+	Routes      []RouteConfig     `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
+	Shutdown    ShutdownConfig    `json:"shutdown" doc:"what happens between SIGTERM and the end"`
+	Log         LogConfig         `json:"log" doc:"the log, on stderr"`
+	Metrics     MetricsConfig     `json:"metrics" doc:"the Prometheus metrics"`
 }
 
 // NodeConfig names this process.
@@ -185,6 +186,7 @@ type PlaceConfig struct {
 
 // LaneConfig is how requests of one key queue and run.
 type LaneConfig struct {
+	Guarantee       string   `json:"guarantee" doc:"best_effort: the order holds unless the network splits or a node is taken for dead. strict: the coordinator is asked as well, and exclusive requests carry Lanekeeper-Fence, by which the service can refuse what comes late" enum:"best_effort strict"`
 	Exclusive       []string `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
 	Shared          []string `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
 	Bypass          []string `json:"bypass" doc:"methods that never queue"`
@@ -256,10 +258,22 @@ func Default() Config {
 			HandoffTimeout: Duration(10 * time.Second),
 			ForgetAfter:    Duration(time.Minute),
 		},
+		Coordinator: CoordinatorConfig{
+			Type:           "none",
+			KeyPrefix:      "/lanekeeper",
+			LeaseTTL:       Duration(10 * time.Second),
+			SafetyMargin:   Duration(3 * time.Second), // below a third, as zookeeper wants it
+			AcquireTimeout: Duration(2 * time.Second),
+			Etcd:           EtcdConfig{Endpoints: []string{}},
+			ZooKeeper:      ZooKeeperConfig{Servers: []string{}},
+			Redis:          RedisConfig{Addresses: []string{}, Grace: true},
+			Redlock:        RedlockConfig{Addresses: []string{}},
+		},
 		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536},
 		Defaults: DefaultsConfig{
 			Key: KeyDefaults{Missing: "reject", Normalize: []string{"trim"}, MaxLength: 256},
 			Lane: LaneConfig{
+				Guarantee:       "best_effort",
 				Exclusive:       []string{"POST", "PUT", "PATCH", "DELETE"},
 				Shared:          []string{"GET", "HEAD"},
 				Bypass:          []string{"OPTIONS"},

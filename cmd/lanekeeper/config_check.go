@@ -25,11 +25,13 @@ func (c *checker) check() {
 	c.checkListeners()
 	c.checkAdmin()
 	c.checkCluster()
+	c.checkCoordinator()
 	c.checkTrusted()
 	c.checkUpstreams()
 	c.checkBodies()
 	c.checkDefaults()
 	c.checkRoutes()
+	c.checkStrict()
 	if c.partial {
 		return
 	}

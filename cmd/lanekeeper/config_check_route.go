@@ -163,7 +163,8 @@ func (r RouteConfig) isExclusive() bool {
 }
 
 // checkAgreement compares route i with the first that shares its lanes: half a
-// lane cannot wait while the other half only watches.
+// lane cannot wait while the other half only watches, nor be strict while the
+// other half is not.
 func (c *checker) checkAgreement(i int) {
 	r := c.cfg.Routes[i]
 	if r.Key.Space == "" || !r.isExclusive() {
@@ -176,6 +177,9 @@ func (c *checker) checkAgreement(i int) {
 		if other.Lane.Mode != r.Lane.Mode {
 			c.errorf(fmt.Sprintf("routes[%d].lane.mode", i), "%s, but routes[%d] (%s) of the same space %s says %s: routes with exclusive methods that share lanes must agree",
 				r.Lane.Mode, j, other.Name, r.Key.Space, other.Lane.Mode)
+		} else if r.Lane.Mode == "enforce" && other.Lane.Guarantee != r.Lane.Guarantee {
+			c.errorf(fmt.Sprintf("routes[%d].lane.guarantee", i), "%s, but routes[%d] (%s) of the same space %s says %s: routes with exclusive methods that share lanes must agree, or a request of one may run beside the other's when the network splits",
+				r.Lane.Guarantee, j, other.Name, r.Key.Space, other.Lane.Guarantee)
 		}
 		return
 	}

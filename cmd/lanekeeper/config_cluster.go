@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,6 +25,7 @@ type clusterSettings struct {
 	joinTimeout    time.Duration
 	handoffTimeout time.Duration
 	forgetAfter    time.Duration
+	acquireTimeout time.Duration // of the coordinator
 
 	gossip gossipSettings
 	peer   peerSettings
@@ -93,6 +95,10 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 	if s.peer.certFile == "" {
 		s.peer.secrets = secrets
 	}
+	s.acquireTimeout = time.Duration(c.Coordinator.AcquireTimeout)
+	if c.strict() {
+		s.joinTimeout = 0 // alone it could only wait for the leases of those it does not see
+	}
 	return s, nil
 }
 
@@ -134,4 +140,9 @@ func (c *Config) adminConfig() (admin.Config, error) {
 	}
 	config.Tokens = tokens
 	return config, nil
+}
+
+// strict reports whether any route rests on the coordinator.
+func (c *Config) strict() bool {
+	return slices.ContainsFunc(c.Routes, RouteConfig.isStrict)
 }

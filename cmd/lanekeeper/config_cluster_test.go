@@ -18,7 +18,7 @@ func TestConfigForTheCluster(t *testing.T) {
 	gossip, gossipLine := aSecret(100)
 	clusterFile, gossipFile := secretFile(t, "cluster.key", line), secretFile(t, "gossip.key", gossipLine+"\n"+line)
 	source := strings.NewReplacer("/run/cluster.key", clusterFile, "/run/gossip.key", gossipFile).Replace(everySetting)
-	have, err := mustLoad(t, source).clusterSettings()
+	have, err := mustLoadEvery(t, source).clusterSettings()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,6 +30,7 @@ func TestConfigForTheCluster(t *testing.T) {
 		joinTimeout:    32 * time.Second,
 		handoffTimeout: 34 * time.Second,
 		forgetAfter:    35 * time.Second,
+		acquireTimeout: 12 * time.Second,
 		gossip:         gossipSettings{listen: ":4", advertise: "10.0.0.1:5", profile: "wan", secrets: [][]byte{gossip, secret}},
 		peer:           peerSettings{listen: ":6", advertise: "[fd00::1]:7", certFile: "/run/tls.crt", keyFile: "/run/tls.key", caFile: "/run/ca.crt"},
 	}
@@ -69,7 +70,7 @@ func TestConfigForTheClusterNamesTheSetting(t *testing.T) {
 //
 // Mutant killed: Load reads the files.
 func TestConfigIsValidWithoutItsSecrets(t *testing.T) {
-	mustLoad(t, strings.ReplaceAll(everySetting, "/run/", "/does/not/exist/"))
+	mustLoadEvery(t, strings.ReplaceAll(everySetting, "/run/", "/does/not/exist/"))
 }
 
 // Mutant killed: writeYAML or leaves show what is in a secret file.

@@ -180,7 +180,7 @@ func TestConfigEnvironmentIsStrict(t *testing.T) {
 		`LANEKEEPER_ADMIN_UI: error: not yet supported in this version: unset it`,
 		`LANEKEEPER_CLUSTER_ENABLED: error: cluster.enabled: want true or false, got "yes"`,
 		`LANEKEEPER_CLUSTER_JOIN: warning: sets nothing: cluster.join is a list; write it in the file, where an element may be ${VAR}`,
-		`LANEKEEPER_DEFAULTS_LANE_GUARANTEE: error: not yet supported in this version: unset it`,
+		`LANEKEEPER_DEFAULTS_LANE_GUARANTEE: error: defaults.lane.guarantee: strict rests on a coordinator, and coordinator.type is none: name a store there (etcd, zookeeper, redis), or write best_effort`,
 		`LANEKEEPER_LIMITS_MAX_LANES: error: limits.max_lanes: want a whole number, got ""`,
 		`LANEKEEPER_LOG_LEVEL: error: log.level: "loud" is not one of debug, info, warn, error`,
 		`LANEKEEPER_OBSERVE_LISTEN: error: observe.listen: "nowhere" is not an address: write host:port or :port`,

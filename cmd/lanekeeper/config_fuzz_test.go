@@ -12,7 +12,7 @@ import (
 // can be served, is shown in a form that loads to the same, and satisfies the
 // schema.
 func FuzzConfig(f *testing.F) {
-	for _, name := range []string{"minimal", "sidecar", "three-node"} {
+	for _, name := range []string{"minimal", "sidecar", "strict", "three-node"} {
 		source, err := os.ReadFile("../../configs/" + name + ".yaml")
 		if err != nil {
 			f.Fatal(err)

@@ -15,7 +15,6 @@ import (
 var laterSettings = []struct{ path, off string }{
 	{"admin.pprof", "false"},
 	{"admin.ui", "false"},
-	{"coordinator.type", "none"},
 	{"journal.file", "none"},
 	{"limits.max_records", "0"},
 	{"limits.max_records_bytes", "0"},
@@ -41,7 +40,6 @@ var laterSettings = []struct{ path, off string }{
 	{"*.idempotency.mode", "none"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
-	{"*.lane.guarantee", "best_effort"},
 	{"*.lane.hot.action", "none"},
 	{"*.sequence.mode", "none"},
 }

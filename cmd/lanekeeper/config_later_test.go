@@ -26,9 +26,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"stores", "stores: {redis: {addresses: [\"a:1\"]}}\n" + someApp, refused("1:1", "stores", "leave it out")},
 		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
-		{"coordinator", "coordinator: {type: etcd}\n" + someApp, refused("1:15", "coordinator.type", "leave it out or write none")},
-		{"more of a coordinator", "coordinator:\n  type: none\n  lease_ttl: 10s\n" + someApp, refused("3:3", "coordinator.lease_ttl", "")},
-		{"coordinator, no section", "coordinator: etcd\n" + someApp, refused("1:1", "coordinator", "")},
 		{"journal", "journal: {file: stdout}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
@@ -43,8 +40,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
-		{"strict", route("lane: {guarantee: strict}"), refused("6:12", "routes[0].lane.guarantee", "leave it out or write best_effort")},
-		{"strict by default", "defaults: {lane: {guarantee: strict}}\n" + someApp, refused("1:19", "defaults.lane.guarantee", "leave it out or write best_effort")},
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
 		{"hot keys", route("lane: {hot: {action: shed}}"), refused("6:18", "routes[0].lane.hot.action", "leave it out or write none")},
 		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
@@ -59,7 +54,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 
 	off := `
 admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
-coordinator: {type: none}
 journal: {file: none}
 tracing: {enabled: false}
 server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
@@ -67,7 +61,7 @@ limits: {max_records: 0, max_records_bytes: 0B}
 upstreams:
   - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
 defaults:
-  lane: {guarantee: best_effort, after_failure: {action: continue}, hot: {action: none}}
+  lane: {after_failure: {action: continue}, hot: {action: none}}
   idempotency: {mode: none}
   sequence: {mode: none}
   coalesce: []
@@ -75,7 +69,7 @@ routes:
   - name: orders
     upstream: app
     key: {space: order, from: [{cookie: c, issue: false}]}
-    lane: {guarantee: best_effort, after_failure: {action: continue}, hot: {action: none}}
+    lane: {after_failure: {action: continue}, hot: {action: none}}
     idempotency:
     sequence: {}
     coalesce: []

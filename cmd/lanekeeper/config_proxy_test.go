@@ -15,7 +15,7 @@ import (
 // Mutants killed: any line of proxyConfig left out or swapped with another;
 // no port added to a target; 0 headers means none.
 func TestConfigForTheProxy(t *testing.T) {
-	have := mustLoad(t, everySetting).proxyConfig()
+	have := mustLoadEvery(t, everySetting).proxyConfig()
 	want := proxy.Config{
 		Node:                     "n",
 		ViaNode:                  true,
@@ -73,6 +73,7 @@ func TestConfigForTheProxy(t *testing.T) {
 		Reentrant:       proxy.PassReentry,
 		Mode:            proxy.Observe,
 		MaxResponse:     0,
+		Strict:          true,
 	}
 	want.Routes[0].Lane, want.Routes[1].Lane = lane, lane
 	want.Routes[0].Lane.MaxDepth = 27

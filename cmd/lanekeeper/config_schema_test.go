@@ -67,7 +67,7 @@ func TestConfigSchema(t *testing.T) {
 		}
 		return schema.Validate(document)
 	}
-	for _, name := range []string{"minimal", "sidecar", "three-node"} {
+	for _, name := range []string{"minimal", "sidecar", "strict", "three-node"} {
 		source, err := os.ReadFile("../../configs/" + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)

@@ -73,6 +73,21 @@ func readTokens(path string) ([]string, error) {
 	return tokens, nil
 }
 
+// readPassword reads a file with one password, which may hold blanks. No error
+// holds anything of it.
+func readPassword(path string) (string, error) {
+	password, err := readExpanded(path)
+	switch {
+	case err != nil:
+		return "", err
+	case password == "":
+		return "", fmt.Errorf("%s holds no password: put it into the first line", path)
+	case strings.ContainsAny(password, "\r\n"):
+		return "", fmt.Errorf("%s has more than one line, and a password is one", path)
+	}
+	return password, nil
+}
+
 var errGivenTwice = errors.New("repeats an earlier line")
 
 // eachLine calls read for each line of a small file that is not blank.

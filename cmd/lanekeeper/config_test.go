@@ -91,7 +91,7 @@ func TestConfigSidecarExplainsTheDefaults(t *testing.T) {
 }
 
 func TestConfigFilesAreValid(t *testing.T) {
-	for _, name := range []string{"minimal", "sidecar", "three-node"} {
+	for _, name := range []string{"minimal", "sidecar", "strict", "three-node"} {
 		if _, report := Load(LoadOptions{File: "../../configs/" + name + ".yaml"}); len(report.Problems) > 0 {
 			t.Errorf("%s: %v", name, report.Problems)
 		}

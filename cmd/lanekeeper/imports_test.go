@@ -20,6 +20,7 @@ var layers = map[string]int{
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
+	"configs/fence":  1, // for users to copy
 	"loadtest":       0,
 }
 
@@ -43,6 +44,7 @@ var homes = map[string][]string{
 	"charm.land/bubbles":                 {"cmd/lanekeeper"},
 	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
+	"github.com/jackc/pgx":               {}, // tests only
 	"github.com/prometheus/client_model": {}, // tests only
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"lanekeeper/admin"
+	"lanekeeper/lock"
 	"lanekeeper/peer"
 	"lanekeeper/proxy"
 	"lanekeeper/queue"
@@ -34,8 +35,12 @@ type nodeConfig struct {
 
 	cluster *clusterSettings // nil: this node is alone
 	parts   clusterParts     // of the cluster, and of every listener
-	admin   string           // operators' listener; "" = nowhere
-	access  admin.Config     // who may use it
+
+	coordinator lock.Coordinator // of strict routes, which the node closes; nil: there is none
+	strict      bool             // it is not ready without a lease
+
+	admin  string       // operators' listener; "" = nowhere
+	access admin.Config // who may use it
 }
 
 // node is one running lanekeeper: this file is its wiring diagram.
@@ -123,7 +128,7 @@ func (n *node) makeLanes() (err error) {
 		return nil
 	}
 	serve := func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) }
-	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, serve, n.log); err != nil {
+	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, serve, n.log); err != nil {
 		return err
 	}
 	n.lanes = n.cluster.lanes
@@ -159,6 +164,8 @@ func (n *node) open(name, address string, handler http.Handler) error {
 func (n *node) release() {
 	if n.cluster != nil {
 		n.cluster.stop(context.Background())
+	} else if n.config.coordinator != nil {
+		n.config.coordinator.Close(context.Background()) //nolint:errcheck // nothing was held
 	}
 	if n.traffic != nil {
 		n.traffic.Close()
@@ -221,6 +228,9 @@ func (n *node) readyChecks() []admin.Check {
 	checks := n.liveChecks()
 	if n.cluster != nil {
 		checks = append(checks, admin.Check{Name: "cluster", Run: n.cluster.Ready})
+	}
+	if n.cluster != nil && n.config.strict {
+		checks = append(checks, admin.Check{Name: "coordinator", Run: n.cluster.leased})
 	}
 	return append(checks,
 		admin.Check{Name: "listeners", Run: func() error {

@@ -81,6 +81,7 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 		hash:    c.hash(),
 		admin:   c.Admin.Listen,
 	}
+	config.strict = c.strict()
 	var err error
 	if config.access, err = c.adminConfig(); err != nil {
 		return nodeConfig{}, err
@@ -107,6 +108,9 @@ func serve(ctx context.Context, config *Config) error {
 
 	nodeConfig, err := config.nodeConfig()
 	if err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
+	if nodeConfig.coordinator, err = newCoordinator(config, log); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
 	node, err := startNode(nodeConfig, log)

@@ -24,6 +24,9 @@ type scenario struct {
 	patience, upstreamTimeout       time.Duration
 	answerTimeout                   time.Duration
 
+	strict             bool
+	ttl, margin, grace time.Duration // of leases; and what the store waits after it lost its data
+
 	link      membertest.Link
 	service   loadtest.WitnessConfig
 	keys      int
@@ -74,10 +77,29 @@ func newScenario(seed uint64) scenario {
 	return s
 }
 
+// beStrict makes s one of strict routes, and draws what belongs to that. A call that was
+// begun in time ends before the lease does: the service takes less than the margin.
+func (s *scenario) beStrict() {
+	r := rand.New(rand.NewPCG(s.seed, 0x737472))
+	s.strict = true
+	s.ttl = time.Duration(4000+r.IntN(4000)) * time.Millisecond
+	s.margin = time.Second + time.Duration(r.IntN(300))*time.Millisecond
+	if s.grace = s.ttl; r.IntN(4) == 0 {
+		s.grace = 0
+	}
+	if !s.planned {
+		s.patience = time.Duration(2+r.IntN(10)) * time.Second
+	}
+	s.answerTimeout = s.patience + s.upstreamTimeout + 2*time.Second + 500*time.Millisecond + pauseMax
+}
+
 func (s scenario) String() string {
 	class := "faults"
 	if s.planned {
 		class = "planned"
+	}
+	if s.strict {
+		class += fmt.Sprintf(", strict, TTL %v, margin %v, grace %v", s.ttl, s.margin, s.grace)
 	}
 	return fmt.Sprintf("%s: %d nodes, min %d, %d partitions, %d stripes, secure %v, settle %v, handoff %v, rejoin %v, delay %v, link %+v, service %v+%v, 3%% +%v, %d keys every %v, pinned to %s",
 		class, s.nodes, s.minMembers, s.partitions, s.stripes, s.secure, s.settle, s.handoff, s.rejoin, s.delay, s.link,
@@ -122,6 +144,9 @@ func (w *world) simulate() {
 	w.say("healed")
 	w.network.Heal()
 	w.between(w.link)
+	if w.strict {
+		w.store.Away(false)
+	}
 	w.settleDown(90*time.Second, w.peace())
 	w.mu.Lock()
 	for _, i := range w.incidents {
@@ -214,6 +239,10 @@ func (p *planner) absent() string {
 func (p *planner) event() {
 	planned := []func(){p.join, p.leave, p.restart, p.restart, p.resets, p.drain, p.slow}
 	faults := []func(){p.crash, p.crash, p.crash, p.stopped, p.stopped, p.oneWay, p.split, p.noise}
+	if p.strict {
+		planned = append(planned, p.cutStore)
+		faults = append(faults, p.storeAway, p.storeAway, p.storeCutOff, p.storeCutOff, p.storeLoss)
+	}
 	if events := planned; p.planned || p.random.IntN(3) == 0 {
 		events[p.random.IntN(len(events))]()
 		return
@@ -370,6 +399,55 @@ func (p *planner) split() {
 		p.say("heal")
 		p.network.Heal()
 	})
+}
+
+// cutStore breaks a node's connections to the store, which are made again.
+func (p *planner) cutStore() {
+	all := p.running()
+	o := all[p.random.IntN(len(all))]
+	p.say("%s loses its connections to the store", o.id)
+	o.store.Cut()
+	o.store.CutAt(1 + p.random.IntN(4))
+}
+
+// storeAway has nobody reach the store, shorter or longer than leases last.
+func (p *planner) storeAway() {
+	d := time.Duration(p.random.Int64N(int64(2 * p.ttl)))
+	p.say("the store is away for %s", d)
+	p.tally.add(sawAway, 1)
+	p.store.Away(true)
+	p.happening.Go(func() {
+		time.Sleep(d)
+		p.say("the store is back")
+		p.store.Away(false)
+	})
+}
+
+// storeCutOff has one node not reach the store.
+func (p *planner) storeCutOff() {
+	all := p.running()
+	o := all[p.random.IntN(len(all))]
+	d := time.Duration(p.random.Int64N(int64(2 * p.ttl)))
+	p.say("%s does not reach the store for %s", o.id, d)
+	p.tally.add(sawCutOff, 1)
+	o.store.Away(true)
+	p.happening.Go(func() {
+		time.Sleep(d)
+		p.say("%s reaches the store", o.id)
+		o.store.Away(false)
+	})
+}
+
+// storeLoss has the store forget everything.
+func (p *planner) storeLoss() {
+	p.say("the store has lost its data")
+	p.tally.add(sawLoss, 1)
+	i := &incident{kind: lost, from: p.clock.Now(), grace: p.grace}
+	// Whoever had a lease learns of that when it renews it, or when it is not valid any
+	// more; and then its last call ends.
+	i.until.Store(i.from + int64(2*p.ttl))
+	p.note(i)
+	p.store.Forget()
 }
 
 // noise is a network that loses much.

@@ -49,6 +49,18 @@ const (
 	sawTwoTenures = "two owners that saw each other"
 )
 
+// And one of strict routes besides.
+const (
+	sawFenced = "calls that a service would refuse by their fence"
+	sawCutOff = "times that one node did not reach the store"
+	sawAway   = "times that the store was away"
+	sawLoss   = "times that the store lost its data"
+)
+
+var mustReachStrict = []string{
+	sawHandoff, sawKeyDone, sawMoved, sawAdopted, sawFreeze, sawTakeover, sawUnknown, sawDenials, sawAway, sawCutOff, sawLoss,
+}
+
 var mustReach = []string{
 	sawHandoff, sawKeyDone, sawMoved, sawCancel, sawAdopted, sawGiveAgain, sawReturned, sawNone, sawAsk, sawFirst,
 	sawBody, sawFetch, sawConfirm, sawDenied, sawFreeze, sawTakeover, sawOverlap, sawUnknown, sawDenials,

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ func (w *world) judge() {
 		w.judgeAnswers(r, ran)
 	}
 	slices.SortStableFunc(evidence.Sent, func(a, b loadtest.Sent) int { return cmp.Compare(a.SentAt, b.SentAt) })
+	w.refuse(&evidence)
 	report := loadtest.Check(evidence, loadtest.Rules{Examples: 3})
 	w.tally.add("requests", len(evidence.Sent))
 	w.tally.add("executions", len(evidence.Executions))
@@ -53,6 +55,40 @@ func (w *world) judge() {
 			w.wrong("%s: %d of %d %s\n\t%v", f.Kind, f.Count, f.Judged, f.Subject, f.Examples)
 		}
 	}
+}
+
+// refuse takes out of the evidence what a service would refuse that sees fences, and
+// counts it: calls that arrive after a later one of their key. Only what could not be
+// stopped may be among them.
+func (w *world) refuse(evidence *loadtest.Evidence) {
+	if !w.strict {
+		return
+	}
+	executions := slices.Clone(evidence.Executions)
+	slices.SortStableFunc(executions, func(a, b loadtest.Execution) int { return cmp.Compare(a.Start, b.Start) })
+	highest := make(map[string]uint64)
+	var kept []loadtest.Execution
+	for _, e := range executions {
+		if e.Method == "POST" {
+			fence, err := strconv.ParseUint(e.Fence, 10, 63)
+			if err != nil {
+				w.wrong("seq %d of %s for %s came with the fence %q", e.Seq, e.Client, e.Key, e.Fence)
+			}
+			if fence < highest[e.Key] {
+				w.tally.add(sawFenced, 1)
+				w.say("seq %d of %s for %s from %s is refused by its fence", e.Seq, e.Client, e.Key, e.Witness)
+				if !slices.ContainsFunc(w.incidents, func(i *incident) bool {
+					return i.process == e.Witness && (i.kind == paused || i.kind == crashed) && e.Start >= i.from || i.kind == lost && i.grace == 0 && e.Start >= i.from
+				}) {
+					w.wrong("seq %d of %s for %s: %s sent the fence %s, which is too low, and nothing had happened to it", e.Seq, e.Client, e.Key, e.Witness, e.Fence)
+				}
+				continue
+			}
+			highest[e.Key] = fence
+		}
+		kept = append(kept, e)
+	}
+	evidence.Executions = kept
 }
 
 // simRequest is what a request and its execution are known by.
@@ -93,6 +129,10 @@ func (w *world) excuse(evidence *loadtest.Evidence) int {
 		excused := false
 		for _, i := range w.incidents {
 			switch {
+			case w.strict && i.kind == lost && i.grace == 0 && end >= i.from && e.Start <= i.until.Load():
+				excused = true
+			case w.strict && (i.kind == split || e.Start < i.from):
+				// Neither costs anything: nobody else ran what was begun in time.
 			case i.kind == split && end >= i.from && e.Start <= i.until.Load(),
 				i.kind == crashed && e.Witness == i.process && end >= i.from,
 				// What was sent after a standstill is no call from before, and has no excuse.
@@ -157,7 +197,7 @@ func (w *world) judgeAnswers(r sending, ran map[simRequest]bool) {
 			// A connection that is closed with something unread is reset, and that
 			// may overtake the last answer.
 			w.tally.add("answers that a reset behind them overtook", 1)
-		case s.Status == 0 && (crashes || r.kind == large && (resets || splits || pauses)):
+		case s.Status == 0 && (crashes || r.kind == large && (resets || splits || pauses || w.leaseless())):
 		case s.Status == 0:
 			w.wrong("%s had no answer: %s", where, s.Err)
 		case s.Executed == "":
@@ -169,6 +209,8 @@ func (w *world) judgeAnswers(r sending, ran map[simRequest]bool) {
 			w.tally.add("requests that were on their way when their owner left", 1)
 		case w.planned:
 			w.wrong("%s was answered %d %s, executed %s", where, s.Status, s.Problem, s.Executed)
+		case w.strict && s.Problem == "upstream-timeout": // its lease ended while it ran
+			w.tally.add("answered upstream-timeout", 1)
 		case !slices.Contains(faulty, s.Problem) && !(pauses && (s.Problem == "upstream-timeout" || s.Problem == "upstream-connect" && s.Executed == "no")):
 			w.wrong("%s was answered %d %s, executed %s, which no fault explains", where, s.Status, s.Problem, s.Executed)
 		default:
@@ -178,6 +220,11 @@ func (w *world) judgeAnswers(r sending, ran map[simRequest]bool) {
 	if r.result.Stray > 0 {
 		w.wrong("%d answers that nobody had asked for", r.result.Stray)
 	}
+}
+
+// leaseless reports whether a lease may have ended of a node that lived.
+func (w *world) leaseless() bool {
+	return w.tally.counts[sawAway]+w.tally.counts[sawCutOff]+w.tally.counts[sawLoss] > 0
 }
 
 // faulty are the problems that faults between nodes may lead to.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lanekeeper/loadtest"
+	"lanekeeper/lock/locktest"
 	"lanekeeper/membership"
 	"lanekeeper/membership/membertest"
 	"lanekeeper/ring"
@@ -40,8 +41,9 @@ type world struct {
 	clock   *loadtest.Clock
 	began   time.Time
 	tally   *tally
-	random  *rand.Rand // of the one who plans
-	traced  int        // partition; -1: none
+	random  *rand.Rand       // of the one who plans
+	traced  int              // partition; -1: none
+	store   *locktest.Memory // strict: the coordinator
 
 	work sync.WaitGroup // everything that must have ended before the bubble does
 
@@ -66,6 +68,7 @@ type simProcess struct {
 	incarnation uint64
 	id          string // n1#4
 	gate        *gate
+	store       *locktest.Node // strict: its way to the coordinator
 	node        *node
 	witness     *loadtest.Witness
 	gone        chan struct{} // closed when it has ended, or is to
@@ -194,6 +197,10 @@ func newWorld(s scenario, base *Config) *world {
 		w.network.Boot(hostOf(nodeName(i)))
 	}
 	w.network.StreamTimeout = 20 * time.Second
+	if s.strict {
+		w.store = locktest.NewMemory(rand.New(rand.NewPCG(s.seed, 0x73746f)), slog.New(journal{w: w, id: "store"}))
+		w.store.Grace(s.grace)
+	}
 	return w
 }
 
@@ -231,6 +238,11 @@ func (w *world) config(p *simProcess) (nodeConfig, error) {
 	order := &c.proxy.Routes[0].Lane
 	order.QueueTimeout, order.UpstreamTimeout = w.patience, w.upstreamTimeout
 	c.proxy.Routes[1].Lane.UpstreamTimeout = w.upstreamTimeout
+	if w.strict {
+		p.store = w.store.Open(p.id, w.ttl, w.margin)
+		c.coordinator, c.strict, c.cluster.acquireTimeout = p.store, true, w.ttl/4
+		order.Strict, c.proxy.Routes[1].Lane.Strict = true, true
+	}
 
 	cluster := c.cluster
 	cluster.node, cluster.partitions, cluster.minMembers = p.name, w.partitions, w.minMembers
@@ -500,6 +512,9 @@ func (p *simProcess) crash(unplug bool) {
 	} else {
 		p.world.network.Kill(p.host)
 	}
+	if p.store != nil {
+		p.world.work.Go(p.store.Crash) // ends when its goroutines have
+	}
 	p.over()
 	if stopping {
 		return // somebody is in stop already, and finds nothing to wait for
@@ -526,8 +541,14 @@ func (p *simProcess) freeze(d time.Duration) {
 	i.from = p.world.clock.Now()
 	p.world.note(i)
 	p.gate.shut()
+	if p.store != nil {
+		p.store.Freeze()
+	}
 	time.Sleep(d)
 	p.gate.reopen()
+	if p.store != nil {
+		p.store.Thaw()
+	}
 	i.until.Store(p.world.clock.Now())
 	p.world.say("continue %s", p.id)
 }
@@ -539,9 +560,10 @@ const pauseNoticed = 1500 * time.Millisecond
 type incident struct {
 	kind    incidentKind
 	process string
-	long    bool  // a pause that the process itself must notice
-	silent  bool  // nobody tells its clients that a process is gone
-	from    int64 // on the history's clock
+	long    bool          // a pause that the process itself must notice
+	silent  bool          // nobody tells its clients that a process is gone
+	grace   time.Duration // of the store that lost its data
+	from    int64         // on the history's clock
 	until   atomic.Int64
 	// confirmed is when the process was told what it still owns, after a pause; 0: it
 	// was not.
@@ -565,6 +587,7 @@ const (
 	crashed incidentKind = iota
 	paused
 	split // of whatever kind; until the cluster is one again
+	lost  // the store's data, without grace; until who had a lease knows
 )
 
 func (w *world) note(i *incident) {
@@ -623,6 +646,9 @@ func (w *world) unsettled() string {
 		if c.owners.Guard() != nil {
 			return p.id + " has not been confirmed"
 		}
+		if why := p.untitled(); why != "" {
+			return why
+		}
 		owned += counts.Owned
 	}
 	if owned != w.partitions {
@@ -634,6 +660,25 @@ func (w *world) unsettled() string {
 			if owner, epoch := p.node.cluster.owners.Owner(partition); owner != target || epoch == 0 {
 				return fmt.Sprintf("%s takes %s, epoch %d, for the owner of %d, whose target is %s", p.id, owner, epoch, partition, target)
 			}
+		}
+	}
+	return ""
+}
+
+// untitled says which partition the process owns without its being on record.
+func (p *simProcess) untitled() string {
+	if p.store == nil {
+		return ""
+	}
+	owners := p.node.cluster.owners
+	for partition := range p.world.partitions {
+		if owner, epoch := owners.Owner(partition); owner.Name == p.name && epoch > 0 && owners.ValidFor(partition) <= 0 {
+			return fmt.Sprintf("%s owns partition %d without a title", p.id, partition)
+		}
+	}
+	for _, r := range p.world.store.Records() {
+		if r.Prev != "" && p.world.store.Alive(r.Prev) {
+			return fmt.Sprintf("partition %d is said to be drained by %s still", r.Partition, r.Prev)
 		}
 	}
 	return ""

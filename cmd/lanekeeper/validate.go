@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -9,6 +10,7 @@ import (
 
 func validateCommand() *cobra.Command {
 	var format string
+	var online bool
 	command := &cobra.Command{
 		Use:   "validate FILE...",
 		Short: "Check configuration files",
@@ -16,9 +18,22 @@ func validateCommand() *cobra.Command {
 each other. It opens no port and contacts nobody. The environment counts as it
 would for serve: LANEKEEPER_* variables and ${VAR} within the file.
 
-Exits with 3 if there are errors; warnings alone are fine.`,
+With --online, and only then, it reads the password and certificate files of the
+coordinator of a file without errors, and asks each of its addresses for up to
+coordinator.acquire_timeout: is it such a store, of a version and with settings
+that locks can rest on, and does it let this user in? For that it begins a lease
+under coordinator.key_prefix, as a node would, and ends it; it takes nothing that
+a node holds. ZooKeeper keeps the nodes of that path, if they were not there.
+
+Exits with 3 if there are errors; warnings alone are fine. With --online a
+coordinator that cannot be used or reached is an error, and one of its servers
+that is away, while enough others answer, a warning.`,
 		Example: `  lanekeeper validate lanekeeper.yaml
   prod.yaml:41:7: error: routes[2].lane.tiemout: unknown field (did you mean "queue_timeout"?)
+  1 error, 0 warnings
+
+  lanekeeper validate --online prod.yaml      # from where the nodes run
+  prod.yaml:9:22: error: coordinator.redis.addresses[0]: redis:6379: it is a slave: locks need the master: give the master's address
   1 error, 0 warnings
 
   lanekeeper validate --format github configs/*.yaml   # annotates a pull request
@@ -27,8 +42,7 @@ Exits with 3 if there are errors; warnings alone are fine.`,
 		RunE: func(cmd *cobra.Command, files []string) error {
 			report := &Report{}
 			for _, file := range files {
-				_, found := Load(LoadOptions{File: file})
-				for _, p := range found.Problems {
+				for _, p := range validateFile(cmd.Context(), file, online).Problems {
 					if !slices.Contains(report.Problems, p) { // the environment's are the same for each file
 						report.Problems = append(report.Problems, p)
 					}
@@ -54,6 +68,18 @@ Exits with 3 if there are errors; warnings alone are fine.`,
 			return nil
 		},
 	}
+	command.Flags().BoolVar(&online, "online", false, "also ask the coordinator whether it can be used")
 	command.Flags().StringVar(&format, "format", "text", "`format`: text, json, or github for workflow annotations")
 	return command
+}
+
+// validateFile says what is wrong with a file, and, online, with the coordinator
+// that it names.
+func validateFile(ctx context.Context, file string, online bool) *Report {
+	cfg, report := Load(LoadOptions{File: file})
+	if online && report.Errors() == 0 {
+		cfg.online(ctx, report)
+		report.sort()
+	}
+	return report
 }

@@ -22,17 +22,30 @@ type Registry struct {
 	TTL time.Duration
 	// Far opens a node that reaches the store by a relay.
 	Far func() (lock.Coordinator, *Relay)
+	// FarLink is there instead of Far if the store is not reached by connections.
+	FarLink func() (lock.Coordinator, Link)
 	// Forget has the store lose everything.
 	Forget func()
 }
 
+// Link is a node's way to its store, as far as tests break it; a Relay says how.
+type Link interface {
+	CutAt(n int)
+	Stall()
+	Heal()
+	Cut()
+}
+
+// coordinatorTests are those that every coordinator passes.
+var coordinatorTests = map[string]func(*registrar){
+	"OneTaker": oneTaker, "Giving": giving, "Draining": drainingMoves, "TakenAgain": takenAgain, "Draw": draw,
+	"Many": many, "CrashedHolder": crashedHolder, "ClosedHolder": closedHolder, "LostSession": lostSession, "AtOnce": atOnce,
+	"LostReply": lostReply, "CutOff": cutOff, "Forgetful": forgetful,
+}
+
 // RunCoordinator has registries made by open pass every test of coordinators.
 func RunCoordinator(t *testing.T, open func(t *testing.T) *Registry) {
-	for name, test := range map[string]func(*registrar){
-		"OneTaker": oneTaker, "Giving": giving, "Draining": drainingMoves, "TakenAgain": takenAgain, "Draw": draw,
-		"Many": many, "CrashedHolder": crashedHolder, "ClosedHolder": closedHolder, "LostSession": lostSession, "AtOnce": atOnce,
-		"LostReply": lostReply, "CutOff": cutOff, "Forgetful": forgetful,
-	} {
+	for name, test := range coordinatorTests {
 		t.Run(name, func(t *testing.T) { test(&registrar{T: t, Registry: open(t)}) })
 	}
 }
@@ -46,6 +59,13 @@ func (r *registrar) node() (lock.Coordinator, lock.Session) {
 	r.Helper()
 	c := r.Open()
 	return c, r.keep(c)
+}
+
+func (r *registrar) far() (lock.Coordinator, Link) {
+	if r.FarLink != nil {
+		return r.FarLink()
+	}
+	return r.Far()
 }
 
 // keep begins a session, and closes its coordinator when the test ends.
@@ -445,7 +465,7 @@ func atOnce(r *registrar) {
 // lostReply: the answer to whatever question is lost, and what the store did is neither
 // forgotten nor done twice.
 func lostReply(r *registrar) {
-	c, relay := r.Far()
+	c, relay := r.far()
 	s := r.keep(c)
 	_, near := r.node()
 	for n := 1; n <= 4; n++ {
@@ -464,7 +484,7 @@ func lostReply(r *registrar) {
 // cutOff: a node that cannot reach the store knows in time that its lease may have
 // ended; when it can, it is told so, and begins another one.
 func cutOff(r *registrar) {
-	c, relay := r.Far()
+	c, relay := r.far()
 	s := r.keep(c)
 	_, near := r.node()
 	held := r.must(s, lock.Take{Partition: 1})

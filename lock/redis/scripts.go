@@ -170,7 +170,7 @@ local function put(p, r)
 	redis.call('HSET', KEYS[2], p, cjson.encode(r))
 end
 local function stamp(last, us)
-	return math.max(last + 1, math.floor(us / 1000000) * 256)
+	return math.max(last + 1, math.floor(us / 1000000) * 256 + math.floor(us % 1000000 * 256 / 1000000))
 end
 local taken = {}
 local function tell(ok, p, r)

@@ -1,0 +1,59 @@
+package proxy
+
+import "time"
+
+// A strict request is sent to its upstream only under a lease of this node: until that
+// ends nobody else runs the key. So the lease is looked at last, when the connection is
+// there, and what it is worth then is the call's deadline, which the upstream is told.
+// The lease is renewed meanwhile. A call whose time is up looks again, and goes on with
+// the new deadline if there is one; else it ends as if the upstream had timed out, and
+// the lane is held: a call that was given up is not one that has stopped.
+
+// underLease notes how long a strict request may take, and its fence, or refuses it.
+func (c *call) underLease() *problem {
+	cluster := c.proxy.config.Cluster
+	validFor := cluster.ValidFor(c.place.Partition)
+	if c.mode == exclusive {
+		fence, left, err := cluster.Strict(c.place.Partition)
+		if err != nil {
+			return noOwner.because(err.Error())
+		}
+		c.fence, validFor = fence, left
+	} else if validFor <= 0 {
+		return noOwner.because("this node has no valid lease from the coordinator")
+	}
+	c.deadline = earlier(c.limit, time.Now().Add(validFor))
+	return nil
+}
+
+// leash has the connection ask for more time when the lease's is up.
+func (c *call) leash() {
+	if c.lane.Strict && c.mode != bypass {
+		c.link.wire.read.longer, c.link.wire.write.longer = c, c
+	}
+}
+
+func (l *link) unleash() { l.wire.read.longer, l.wire.write.longer = nil, nil }
+
+// extend moves the deadlines if the lease has been renewed. A shorter deadline than
+// the lease's, of a part of the work, is not for it to move.
+func (c *call) extend(now time.Time) bool {
+	if now.Before(c.deadline) {
+		return false
+	}
+	until := earlier(c.limit, now.Add(c.proxy.config.Cluster.ValidFor(c.place.Partition)))
+	if !until.After(now) {
+		return false
+	}
+	c.deadline = until
+	c.link.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails what it interrupts
+	return true
+}
+
+// last is when the request's upstream has to have answered at the latest.
+func (c *call) last() time.Time {
+	if c.limit.After(c.deadline) {
+		return c.limit
+	}
+	return c.deadline
+}
