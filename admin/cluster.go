@@ -62,6 +62,16 @@ type Status struct {
 	Waiting int `json:"waiting"` // tickets
 	Running int `json:"running"` // tickets with their turn, held ones among them
 	Held    int `json:"held"`    // of those, answered ones whose upstream may still be at work
+
+	Lease *Lease `json:"lease"` // from the coordinator; null without one
+}
+
+// Lease is a node's lease from the coordinator.
+type Lease struct {
+	ID       string  `json:"id"`            // empty: it has none
+	Seconds  float64 `json:"valid_seconds"` // certainly, from now; 0: nothing strict may be begun
+	Untitled int     `json:"untitled"`      // partitions that the node owns and that are not on record
+	Away     string  `json:"away"`          // why the coordinator cannot be reached; empty: it can
 }
 
 // Tickets is how many requests the node's lanes have.
@@ -142,11 +152,25 @@ type Location struct {
 	Epoch        uint64 `json:"epoch"`
 	State        string `json:"state"` // of the partition at the answering node: foreign, claiming, owned, draining
 
+	// Record is what the answering node knows of the partition's record in the
+	// coordinator; null without one.
+	Record *Record `json:"record"`
+
 	Target  string   `json:"target"`            // for whom it is meant, without the members in Without; empty = nobody would be left
 	Next    []string `json:"next"`              // for whom it would be meant if Target left, and then, if that one did, …
 	Without []string `json:"without,omitempty"` // members that are taken to have left
 
 	Lane *Lane `json:"lane"` // null: the key has no ticket at the answering node
+}
+
+// Record is a partition's record in the coordinator.
+type Record struct {
+	Holder   string `json:"holder"`    // a lease, whose id begins with nothing that means anything
+	Tenure   uint64 `json:"tenure"`    // rises each time the holder changes
+	Stamp    uint64 `json:"stamp"`     // fences are this, times 2^23, and a count
+	Prev     string `json:"prev"`      // a lease that may still run what it had when it gave the partition away
+	Titled   bool   `json:"titled"`    // it is the answering node's, which may run strict requests
+	WaitsFor string `json:"waits_for"` // the lease whose end the answering node waits for, to hold the partition or to run all its keys
 }
 
 // Lane is the lane of one key at the answering node.

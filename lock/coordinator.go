@@ -33,8 +33,13 @@ type Session interface {
 	// or less: not certainly, so nothing may be begun. It costs a look at the clock.
 	ValidFor() time.Duration
 
-	// Done is closed when the store has said that the lease has ended.
+	// Done is closed when the store has said that the lease has ended, or End is called.
 	Done() <-chan struct{}
+
+	// End gives the lease up, so that what is held under it can be taken at once. From
+	// the call's begin on the lease is not valid here, nor renewed; so if it fails, the
+	// lease ends by itself. Begin begins another one then. It may be called twice.
+	End(ctx context.Context) error
 
 	// Take takes partitions, each for itself, as far as what is expected of its record
 	// holds. Results are in the order of takes. With an error nothing is known of any

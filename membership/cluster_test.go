@@ -304,7 +304,8 @@ func TestLoss(t *testing.T) {
 
 // TestFirstView: when a node has its first view, and with whom.
 //
-// Mutants: a view before a seed was joined; the timeout without effect.
+// Mutants: a view before a seed was joined; the timeout without effect; Wary without
+// effect, or never alone.
 func TestFirstView(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -315,6 +316,8 @@ func TestFirstView(t *testing.T) {
 		{"only itself", func(c *Config) { c.Seeds = []string{"10.0.0.1:7943"} }, 30 * time.Second},
 		{"nobody there", func(*Config) {}, 30 * time.Second},
 		{"and never alone", func(c *Config) { c.JoinTimeout = 0 }, -1},
+		{"nobody there, and wary", func(c *Config) { c.Wary = true }, -1},
+		{"only itself, and wary", func(c *Config) { c.Wary, c.Seeds = true, []string{"10.0.0.1:7943"} }, 30 * time.Second},
 	} {
 		bubble(t, func(t *testing.T, c *cluster) {
 			c.start(names(1), test.change)

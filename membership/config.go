@@ -54,7 +54,10 @@ type Config struct {
 	// JoinTimeout is how long a node without a view looks for a seed before it
 	// goes on alone. 0: it never does.
 	JoinTimeout time.Duration
-	Rejoin      time.Duration // between two looks at the seeds, on average
+	// Wary has this node begin alone, after JoinTimeout, only if the seeds hold no
+	// address but its own: others that do not answer may be there all the same.
+	Wary   bool
+	Rejoin time.Duration // between two looks at the seeds, on average
 
 	Settle      time.Duration // changes within it are one change; 0: each is published at once
 	Profile     Profile

@@ -70,7 +70,8 @@ func (m *Membership) joinFirst() {
 	first := true
 	for {
 		addresses, problems := m.candidates()
-		if len(addresses)+len(problems) == 0 {
+		own := len(addresses)+len(problems) == 0
+		if own {
 			problems = []string{"they hold no address but this node's own"}
 		}
 		if first {
@@ -104,7 +105,7 @@ func (m *Membership) joinFirst() {
 		m.problem.Store(&problem)
 		// Nobody there is a reason to begin alone. Somebody who speaks and is
 		// not of this cluster is none: two clusters would do the same work.
-		if waiting && !refused && looked >= m.config.JoinTimeout {
+		if waiting && !refused && (own || !m.config.Wary) && looked >= m.config.JoinTimeout {
 			waiting = false
 			close(m.alone)
 			m.relay.say(slog.LevelWarn, "going on alone: "+problem)
@@ -115,7 +116,7 @@ func (m *Membership) joinFirst() {
 			complaint += min(complaint, complainMax)
 		}
 		next := jitter(pause)
-		if waiting && !refused {
+		if waiting && !refused && looked < m.config.JoinTimeout {
 			next = min(next, m.config.JoinTimeout-looked)
 		}
 		pause = min(2*pause, joinPauseMax)

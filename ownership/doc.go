@@ -129,9 +129,46 @@
 // which it could. That is a split, if a short one. It takes a join, the end of the
 // member that knew both, and messages that are later than the verdict on that.
 //
+// # The coordinator
+//
+// With one, members still agree on who should own a partition, but its record in the
+// store says who does (title.go). A tenure begins when the members let it, and the
+// record is the node's own, by compare-and-set, under the node's lease: that is its
+// title. Strict requests run under a title alone, and while the lease is certainly
+// valid ([Ownership.Strict]); they carry a fence, which rises from one to the next and
+// from title to title, so that a resource can refuse whatever comes late all the same.
+//
+//  11. A title is bound to the lease that it was taken under. When the lease ends, what
+//     drains under it is sent away; what the node goes on owning needs a new title, and
+//     if the record has been another's meanwhile, what waited is sent away as well.
+//     Without: x0 drains at a, whose lease ends; b waits for that and runs x1; a gets
+//     another lease, looks at it, and runs x0.
+//  12. A live holder is followed with its consent alone. Every word that a member does not
+//     own a partition, or gives it, says up to which tenure it lets go; and it begins
+//     nothing under those any more, also if a take of its own is still on its way.
+//     Without: a gives to b, and takes it for dead; it goes on under its old tenure
+//     while b, which lives, takes what was given.
+//  13. Who gave a partition away, and still runs keys of it, stays in the record as prev
+//     until it has said there that it doesn't, or its lease has ended: its death by gossip
+//     ends nothing. Keys wait that it has listed, and all of them as long as it has listed
+//     none. It says so when its last key is gone, and once more when it hears of the
+//     next owner, whose take may have named it after that.
+//     Without: a runs x0 and gave to b; b dies; c takes b for dead as well as a, and
+//     runs x1.
+//  14. What is cut off at its lease's end holds its lane: a call that was given up has
+//     not stopped, and the lease may yet be renewed. This is the caller's to keep.
+//
+// If the store cannot be reached and the lease is not valid any more, the members' word
+// is enough again: what is not strict goes on. When the store is back, titles are taken
+// for what is owned; who finds another's record there gives way.
+//
+// A node that sees too few members, and runs nothing, gives its lease up: those who are
+// more may have what it had.
+//
+// A node that alone cannot reach the store keeps its share, and refuses what is strict
+// there. Nobody takes it over, for the members see it alive.
+//
 // # Seams
 //
-// State that has to travel with keys goes through [Sections]. A stronger arbiter
-// than gossip would stand between a complete round, or a Give, and the tenure it
-// begins; all tenures begin in one function.
+// State that has to travel with keys goes through [Sections].
 package ownership

@@ -159,6 +159,7 @@ func New(config Config) (*Ownership, error) {
 	}
 	if config.Coordinator != nil {
 		o.table.arbiter.present = true
+		o.table.publish = o.publishTitle
 		o.registrar = newRegistrar(o)
 	}
 	o.beat.Store(math.MaxInt64) // until Start nobody looks

@@ -90,13 +90,23 @@ func (o *Ownership) Drains(partition int) error {
 // under the same stamp goes on counting.
 func (o *Ownership) publishTitlesLocked() {
 	for _, p := range o.table.Titles() {
-		title, before := o.table.Title(p), o.grants[p].Load()
-		switch {
-		case title.Tenure == 0:
-			o.grants[p].Store(nil)
-		case before == nil || before.session != o.registrar.session || title != before.Title && title.Stamp > before.Stamp:
-			o.grants[p].Store(&grant{Title: title, partition: p, session: o.registrar.session})
-		}
+		o.publishTitle(p)
+	}
+}
+
+// publishTitle is called with the lock held.
+func (o *Ownership) publishTitle(p int) {
+	title, last := o.table.Title(p), o.registrar.last[p]
+	switch {
+	case title.Tenure == 0 && o.table.Drains(p):
+		// Its lease has ended, and so nothing runs that drains: see Drains.
+	case title.Tenure == 0:
+		o.grants[p].Store(nil)
+	case last == nil || last.session != o.registrar.session || title.Stamp != last.Stamp:
+		o.registrar.last[p] = &grant{Title: title, partition: p, session: o.registrar.session}
+		fallthrough
+	default:
+		o.grants[p].Store(o.registrar.last[p])
 	}
 }
 
@@ -110,10 +120,12 @@ type registrar struct {
 	cancel      context.CancelFunc
 	kick        chan struct{}
 
+	last    []*grant      // of each partition, also if it is not in use; guarded by Ownership.mu
 	session lock.Session  // guarded by Ownership.mu; written by run alone
 	untold  []lock.Tenure // under it, that the store has not heard of yet
 	away    atomic.Bool   // the store could not be reached when last tried, and the lease is not valid
 	cause   atomic.Pointer[error]
+	begin   time.Time // when a session may be begun again
 	retry   time.Time // when what has failed is tried again
 
 	mu      sync.Mutex // guards the rest
@@ -128,12 +140,13 @@ const (
 	lookEvery  = 100 * time.Millisecond // at the lease, and for what is to be tried again
 	readEvery  = 500 * time.Millisecond // at the records, while they may say what nobody else does
 	retryAfter = 100 * time.Millisecond
+	beginAfter = 500 * time.Millisecond // one that failed
 )
 
 func newRegistrar(o *Ownership) *registrar {
 	r := &registrar{
 		o: o, coordinator: o.config.Coordinator, timeout: o.config.AcquireTimeout,
-		kick: make(chan struct{}, 1), watches: make(map[watch]bool),
+		kick: make(chan struct{}, 1), last: make([]*grant, o.config.Partitions), watches: make(map[watch]bool),
 	}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
@@ -161,6 +174,10 @@ func (r *registrar) run() {
 	var read time.Time
 	for {
 		if session := r.keep(); session != nil {
+			if r.useless() {
+				r.giveUp(session)
+				continue
+			}
 			r.step(session)
 			if time.Since(read) >= readEvery && r.wantsRecords() {
 				r.read(session)
@@ -196,6 +213,9 @@ func (r *registrar) keep() lock.Session {
 			return s
 		}
 	}
+	if time.Now().Before(r.begin) {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
 	s, err := r.coordinator.Begin(ctx)
@@ -203,10 +223,12 @@ func (r *registrar) keep() lock.Session {
 	case r.ctx.Err() != nil:
 		return nil
 	case err != nil:
+		r.begin = time.Now().Add(beginAfter)
 		r.leave(err)
 		return nil
 	case s.ValidFor() <= 0:
-		return nil // the look at it comes soon
+		r.leave(errors.New("the lease came too late to be valid"))
+		return nil
 	}
 	r.back(s)
 	return s
@@ -275,7 +297,14 @@ func (r *registrar) take(s lock.Session, takes []lock.Take) {
 	} else {
 		r.enter(func(t *Table) { t.Took(s.ID(), takes, taken) })
 	}
-	r.retry = time.Now().Add(retryAfter)
+	r.postpone()
+}
+
+// postpone has what failed wait, unless it waits already.
+func (r *registrar) postpone() {
+	if now := time.Now(); !now.Before(r.retry) {
+		r.retry = now.Add(retryAfter)
+	}
 }
 
 func (r *registrar) drop(s lock.Session, drained []lock.Tenure) {
@@ -286,7 +315,7 @@ func (r *registrar) drop(s lock.Session, drained []lock.Tenure) {
 	defer cancel()
 	if err := s.Drained(ctx, drained); err != nil {
 		r.untold = append(r.untold, drained...)
-		r.retry = time.Now().Add(retryAfter)
+		r.postpone()
 	}
 }
 
@@ -296,7 +325,7 @@ func (r *registrar) drawAll(s lock.Session) {
 	draws := r.draws
 	r.draws = nil
 	r.mu.Unlock()
-	for _, g := range draws {
+	for i, g := range draws {
 		if g.session != s {
 			continue
 		}
@@ -308,7 +337,10 @@ func (r *registrar) drawAll(s lock.Session) {
 			r.enter(func(t *Table) { t.Drew(s.ID(), lock.Tenure{Partition: g.partition, Tenure: g.Tenure}, stamp) })
 		case !errors.Is(err, lock.ErrLost):
 			r.o.config.Log.Warn("the coordinator did not answer, and is asked again", "partition", g.partition, "error", err)
-			g.drawing.Store(false) // the next request asks again
+			for _, g := range draws[i:] {
+				g.drawing.Store(false) // the next request asks again: a lease has to be kept meanwhile
+			}
+			return
 		}
 	}
 }
@@ -343,6 +375,23 @@ func (r *registrar) watch(s lock.Session, lease string) {
 			r.enter(func(t *Table) { t.Unwatched(lease) })
 		}
 	})
+}
+
+func (r *registrar) useless() (useless bool) {
+	r.o.mu.Lock()
+	defer r.o.mu.Unlock()
+	return r.o.table.Useless()
+}
+
+// giveUp ends a lease under which nothing runs, so that others need not wait for what
+// is held under it. If the store does not hear of that, the lease ends by itself.
+func (r *registrar) giveUp(s lock.Session) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
+	defer cancel()
+	r.o.config.Log.Info("too few members are in view: what this node held is given up")
+	if err := s.End(ctx); err != nil {
+		r.o.config.Log.Warn("the lease could not be given up, and ends by itself", "error", err)
+	}
 }
 
 func (r *registrar) wantsRecords() (wants bool) {

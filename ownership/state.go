@@ -3,6 +3,7 @@ package ownership
 import (
 	"slices"
 
+	"lanekeeper/lock"
 	"lanekeeper/ring"
 )
 
@@ -53,6 +54,10 @@ type State struct {
 	Draining int           // keys of an earlier tenure that this node still runs
 	Giving   ring.Member   // has been given it and has not confirmed
 	Silent   []ring.Member // whose word is missing for this node to own it
+
+	Title    Title       // that this node has of it, under its lease
+	Record   lock.Record // what it last read of the partition's record
+	WaitsFor string      // the lease, of another node, whose end it waits for
 }
 
 // State returns what this node knows of a partition.
@@ -61,6 +66,10 @@ func (t *Table) State(p int) State {
 	state := State{
 		Role: s.role, Route: t.routeOf(p, s), Target: t.view.Targets[p], Epoch: s.heard,
 		Waits: len(s.waits), Draining: len(s.draining),
+		Title: t.titleOf(s), Record: s.title.known, WaitsFor: s.title.wait,
+	}
+	if state.WaitsFor == "" && (s.role != Owned || state.Title.Tenure == 0) {
+		state.WaitsFor = s.title.prev
 	}
 	if s.given != nil {
 		state.Giving = s.given.to

@@ -81,6 +81,7 @@ type Table struct {
 
 	check   confirmation
 	arbiter arbiter
+	publish func(partition int) // makes a title known; nil: it is read from Titles
 
 	out     []Outgoing
 	changed []int
@@ -286,11 +287,16 @@ func (t *Table) own(p int, s *partition, epoch uint64) {
 	s.floor = s.number
 	s.answers, s.given = nil, nil
 	s.draining, s.told = nil, nil // they stand first in their lanes
-	s.title.clears = nil          // and this node is prev no more
 	for _, a := range answers {
 		t.await(p, s, a.from, a.keys)
 	}
 	t.arbiter.changed = append(t.arbiter.changed, p)
+	if !s.title.stands() {
+		s.title.tenure = 0 // what is admitted from here on is under none, also when it drains
+	}
+	if t.publish != nil {
+		t.publish(p) // before anything runs
+	}
 	t.lanes.Open(p)
 	t.announce(p, s, epoch)
 }

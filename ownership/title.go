@@ -87,6 +87,14 @@ func (t *Table) End() {
 	t.arbiter.wanted, t.arbiter.later, t.arbiter.drained, t.arbiter.watched = nil, nil, nil, nil
 }
 
+// Useless reports whether this node has a lease under which nothing runs and nothing
+// may: too few members are in view. Others may be more, and should have what it had.
+func (t *Table) Useless() bool {
+	return t.arbiter.lease != "" && !t.view.Enough && !slices.ContainsFunc(t.parts, func(s partition) bool {
+		return s.role == Owned || len(s.draining) > 0
+	}) && slices.ContainsFunc(t.parts, func(s partition) bool { return s.title.bound() > 0 })
+}
+
 // Away is told that this node has no lease that is valid, and cannot reach the store.
 // It goes on by what the members say; nothing strict runs.
 func (t *Table) Away() {
@@ -188,6 +196,7 @@ func (t *Table) Took(lease string, takes []lock.Take, taken []lock.Taken) {
 func (t *Table) hold(p int, s *partition) {
 	r := s.title.known
 	s.title.tenure, s.title.stamp, s.title.lapsed = r.Tenure, r.Stamp, false
+	s.title.clears = nil // this node is prev no more
 	if s.title.prev != r.Prev {
 		t.passed(p, s, s.title.prev, true)
 	}
@@ -341,11 +350,13 @@ func (t *Table) cede(s *partition) (lease string, tenure uint64) {
 	return t.arbiter.lease, s.title.ceded
 }
 
-// drains notes under which tenures the draining keys run.
+// drains notes under which tenures the draining keys run. None of them is begun again:
+// the word that they have drained may come late.
 func (t *Table) drains(s *partition) {
 	if s.title.bound() == 0 || len(s.draining) == 0 {
 		return
 	}
+	s.title.ceded = max(s.title.ceded, s.title.bound())
 	for _, tenure := range [...]uint64{s.title.tenure, s.title.bound()} {
 		if tenure > 0 && !slices.Contains(s.title.clears, tenure) {
 			s.title.clears = append(slices.Clip(s.title.clears), tenure)
@@ -401,6 +412,9 @@ func (t *Table) Titles() []int {
 	slices.Sort(changed)
 	return slices.Compact(changed)
 }
+
+// Drains reports whether keys of a partition run here that is not owned any more.
+func (t *Table) Drains(p int) bool { return t.parts[p].role != Owned && len(t.parts[p].draining) > 0 }
 
 // Title returns what this node has of a partition.
 func (t *Table) Title(p int) Title { return t.titleOf(&t.parts[p]) }

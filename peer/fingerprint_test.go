@@ -129,7 +129,7 @@ func (f *fingerprint) ingress(w *world) {
 		if flow.loose > 0 {
 			f.member(flow.link.peer.Name, flow.link.peer.Incarnation)
 		}
-		f.bool(flow.turning, flow.asked, flow.paused)
+		f.bool(flow.turning, flow.asked, flow.paused, flow.probing)
 		f.int(flow.moves)
 	}
 	var links []*link
@@ -304,7 +304,7 @@ func TestFingerprintKnowsEveryField(t *testing.T) {
 	for _, known := range []struct {
 		of     any
 		fields int
-	}{{outbox{}, 8}, {flow{}, 10}, {link{}, 13}, {session{}, 13}, {hosted{}, 15}, {Call{}, 22}, {Inbound{}, 10}} {
+	}{{outbox{}, 8}, {flow{}, 11}, {link{}, 13}, {session{}, 13}, {hosted{}, 15}, {Call{}, 22}, {Inbound{}, 10}} {
 		if of := reflect.TypeOf(known.of); of.NumField() != known.fields {
 			t.Errorf("%s has %d fields; the fingerprint knows %d", of, of.NumField(), known.fields)
 		}

@@ -92,6 +92,7 @@ type flow struct {
 	turning bool     // the route changed: rule 2
 	asked   bool     // whether the loose ones have been admitted
 	moves   int      // MOVEDs since something was admitted
+	probing bool     // one at a time until that: as long as nobody owns it, all would be sent in vain
 	paused  bool     // until retry
 }
 
@@ -151,7 +152,7 @@ func (o *outbox) enter(c *Call) {
 // flush sends what f holds back, as far as it may.
 func (o *outbox) flush(f *flow) {
 	for c := f.backlog.head; c != nil; c = f.backlog.head {
-		if f.turning && f.loose > 0 {
+		if (f.turning || f.probing) && f.loose > 0 {
 			o.ask(f)
 			return
 		}
@@ -178,7 +179,7 @@ func (o *outbox) place(f *flow, c *Call) bool {
 			return !f.paused
 		}
 		f.backlog.remove(c)
-		f.turning, f.moves = false, 0
+		f.turning, f.probing, f.moves = false, false, 0
 		o.end(c)
 		return true
 	}
@@ -403,7 +404,7 @@ func (o *outbox) admit(c *Call) {
 		c.link.unadmitted.remove(c)
 		f := o.flows[c.Partition]
 		f.loose--
-		f.moves = 0
+		f.moves, f.probing = 0, false
 	}
 	c.state = admitted
 	o.env.admitted(c)
@@ -439,7 +440,7 @@ func (o *outbox) moved(l *link, m *moved) {
 		return
 	}
 	f := o.loosen(c)
-	f.turning = true
+	f.turning, f.probing = true, true
 	if c.cancelled {
 		o.refuse(c)
 	} else {
@@ -472,7 +473,7 @@ func (o *outbox) responded(l *link, seq uint64, r Response) {
 		return
 	}
 	f := o.flows[c.Partition]
-	f.moves = 0
+	f.moves, f.probing = 0, false
 	o.answer(c, r)
 	o.flush(f)
 }

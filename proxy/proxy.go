@@ -411,8 +411,11 @@ func (c *call) dispatch() *problem {
 // guard refuses what this node may not send to an upstream any more.
 func (c *call) guard() *problem {
 	cluster := c.proxy.config.Cluster
+	if c.mode == bypass && c.place.Key == nil { // it never asked for a place
+		return nil
+	}
 	if cluster == nil || c.place.Partition == queue.Unowned {
-		if c.lane != nil && c.lane.Strict && c.turn {
+		if c.strict() {
 			return noOwner.because("this node has no cluster, and so no coordinator")
 		}
 		return nil
@@ -420,7 +423,7 @@ func (c *call) guard() *problem {
 	if err := cluster.Guard(c.place.Partition, c.arrived); err != nil {
 		return ownershipMoved.because(err.Error())
 	}
-	if c.lane.Strict {
+	if c.strict() {
 		return c.underLease()
 	}
 	return nil

@@ -1,6 +1,10 @@
 package proxy
 
-import "time"
+import (
+	"time"
+
+	"lanekeeper/queue"
+)
 
 // A strict request is sent to its upstream only under a lease of this node: until that
 // ends nobody else runs the key. So the lease is looked at last, when the connection is
@@ -9,9 +13,13 @@ import "time"
 // the new deadline if there is one; else it ends as if the upstream had timed out, and
 // the lane is held: a call that was given up is not one that has stopped.
 
+// strict reports whether the request has its turn in a lane whose requests are. What
+// passes by its lane is not, whatever the route says.
+func (c *call) strict() bool { return c.turn && c.lane.Strict && c.place.Partition != queue.Unowned }
+
 // underLease notes how long a strict request may take, and its fence, or refuses it.
 func (c *call) underLease() *problem {
-	cluster := c.proxy.config.Cluster
+	cluster, now := c.proxy.config.Cluster, time.Now() // the process may stand still after the answer
 	validFor := cluster.ValidFor(c.place.Partition)
 	if c.mode == exclusive {
 		fence, left, err := cluster.Strict(c.place.Partition)
@@ -22,21 +30,21 @@ func (c *call) underLease() *problem {
 	} else if validFor <= 0 {
 		return noOwner.because("this node has no valid lease from the coordinator")
 	}
-	c.deadline = earlier(c.limit, time.Now().Add(validFor))
+	c.deadline = earlier(c.limit, now.Add(validFor))
 	return nil
 }
 
 // leash has the connection ask for more time when the lease's is up.
 func (c *call) leash() {
-	if c.lane.Strict && c.mode != bypass {
-		c.link.wire.read.longer, c.link.wire.write.longer = c, c
+	if c.strict() {
+		c.link.wire.read.longer = c
 	}
 }
 
-func (l *link) unleash() { l.wire.read.longer, l.wire.write.longer = nil, nil }
+func (l *link) unleash() { l.wire.read.longer = nil }
 
-// extend moves the deadlines if the lease has been renewed. A shorter deadline than
-// the lease's, of a part of the work, is not for it to move.
+// extend moves the deadline if the lease has been renewed. A shorter one than the
+// lease's, of a part of the work, is not for it to move.
 func (c *call) extend(now time.Time) bool {
 	if now.Before(c.deadline) {
 		return false
@@ -46,7 +54,7 @@ func (c *call) extend(now time.Time) bool {
 		return false
 	}
 	c.deadline = until
-	c.link.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails what it interrupts
+	c.link.wire.SetReadDeadline(until) //nolint:errcheck // a dead connection fails what it interrupts
 	return true
 }
 

@@ -43,6 +43,8 @@ type cluster struct {
 	viewed chan struct{}
 	quit   chan struct{}
 
+	abandoned atomic.Bool // this node ends while it may still be at work
+
 	handoffs prometheus.Histogram
 }
 
@@ -79,7 +81,11 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 	c.view.Store(&membership.View{})
 
 	limits.Partitions = settings.partitions
-	limits.Emptied = func(partition int, key []byte) { c.owners.Emptied(partition, key) }
+	limits.Emptied = func(partition int, key []byte) {
+		if !c.abandoned.Load() {
+			c.owners.Emptied(partition, key)
+		}
+	}
 	c.lanes = queue.New(limits)
 
 	secure, err := settings.peer.tls()
@@ -177,7 +183,7 @@ func (c *cluster) start(parts clusterParts, configHash string) error {
 		Self: c.self, Layout: c.layout,
 		Listen: c.settings.gossip.listen, Advertise: c.settings.gossip.advertise, Keys: keys,
 		PeerAddress: c.peerAddress(), Zone: c.settings.zone, ConfigHash: configHash, Version: version,
-		Seeds: c.settings.join, JoinTimeout: c.settings.joinTimeout, Rejoin: c.settings.rejoin,
+		Seeds: c.settings.join, JoinTimeout: c.settings.joinTimeout, Wary: c.settings.wary, Rejoin: c.settings.rejoin,
 		Settle: c.settings.settle, Profile: membership.Profile(c.settings.gossip.profile), MinMembers: c.settings.minMembers, ForgetAfter: c.settings.forgetAfter,
 		Log: c.log,
 	}
@@ -292,7 +298,8 @@ func (c *cluster) Guard(partition int, came time.Time) error {
 func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, err error) {
 	fence, validFor, err = c.owners.Strict(partition)
 	for until := time.Now().Add(c.settings.acquireTimeout); errors.Is(err, ownership.ErrNoTitle) && time.Now().Before(until); {
-		if lease, _ := c.owners.Lease(); lease.ValidFor <= 0 {
+		lease, _ := c.owners.Lease()
+		if owner, _ := c.owners.Owner(partition); owner != c.self || lease.ValidFor <= 0 {
 			break
 		}
 		time.Sleep(guardEvery)
@@ -362,7 +369,7 @@ func (c *cluster) stop(ctx context.Context) {
 	defer cancel()
 	c.port.Close()
 	if c.coordinator != nil {
-		defer c.release(ctx)
+		defer c.release()
 	}
 	if c.members == nil {
 		return
@@ -376,8 +383,19 @@ func (c *cluster) stop(ctx context.Context) {
 	c.owners.Stop()
 }
 
-// release ends the lease, so that nobody has to wait for its end.
-func (c *cluster) release(ctx context.Context) {
+// abandon is told that calls are cut off whose services may be at work for as long as
+// this node's lease lasts. Nobody is told that they are over.
+func (c *cluster) abandon() { c.abandoned.Store(true) }
+
+// release ends the lease, so that nobody has to wait for its end, unless something may
+// still be at work under it.
+func (c *cluster) release() {
+	if c.abandoned.Load() {
+		c.log.Warn("the lease is left to end by itself: requests were cut off that may still run")
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
 	if err := c.coordinator.Close(ctx); err != nil {
 		c.log.Warn("the lease could not be given up, and ends by itself", "error", err)
 	}

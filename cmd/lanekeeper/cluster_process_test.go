@@ -67,9 +67,14 @@ func startProcesses(t testing.TB, n int, service loadtest.WitnessConfig, extra s
 
 func startMembers(t testing.TB, n int, upstream, extra string) *testCluster {
 	t.Helper()
-	guarantee := "best_effort"
+	guarantee, plain := "best_effort", ""
 	if strings.Contains(extra, "coordinator:") {
-		guarantee = "strict"
+		guarantee, plain = "strict", `  - name: plain
+    match: {path: "/plain/{id}/{rest...}"}
+    upstream: app
+    key: {space: plain, from: [{path: id}]}
+    lane: {guarantee: best_effort}
+`
 	}
 	c := &testCluster{t: t, dir: t.TempDir()}
 	secret := filepath.Join(c.dir, "secret")
@@ -103,8 +108,8 @@ routes:
     match: {path: "/orders/{id}/{rest...}"}
     upstream: app
     key: {space: order, from: [{path: id}]}
-log: {keys: plain}
-%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, guarantee, extra))
+%slog: {keys: plain}
+%s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, guarantee, plain, extra))
 		c.files = append(c.files, file)
 		c.targets = append(c.targets, "http://127.0.0.1:"+of[1])
 		c.admins = append(c.admins, "http://127.0.0.1:"+of[3])

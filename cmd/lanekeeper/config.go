@@ -77,7 +77,7 @@ type ClusterConfig struct {
 	Gossip         GossipConfig `json:"gossip" doc:"who is alive, over UDP and TCP"`
 	Peer           PeerConfig   `json:"peer" doc:"requests on their way to their key's owner, over TCP"`
 	Join           []string     `json:"join" doc:"members to join: host:port, dns+host:port (every address of the name) or dnssrv+name; this node itself may be among them"`
-	JoinTimeout    Duration     `json:"join_timeout" doc:"if none of them answers for so long, start alone, and go on asking; 0 = never alone"`
+	JoinTimeout    Duration     `json:"join_timeout" doc:"if none of them answers for so long, start alone, and go on asking; with a strict route only if they hold no address but this node's own; 0 = never alone"`
 	MinMembers     int          `json:"min_members" doc:"with fewer members this node is not ready and runs nothing exclusive; guards against a split network only if it is more than half of them" min:"1"`
 	Partitions     int          `json:"partitions" doc:"parts into which keys are divided; the same on all nodes for ever, a node with another number cannot join" min:"16" max:"65536"`
 	HandoffTimeout Duration     `json:"handoff_timeout" doc:"a claim that a live owner does not answer is repeated after this; no request is ever cut short by it" min:"100ms"`

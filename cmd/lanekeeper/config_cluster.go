@@ -26,6 +26,7 @@ type clusterSettings struct {
 	handoffTimeout time.Duration
 	forgetAfter    time.Duration
 	acquireTimeout time.Duration // of the coordinator
+	wary           bool          // never alone while others may be there
 
 	gossip gossipSettings
 	peer   peerSettings
@@ -96,9 +97,7 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 		s.peer.secrets = secrets
 	}
 	s.acquireTimeout = time.Duration(c.Coordinator.AcquireTimeout)
-	if c.strict() {
-		s.joinTimeout = 0 // alone it could only wait for the leases of those it does not see
-	}
+	s.wary = c.strict() // alone it could only wait for the leases of those it does not see
 	return s, nil
 }
 

@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -10,57 +10,83 @@ import (
 )
 
 // lateCoordinator is a coordinator whose store need not be there when the node starts:
-// it is opened by the first Begin that can. A node whose store is away serves what it
-// may without.
+// it is opened beside the first Begin, which a node whose store is away does without.
 type lateCoordinator struct {
 	open    func(context.Context) (lock.Coordinator, error)
 	timeout time.Duration // of an opening
 
-	mu     sync.Mutex // guards the rest; held while opening
-	store  lock.Coordinator
-	closed bool
+	mu      sync.Mutex // guards the rest
+	store   lock.Coordinator
+	opening chan struct{} // closed when an opening ends; nil: none is under way
+	failed  error         // the last one
+	cancel  context.CancelFunc
+	closed  bool
 }
 
-// Begin implements lock.Coordinator. To open the store it takes longer than ctx if that
-// runs out, but not if it is cancelled.
+// Begin implements lock.Coordinator.
 func (c *lateCoordinator) Begin(ctx context.Context) (lock.Session, error) {
-	store, err := c.opened(ctx)
-	if err != nil {
-		return nil, err
+	c.mu.Lock()
+	if c.store == nil && c.opening == nil && !c.closed {
+		c.openLocked()
+	}
+	opening := c.opening
+	c.mu.Unlock()
+	if opening != nil {
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return nil, cmp.Or(c.failed, ctx.Err()) // what is wrong, if that is known
+		}
+	}
+	c.mu.Lock()
+	store, failed, closed := c.store, c.failed, c.closed
+	c.mu.Unlock()
+	switch {
+	case closed:
+		return nil, lock.ErrClosed
+	case store == nil:
+		return nil, failed
 	}
 	return store.Begin(ctx)
 }
 
-func (c *lateCoordinator) opened(ctx context.Context) (lock.Coordinator, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		return nil, lock.ErrClosed
-	}
-	if c.store == nil {
-		opening, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+// openLocked opens the store, which may take longer than whoever wants it can wait.
+func (c *lateCoordinator) openLocked() {
+	ctx, cancel := context.WithTimeout(context.Background(), c.timeout)
+	done := make(chan struct{})
+	c.opening, c.cancel = done, cancel
+	go func() { // ends with ctx, which Close ends
 		defer cancel()
-		defer context.AfterFunc(ctx, func() {
-			if errors.Is(ctx.Err(), context.Canceled) {
-				cancel()
-			}
-		})()
-		store, err := c.open(opening)
+		store, err := c.open(ctx)
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if err != nil {
-			return nil, err
+			store = nil
 		}
-		c.store = store
-	}
-	return c.store, nil
+		c.store, c.failed, c.opening = store, err, nil
+		close(done)
+	}()
 }
 
 // Close implements lock.Coordinator.
 func (c *lateCoordinator) Close(ctx context.Context) error {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.closed = true
-	if c.store == nil {
+	opening := c.opening
+	if opening != nil {
+		c.cancel()
+	}
+	c.mu.Unlock()
+	if opening != nil {
+		<-opening
+	}
+	c.mu.Lock()
+	store := c.store
+	c.mu.Unlock()
+	if store == nil {
 		return nil
 	}
-	return c.store.Close(ctx)
+	return store.Close(ctx)
 }

@@ -148,6 +148,16 @@ func addLocation(t *table, l *admin.Location) {
 	} else if moves {
 		t.add(caution, "moves to", orDash(l.Target), strings.TrimSpace(next))
 	}
+	if r := l.Record; r != nil {
+		switch {
+		case r.Titled:
+			t.add(unmarked, "on record", fmt.Sprintf("tenure %d, stamp %d, lease %s", r.Tenure, r.Stamp, r.Holder))
+		case r.WaitsFor != "":
+			t.add(caution, "waits for", "the end of lease "+r.WaitsFor, fmt.Sprintf("(tenure %d, as %s last read)", r.Tenure, l.Node))
+		case l.Owner == l.Node:
+			t.add(caution, "on record", "not as "+l.Node+"'s: strict requests are refused")
+		}
+	}
 	switch {
 	case l.Lane != nil:
 		t.add(unmarked, "lane", laneText(l.Lane))

@@ -370,6 +370,9 @@ func (n *node) drain(ctx context.Context) error {
 		return nil
 	}
 	n.log.Error("drain timed out", "waiting", waiting, "running", running)
+	if n.cluster != nil && running > 0 {
+		n.cluster.abandon()
+	}
 	return fmt.Errorf("%w: %d waited and were answered as not executed, %d were running and their outcome is unknown", errAbandoned, waiting, running)
 }
 

@@ -46,8 +46,29 @@ func (n *node) Status() admin.Status {
 		s.Members, s.RingVersion = len(view.Members), view.Version
 		s.InRing = self.Member == c.self && self.State == membership.Active
 		s.Owned, s.Moving = counts.Owned, counts.Claiming+counts.Draining
+		s.Lease = c.lease()
 	}
 	return s
+}
+
+// lease is what this node has from the coordinator, nil without one.
+func (c *cluster) lease() *admin.Lease {
+	lease, strict := c.owners.Lease()
+	if !strict {
+		return nil
+	}
+	l := &admin.Lease{ID: lease.ID, Seconds: max(lease.ValidFor.Seconds(), 0), Untitled: c.owners.Untitled()}
+	if lease.Cause != nil {
+		l.Away = lease.Cause.Error()
+	}
+	return l
+}
+
+func recordOf(s ownership.State) *admin.Record {
+	return &admin.Record{
+		Holder: s.Record.Holder, Tenure: s.Record.Tenure, Stamp: max(s.Record.Stamp, s.Title.Stamp), Prev: s.Record.Prev,
+		Titled: s.Title.Tenure > 0, WaitsFor: s.WaitsFor,
+	}
 }
 
 // Members implements admin.Cluster.
@@ -165,9 +186,13 @@ func (n *node) Locate(space, key string, without []string) admin.Location {
 	view := c.view.Load()
 	p := c.layout.Partition(lane)
 	owner, epoch := c.owners.Owner(p)
+	state := c.owners.State(p)
 	l := admin.Location{
 		Node: c.self.Name, Partition: p, Of: c.layout.Partitions,
-		Owner: known(owner, epoch), Epoch: epoch, State: stateName(c.owners.State(p)), Lane: n.lane(p, lane),
+		Owner: known(owner, epoch), Epoch: epoch, State: stateName(state), Lane: n.lane(p, lane),
+	}
+	if c.coordinator != nil {
+		l.Record = recordOf(state)
 	}
 	if m, ok := view.Member(l.Owner); ok {
 		l.OwnerAddress = m.PeerAddress

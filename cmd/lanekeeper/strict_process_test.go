@@ -2,6 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -199,5 +203,73 @@ func TestStrictHandover(t *testing.T) {
 	}
 	if !report.OK() || result.Statuses()[200] != len(result.Sent) {
 		t.Errorf("statuses %v: want 200 alone", result.Statuses())
+	}
+}
+
+// asked is how many questions a store has had, less than 10 of them ours.
+func asked(t *testing.T, kind, address string) (n float64) {
+	t.Helper()
+	sum := func(text, prefix, separator string) {
+		for line := range strings.Lines(text) {
+			if rest, ok := strings.CutPrefix(line, prefix); ok {
+				_, value, _ := strings.Cut(rest, separator)
+				v, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				n += v
+			}
+		}
+	}
+	switch kind {
+	case "redis":
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(5 * time.Second)) //nolint:errcheck // then it does not answer
+		io.WriteString(conn, "INFO stats\r\nQUIT\r\n")    //nolint:errcheck // then it does not answer
+		text, _ := io.ReadAll(conn)
+		sum(string(text), "total_commands_processed", ":")
+	case "etcd":
+		response, err := http.Get("http://" + address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		text, _ := io.ReadAll(response.Body)
+		sum(string(text), "grpc_server_msg_received_total{", "} ")
+	case "zookeeper":
+		sum(locktest.Word(address, "mntr"), "zk_packets_received", "\t")
+	}
+	return n
+}
+
+// TestStrictCostsTheStoreNothing: the store is asked for leases, and when partitions
+// move, and never for a request.
+//
+// Mutant: Strict draws a stamp for each request.
+func TestStrictCostsTheStoreNothing(t *testing.T) {
+	for kind := range storeKinds {
+		t.Run(kind, func(t *testing.T) {
+			c, store := startStrict(t, kind, "")
+			time.Sleep(time.Second)
+			const span = 6 * time.Second
+			before := asked(t, kind, store.Address)
+			time.Sleep(span)
+			idle := asked(t, kind, store.Address) - before
+			traffic := loadtest.Traffic{Mode: loadtest.Spaced, Keys: 200, PerKey: 10000, Gap: 100 * time.Millisecond, Connections: 1000, Method: "POST"}
+			before = asked(t, kind, store.Address)
+			result, report := c.under(traffic, func() { time.Sleep(span) })
+			busy := asked(t, kind, store.Address) - before
+			t.Logf("three nodes ask %.1f times a second at rest, and %.1f at %d requests", idle/span.Seconds(), busy/span.Seconds(), len(result.Sent))
+			if !report.OK() || result.Statuses()[200] != len(result.Sent) {
+				t.Errorf("statuses %v\n%s", result.Statuses(), report)
+			}
+			if len(result.Sent) < 5000 || busy > 2*idle+20 {
+				t.Errorf("asked %v times for %d requests, and %v times without any", busy, len(result.Sent), idle)
+			}
+		})
 	}
 }

@@ -116,7 +116,7 @@ func (s *session) change(ctx context.Context, partitions []int, decide func(ctx 
 		})
 		switch {
 		case errors.Is(err, errGone):
-			return fmt.Errorf("%w: the cluster has ended this node's lease", lock.ErrLost)
+			return fmt.Errorf("%w: this node's lease has ended", lock.ErrLost)
 		case err != nil || done:
 			return err
 		}
@@ -124,6 +124,9 @@ func (s *session) change(ctx context.Context, partitions []int, decide func(ctx 
 }
 
 func (s *session) tryChange(ctx context.Context, partitions []int, decide func(ctx context.Context, i int, r lock.Record) (lock.Record, bool, error)) (done bool, err error) {
+	if s.isOver() {
+		return false, errGone
+	}
 	records, revisions, err := s.read(ctx, partitions)
 	if err != nil {
 		return false, err
@@ -153,7 +156,7 @@ func (s *session) tryChange(ctx context.Context, partitions []int, decide func(c
 	case err != nil:
 		return false, err
 	case !answer.Succeeded && answer.Responses[0].GetResponseRange().Count == 0:
-		s.end()
+		s.end(endedThere)
 		return false, errGone
 	}
 	return answer.Succeeded, nil

@@ -267,7 +267,7 @@ func (l *Locker) Close(ctx context.Context) error {
 	if s != nil {
 		s.releaseAll()
 		err = l.revoke(ctx, s) // ends all its keys at once
-		s.end()
+		s.end(endedThere)
 	}
 	l.leave()
 	l.client.Close() //nolint:errcheck // it has nothing to lose

@@ -119,7 +119,8 @@ func TestConformance(t *testing.T) {
 // TestCoordinator runs the suite that every Coordinator passes.
 //
 // Mutants: a change does not compare revisions; a change does not look for the
-// session's key; every lease is taken for ended; none is.
+// session's key; every lease is taken for ended; none is; End ends the lease here last,
+// or not in the cluster, or leaves it the node's; changes are asked for after it.
 func TestCoordinator(t *testing.T) {
 	locktest.RunCoordinator(t, func(t *testing.T) *locktest.Registry {
 		cluster := startCluster(t, 1)

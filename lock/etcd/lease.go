@@ -163,7 +163,7 @@ func (p *place) create(ctx context.Context) (before string, err error) {
 	).Else(clientv3.OpGet(p.key)).Commit()
 	switch {
 	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		s.end()
+		s.end(endedThere)
 		return "", errGone
 	case err != nil:
 		return "", err

@@ -19,7 +19,7 @@ type session struct {
 	id     clientv3.LeaseID
 	key    string
 	term   lock.Term
-	ended  chan struct{} // closed when the cluster does not have it any more
+	ended  chan struct{} // closed when the cluster does not have it any more, or is not to
 
 	// Guarded by the locker's mutex.
 	last uint64 // of the numbers of places
@@ -75,9 +75,9 @@ func (l *Locker) begin(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// end notes that the cluster has ended the session: what was held is lost, and what
-// waits has no place any more.
-func (s *session) end() {
+// end notes that the session has ended: what was held is lost, and what waits has no
+// place any more.
+func (s *session) end(why string) {
 	l := s.locker
 	l.mu.Lock()
 	if s.over {
@@ -93,7 +93,7 @@ func (s *session) end() {
 	l.mu.Unlock()
 	s.term.End()
 	for of := range held {
-		of.Lose("the cluster has ended this node's lease")
+		of.Lose(why)
 	}
 	close(s.ended)
 }
@@ -109,6 +109,27 @@ func (s *session) releaseAll() {
 	for of := range held {
 		of.End(lock.ErrReleased)
 	}
+}
+
+// endedThere is why what was held is lost.
+const endedThere = "the cluster has ended this node's lease"
+
+// End implements lock.Session. Locks that are held are held under the same lease.
+func (s *session) End(ctx context.Context) error {
+	l := s.locker
+	s.end("this node has given its lease up")
+	if !l.enter() {
+		return lock.ErrClosed
+	}
+	defer l.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.gone, cancel)()
+	err := l.revoke(ctx, s)
+	if err != nil && l.gone.Err() != nil {
+		return lock.ErrClosed
+	}
+	return err
 }
 
 // revoke ends a session in the cluster.
@@ -148,13 +169,16 @@ var errTerm = errors.New("the cluster's leader changed in the meantime")
 // session is valid, or has ended.
 func (s *session) renew(ctx context.Context) error {
 	l := s.locker
+	if s.isOver() {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, l.perTry())
 	defer cancel()
 	held := s.leases() // before: what is granted later is not looked for
 	sent := s.term.Now()
 	renewed, err := l.client.KeepAliveOnce(ctx, s.id)
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
-		s.end()
+		s.end(endedThere)
 		return nil
 	}
 	if err != nil {
@@ -167,7 +191,7 @@ func (s *session) renew(ctx context.Context) error {
 	case term != renewed.RaftTerm:
 		return errTerm
 	case len(missing) > 0 && missing[0] == nil:
-		s.end()
+		s.end(endedThere)
 		return nil
 	}
 	for _, of := range missing {

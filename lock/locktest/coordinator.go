@@ -40,7 +40,8 @@ type Link interface {
 var coordinatorTests = map[string]func(*registrar){
 	"OneTaker": oneTaker, "Giving": giving, "Draining": drainingMoves, "TakenAgain": takenAgain, "Draw": draw,
 	"Many": many, "CrashedHolder": crashedHolder, "ClosedHolder": closedHolder, "LostSession": lostSession, "AtOnce": atOnce,
-	"LostReply": lostReply, "CutOff": cutOff, "Forgetful": forgetful,
+	"LostReply": lostReply, "CutOff": cutOff, "Forgetful": forgetful, "SoonForgotten": soonForgotten,
+	"End": end, "EndCutOff": endCutOff,
 }
 
 // RunCoordinator has registries made by open pass every test of coordinators.
@@ -550,4 +551,139 @@ func forgetful(r *registrar) {
 	if next := r.must(r.begin(c), lock.Take{Partition: 1}); next.Stamp <= stamp {
 		r.Errorf("stamp %d after %d", next.Stamp, stamp)
 	}
+}
+
+// soonForgotten: stamps rise also if what the store forgets was drawn in the same second.
+func soonForgotten(r *registrar) {
+	for range 10 {
+		_, s := r.node()
+		second := time.Now().Truncate(time.Second).Add(time.Second)
+		time.Sleep(time.Until(second))
+		held := r.must(s, lock.Take{Partition: 1})
+		stamp, err := s.Draw(r.Context(), 1, held.Tenure)
+		if err != nil {
+			r.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // fewer than 256 grants in a second, on average
+		r.Forget()
+		_, next := r.node()
+		again := r.must(next, lock.Take{Partition: 1})
+		if again.Stamp <= stamp {
+			r.Errorf("stamp %d after %d", again.Stamp, stamp)
+		}
+		if time.Since(second) < time.Second {
+			return
+		}
+		r.Forget()
+	}
+	r.Error("it takes more than a second each time: nothing is shown")
+}
+
+// mustBeOver: a session that was given up is not valid, and says so.
+func (r *registrar) mustBeOver(s lock.Session) {
+	r.Helper()
+	select {
+	case <-s.Done():
+	default:
+		r.Error("it is not told that its lease has ended")
+	}
+	if left := s.ValidFor(); left > 0 {
+		r.Errorf("valid for %v", left)
+	}
+}
+
+// end: what a node held is free at once when it has given its lease up, for good; it
+// goes on under another one.
+func end(r *registrar) {
+	c, a := r.node()
+	_, b := r.node()
+	held := r.must(a, lock.Take{Partition: 1})
+	other := r.must(a, lock.Take{Partition: 2})
+	drained := r.must(b, of(r.must(a, lock.Take{Partition: 3}), true, true))
+	ended := make(chan error, 1)
+	go func() { ended <- b.Ended(r.Context(), a.ID()) }()
+	time.Sleep(50 * time.Millisecond)
+	if len(ended) > 0 {
+		r.Error("it has ended before it was given up")
+	}
+	began := time.Now()
+	if err := a.End(r.Context()); err != nil {
+		r.Fatalf("End: %v", err)
+	}
+	r.mustBeOver(a)
+	r.must(b, of(held, false, false))
+	if took := time.Since(began); took > r.TTL/2 {
+		r.Errorf("taken %v after it was given up, with a TTL of %v", took, r.TTL)
+	}
+	select {
+	case err := <-ended:
+		if err != nil {
+			r.Errorf("Ended: %v", err)
+		}
+	case <-time.After(patience):
+		r.Error("nobody was told of the end")
+	}
+	if _, err := a.Take(r.Context(), []lock.Take{{Partition: 4}}); !errors.Is(err, lock.ErrLost) {
+		r.Errorf("Take under a lease that was given up: %v", err)
+	}
+	if err := a.End(r.Context()); err != nil {
+		r.Errorf("End once more: %v", err)
+	}
+	again := r.begin(c)
+	if again.ID() == a.ID() || again.ValidFor() <= 0 {
+		r.Errorf("the next lease: %q after %q, valid for %v", again.ID(), a.ID(), again.ValidFor())
+	}
+	time.Sleep(r.TTL) // renewals come and go
+	r.mustBeOver(a)
+	if again.ValidFor() <= 0 {
+		r.Error("the next lease is not renewed")
+	}
+	r.must(again, of(other, false, false))
+	if next := r.must(again, of(drained, true, true)); next.Prev != b.ID() {
+		r.Errorf("what ran under the lease that was given up keeps others from moving it: %+v", next)
+	}
+}
+
+// endCutOff: a lease that is given up is not valid from then on, whether the store can
+// be told or not; if not, it ends by itself, even if there is a way again.
+func endCutOff(r *registrar) {
+	c, relay := r.far()
+	s := r.keep(c)
+	_, near := r.node()
+	held := r.must(s, lock.Take{Partition: 1})
+	relay.Stall()
+	ctx, cancel := context.WithTimeout(r.Context(), r.TTL/4)
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() { failed <- s.End(ctx) }()
+	select {
+	case <-s.Done():
+	case <-time.After(patience):
+		r.Fatal("it is not told that its lease has ended")
+	}
+	if len(failed) > 0 {
+		r.Error("it is told when the store has been asked")
+	}
+	r.mustBeOver(s)
+	if err := <-failed; !errors.Is(err, lock.ErrUnavailable) {
+		r.Errorf("End without a store: %v", err)
+	}
+	relay.Cut()
+	relay.Heal()
+	if _, err := s.Take(r.Context(), []lock.Take{{Partition: 2}}); !errors.Is(err, lock.ErrLost) {
+		r.Errorf("Take under a lease that was given up: %v", err)
+	}
+	if again := r.begin(c); again.ID() == s.ID() || again.ValidFor() <= 0 {
+		r.Errorf("the next lease: %q after %q, valid for %v", again.ID(), s.ID(), again.ValidFor())
+	}
+	ending, cancel := context.WithTimeout(r.Context(), 2*r.TTL+patience)
+	defer cancel()
+	if err := near.Ended(ending, s.ID()); err != nil {
+		r.Fatalf("Ended: %v", err)
+	}
+	r.must(near, of(held, false, false))
+	if err := s.End(r.Context()); err != nil {
+		r.Errorf("End once more: %v", err)
+	}
+	r.mustBeOver(s)
 }

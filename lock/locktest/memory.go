@@ -35,7 +35,8 @@ type Memory struct {
 	way     way
 	away    bool
 	grace   time.Duration
-	opens   time.Time // nothing is granted before
+	opens   time.Time     // nothing is granted before
+	opened  chan struct{} // closed then
 	counts  Counts
 }
 
@@ -84,8 +85,8 @@ func (m *Memory) Travel(least, most time.Duration) { m.set(func() { m.way = way{
 // even if nobody waits for the answer any more.
 func (m *Memory) Away(away bool) { m.set(func() { m.away = away }) }
 
-// Grace has the store grant nothing for a time after it has forgotten everything.
-// Without it, what a node still may use by its own clock is another's already.
+// Grace has the store grant nothing, and not know of any lease that it has ended, for a
+// time after it has forgotten everything. Without it, what a node still may use by its own clock is another's already.
 func (m *Memory) Grace(d time.Duration) { m.set(func() { m.grace = d }) }
 
 // Forget has the store lose everything. Who holds a lease learns of that when it asks.
@@ -96,7 +97,9 @@ func (m *Memory) Forget() {
 		for id := range m.leases {
 			m.endLocked(id)
 		}
-		m.opens = time.Now().Add(m.grace)
+		opened := make(chan struct{})
+		m.opens, m.opened = time.Now().Add(m.grace), opened
+		time.AfterFunc(m.grace, func() { close(opened) })
 	})
 }
 
@@ -175,12 +178,15 @@ func (m *Memory) endLocked(id string) {
 	}
 }
 
-// endedLocked returns what is closed when the lease ends; nil: it has ended.
+// endedLocked returns what is closed when the lease may have ended; nil: it has.
 func (m *Memory) endedLocked(id string) <-chan struct{} {
-	if !m.aliveLocked(id) {
-		return nil
+	switch {
+	case m.aliveLocked(id):
+		return m.leases[id].ended
+	case time.Now().Before(m.opens):
+		return m.opened
 	}
-	return m.leases[id].ended
+	return nil
 }
 
 func (m *Memory) recordLocked(partition int) lock.Record {

@@ -152,7 +152,7 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	var err error
 	if s != nil {
-		err = s.giveUp(ctx)
+		err = s.End(ctx)
 	}
 	n.stop()
 	close(n.ended)
@@ -164,7 +164,7 @@ type memorySession struct {
 	node  *Node
 	id    string
 	term  lock.Term
-	ended chan struct{} // closed when the store does not have it any more
+	ended chan struct{} // closed when the store does not have it any more, or is not to
 	over  bool          // guarded by the store's mutex
 }
 
@@ -192,7 +192,7 @@ func (s *memorySession) renewAll() {
 		case <-s.node.life.Done():
 			return
 		}
-		for !s.renew() {
+		for !s.isOver() && !s.renew() {
 			s.node.pause(s.node.life, retryLeast)
 		}
 	}
@@ -215,7 +215,7 @@ func (s *memorySession) renew() (answered bool) {
 	return err == nil || errors.Is(err, lock.ErrLost) || errors.Is(err, lock.ErrClosed)
 }
 
-// end notes that the store has ended the lease.
+// end notes that the lease has ended.
 func (s *memorySession) end() {
 	s.node.store.mu.Lock()
 	defer s.node.store.mu.Unlock()
@@ -230,15 +230,31 @@ func (s *memorySession) end() {
 	close(s.ended)
 }
 
-// giveUp ends the lease at the store.
-func (s *memorySession) giveUp(ctx context.Context) error {
-	s.term.End()
+// End implements lock.Session.
+func (s *memorySession) End(ctx context.Context) error {
+	s.end()
 	_, err := ask(ctx, s, func() (struct{}, error) {
 		s.node.store.endLocked(s.id)
 		return struct{}{}, nil
 	})
-	s.end()
 	return err
+}
+
+func (s *memorySession) isOver() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// change is a question that may change records: none is asked after the lease's end.
+func change[T any](ctx context.Context, s *memorySession, do func() (T, error)) (answer T, err error) {
+	if s.isOver() {
+		return answer, errOver
+	}
+	return ask(ctx, s, do)
 }
 
 // ID implements lock.Session.
@@ -257,7 +273,7 @@ const memoryTakeMax = 256
 // Take implements lock.Session.
 func (s *memorySession) Take(ctx context.Context, takes []lock.Take) (taken []lock.Taken, err error) {
 	for some := range slices.Chunk(slices.Clone(takes), memoryTakeMax) {
-		results, err := ask(ctx, s, func() ([]lock.Taken, error) { return s.node.store.takeLocked(s.id, some) })
+		results, err := change(ctx, s, func() ([]lock.Taken, error) { return s.node.store.takeLocked(s.id, some) })
 		if err != nil {
 			return nil, err
 		}
@@ -268,13 +284,13 @@ func (s *memorySession) Take(ctx context.Context, takes []lock.Take) (taken []lo
 
 // Draw implements lock.Session.
 func (s *memorySession) Draw(ctx context.Context, partition int, tenure uint64) (uint64, error) {
-	return ask(ctx, s, func() (uint64, error) { return s.node.store.drawLocked(s.id, partition, tenure) })
+	return change(ctx, s, func() (uint64, error) { return s.node.store.drawLocked(s.id, partition, tenure) })
 }
 
 // Drained implements lock.Session.
 func (s *memorySession) Drained(ctx context.Context, drained []lock.Tenure) error {
 	drained = slices.Clone(drained)
-	_, err := ask(ctx, s, func() (struct{}, error) { return struct{}{}, s.node.store.drainedLocked(s.id, drained) })
+	_, err := change(ctx, s, func() (struct{}, error) { return struct{}{}, s.node.store.drainedLocked(s.id, drained) })
 	return err
 }
 

@@ -42,7 +42,8 @@ func memoryRegistry() *Registry {
 // TestMemory: it is a coordinator like those that keep leases elsewhere.
 //
 // Mutants: a take that is repeated is refused; Decide is told that nobody lives; a
-// session that has ended stays the node's; Forget keeps the leases.
+// session that has ended stays the node's; Forget keeps the leases; End ends the lease
+// here last, or not at the store; takes are asked after it; stamps count seconds.
 func TestMemory(t *testing.T) {
 	RunCoordinator(t, func(*testing.T) *Registry { return memoryRegistry() })
 }
@@ -309,11 +310,39 @@ func TestMemoryCut(t *testing.T) {
 	})
 }
 
+// TestMemoryEnd: a lease that was given up while it could not be renewed is not renewed
+// when it could be.
+//
+// Mutant: what is to be renewed is tried until it is answered.
+func TestMemoryEnd(t *testing.T) {
+	bubble(t, func(t *testing.T, r *registrar, m *Memory) {
+		n, s := r.member(m, "a")
+		n.Away(true)
+		time.Sleep(longTTL / 2)
+		ctx, cancel := context.WithTimeout(t.Context(), longTTL/10)
+		defer cancel()
+		if err := s.End(ctx); !errors.Is(err, lock.ErrUnavailable) {
+			t.Errorf("End without a store: %v", err)
+		}
+		before := m.Counts()
+		n.Cut()
+		n.Away(false)
+		if !m.Alive(s.ID()) {
+			t.Error("it has ended already: nothing is shown")
+		}
+		time.Sleep(longTTL)
+		if after := m.Counts(); after.Renewed > before.Renewed || m.Alive(s.ID()) {
+			t.Errorf("it goes on: %+v after %+v", after, before)
+		}
+	})
+}
+
 // TestMemoryForget: when the store has lost everything nobody holds anything, nothing is
 // granted for a while, and who held a lease learns of it when it is renewed.
 //
 // Mutants: no grace; it keeps the records; it keeps the leases; a lease that is forgotten
-// is renewed; renewals do not learn of the end; only renewals do.
+// is renewed; renewals do not learn of the end; only renewals do; the end of what is
+// forgotten is told at once.
 func TestMemoryForget(t *testing.T) {
 	bubble(t, func(t *testing.T, r *registrar, m *Memory) {
 		m.Grace(longTTL)
@@ -329,9 +358,6 @@ func TestMemoryForget(t *testing.T) {
 		if left := len(m.Records()); left > 0 || m.Alive(s.ID()) {
 			t.Errorf("%d records, and the lease goes on: %v", left, m.Alive(s.ID()))
 		}
-		if err := <-ended; err != nil || time.Since(forgot) > 10*time.Millisecond {
-			t.Errorf("Ended: %v after %v", err, time.Since(forgot))
-		}
 		if err := r.brief(third, 2, time.Second); !errors.Is(err, lock.ErrLost) || third.ValidFor() > 0 {
 			t.Errorf("Take under a lease that is forgotten: %v", err)
 		}
@@ -343,12 +369,26 @@ func TestMemoryForget(t *testing.T) {
 		if took := time.Since(forgot); took > longTTL/3 || s.ValidFor() > 0 {
 			t.Errorf("told after %v, valid for %v", took, s.ValidFor())
 		}
+		if len(ended) > 0 {
+			t.Error("it has ended for others, who still may believe in it")
+		}
 		again := r.begin(n)
 		if err := r.brief(again, 1, longTTL/2); !errors.Is(err, lock.ErrUnavailable) {
 			t.Errorf("Take too early: %v", err)
 		}
 		if next := r.must(again, lock.Take{Partition: 1}); next.Stamp <= held.Stamp || time.Since(forgot) < longTTL {
 			t.Errorf("%+v after %+v, and %v", next, held, time.Since(forgot))
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+		if err := r.until(again, "nobody"); err != nil || time.Since(forgot) > 2*longTTL {
+			t.Errorf("Ended: %v after %v", err, time.Since(forgot))
+		}
+		m.Forget()
+		forgot = time.Now()
+		if err := r.until(again, "nobody"); err != nil || time.Since(forgot) < longTTL || time.Since(forgot) > longTTL+10*time.Millisecond {
+			t.Errorf("Ended: %v after %v", err, time.Since(forgot))
 		}
 	})
 }

@@ -33,7 +33,7 @@ func Redis(t testing.TB, args ...string) *Server {
 	address := freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	dir := t.TempDir()
-	s := &Server{Address: address, t: t, dir: dir, ready: func() bool { return listens(address) }}
+	s := &Server{Address: address, t: t, dir: dir, ready: func() bool { return hasLoaded(address) }}
 	s.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir, "--logfile", "log"}, args...)
 	s.begin()
 	return s
@@ -68,22 +68,52 @@ func Etcd(t testing.TB, n int, args ...string) []*Server {
 // wait for the disk. Sessions may last from one second.
 func ZooKeeper(t testing.TB, n int, settings ...string) []*Server {
 	t.Helper()
+	return zooKeeper(t, n, func(_ int, address string) string { return address }, settings)
+}
+
+// LateZooKeeper starts an ensemble of three, of which the first hears from its leader by
+// relays. It is never the leader itself.
+func LateZooKeeper(t testing.TB, settings ...string) ([]*Server, []*Relay) {
+	t.Helper()
+	var relays []*Relay
+	servers := zooKeeper(t, 3, func(i int, address string) string {
+		if i > 0 {
+			return address
+		}
+		relays = append(relays, NewRelay(t, address))
+		return relays[len(relays)-1].Address()
+	}, settings)
+	return servers, relays
+}
+
+// zooKeeper starts an ensemble. to is where the i-th server reaches another one.
+func zooKeeper(t testing.TB, n int, to func(i int, address string) string, settings []string) []*Server {
+	t.Helper()
 	need(t, "java")
 	const jar = "/usr/share/java/zookeeper.jar"
 	if _, err := os.Stat(jar); err != nil {
 		missing(t, jar)
 	}
-	var ensemble []string
-	for i := range n {
-		ensemble = append(ensemble, fmt.Sprintf("server.%d=%s:%s", i+1, freeAddress(t), portOf(freeAddress(t))))
+	var quorum, election []string
+	for range n {
+		quorum, election = append(quorum, freeAddress(t)), append(election, portOf(freeAddress(t)))
 	}
 	main := "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 	if n == 1 {
-		main, ensemble = "org.apache.zookeeper.server.ZooKeeperServerMain", nil
+		main = "org.apache.zookeeper.server.ZooKeeperServerMain"
 	}
 	var members []*Server
 	for i := range n {
 		address, dir := freeAddress(t), t.TempDir()
+		var ensemble []string
+		for j, at := range quorum {
+			if j != i {
+				at = to(i, at)
+			}
+			if n > 1 {
+				ensemble = append(ensemble, fmt.Sprintf("server.%d=%s:%s", j+1, at, election[j]))
+			}
+		}
 		lines := append([]string{
 			"tickTime=500", "initLimit=10", "syncLimit=4", "dataDir=" + dir, "clientPort=" + portOf(address), "clientPortAddress=127.0.0.1",
 			"admin.enableServer=false", "4lw.commands.whitelist=*", "minSessionTimeout=1000", "maxSessionTimeout=40000", "maxClientCnxns=0",
@@ -251,13 +281,18 @@ func portOf(address string) string {
 	return port
 }
 
-func listens(address string) bool {
+// hasLoaded asks a redis-server whether it answers, whatever it says.
+func hasLoaded(address string) bool {
 	conn, err := net.Dial("tcp", address)
 	if err != nil {
 		return false
 	}
-	conn.Close()
-	return true
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(2 * time.Second)) //nolint:errcheck // then it does not answer
+	io.WriteString(conn, "PING\r\n")                  //nolint:errcheck // then it does not answer
+	answer := make([]byte, 100)
+	n, err := conn.Read(answer)
+	return err == nil && !strings.HasPrefix(string(answer[:n]), "-LOADING")
 }
 
 // hasLeader asks an etcd member.

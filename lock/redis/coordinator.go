@@ -21,7 +21,7 @@ type session struct {
 	locker *Locker
 	id     string
 	term   lock.Term
-	ended  chan struct{} // closed when the server does not have it any more
+	ended  chan struct{} // closed when the server does not have it any more, or is not to
 	over   bool          // guarded by the locker's mutex
 }
 
@@ -46,8 +46,11 @@ func (l *Locker) Begin(ctx context.Context) (lock.Session, error) {
 	if s := l.present(); s != nil {
 		return s, nil
 	}
-	s := l.newSession()
-	if err := l.insist(ctx, s.begin); err != nil {
+	var s *session
+	if err := l.insist(ctx, func(ctx context.Context) error {
+		s = l.newSession() // of an attempt that is late nobody knows the lease, so it runs out
+		return s.begin(ctx)
+	}); err != nil {
 		return nil, err
 	}
 	l.mu.Lock()
@@ -75,7 +78,7 @@ func (l *Locker) newSession() *session {
 func (s *session) begin(ctx context.Context) error {
 	l := s.locker
 	sent := s.term.Now()
-	err := l.client.Do(ctx, l.client.B().Set().Key(l.key("l", s.id)).Value(s.id).Px(l.config.TTL).Build()).Error()
+	err := begin.Exec(ctx, l.client, l.leaseKeys(s.id), []string{millis(l.config.TTL), l.grace()}).Error()
 	if err == nil {
 		s.term.Extend(sent, l.config.TTL-l.config.Margin)
 	}
@@ -85,14 +88,17 @@ func (s *session) begin(ctx context.Context) error {
 // renew reports false if the server did not answer.
 func (s *session) renew() bool {
 	l := s.locker
+	if s.isOver() {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(l.life, l.perTry())
 	defer cancel()
 	sent := s.term.Now()
-	renewed, err := renew.Exec(ctx, l.client, []string{l.key("l", s.id)}, []string{millis(l.config.TTL), s.id}).AsIntSlice()
+	renewed, err := prolong.Exec(ctx, l.client, l.leaseKeys(s.id), []string{millis(l.config.TTL), l.grace()}).AsInt64()
 	switch {
-	case err != nil || len(renewed) != 1:
+	case err != nil:
 		return false
-	case renewed[0] != 1:
+	case renewed != 1:
 		s.end()
 	default:
 		s.term.Extend(sent, l.config.TTL-l.config.Margin)
@@ -100,7 +106,7 @@ func (s *session) renew() bool {
 	return true
 }
 
-// end notes that the server has ended the lease.
+// end notes that the lease has ended.
 func (s *session) end() {
 	l := s.locker
 	l.mu.Lock()
@@ -116,15 +122,22 @@ func (s *session) end() {
 	close(s.ended)
 }
 
-// giveUp ends the lease at the server.
-func (s *session) giveUp(ctx context.Context) error {
+// End implements lock.Session.
+func (s *session) End(ctx context.Context) error {
 	l := s.locker
-	s.term.End()
-	err := l.insist(ctx, func(ctx context.Context) error {
+	s.end()
+	return l.insist(ctx, func(ctx context.Context) error {
 		return giveUp.Exec(ctx, l.client, []string{l.key("l", s.id), l.key("ended", "")}, []string{s.id}).Error()
 	})
-	s.end()
-	return err
+}
+
+func (s *session) isOver() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // ID implements lock.Session.
@@ -135,6 +148,11 @@ func (s *session) ValidFor() time.Duration { return s.term.Left() }
 
 // Done implements lock.Session.
 func (s *session) Done() <-chan struct{} { return s.ended }
+
+// leaseKeys are the keys of scripts about one lease.
+func (l *Locker) leaseKeys(id string) []string {
+	return []string{l.key("l", id), l.key("epoch", "")}
+}
 
 // recordKeys are the keys of scripts that change records.
 func (s *session) recordKeys() []string {
@@ -151,7 +169,7 @@ func (s *session) Take(ctx context.Context, takes []lock.Take) (taken []lock.Tak
 	for len(takes) > 0 && err == nil {
 		some := takes[:min(len(takes), takeMax)]
 		takes = takes[len(some):]
-		args := []string{s.id, s.locker.key("l", ""), s.locker.grace()}
+		args := []string{s.locker.key("l", "")}
 		for _, t := range some {
 			args = append(args, strconv.Itoa(t.Partition), t.Holder, strconv.FormatUint(t.Tenure, 10), flag(t.Given), flag(t.Draining))
 		}
@@ -174,7 +192,7 @@ func flag(is bool) string {
 
 // Draw implements lock.Session.
 func (s *session) Draw(ctx context.Context, partition int, tenure uint64) (uint64, error) {
-	drawn, err := s.run(ctx, draw, []string{s.id, strconv.Itoa(partition), strconv.FormatUint(tenure, 10)})
+	drawn, err := s.run(ctx, draw, []string{strconv.Itoa(partition), strconv.FormatUint(tenure, 10)})
 	switch {
 	case err != nil:
 		return 0, err
@@ -189,7 +207,7 @@ func (s *session) Drained(ctx context.Context, drained []lock.Tenure) error {
 	for len(drained) > 0 {
 		some := drained[:min(len(drained), takeMax)]
 		drained = drained[len(some):]
-		args := []string{s.id}
+		var args []string
 		for _, d := range some {
 			args = append(args, strconv.Itoa(d.Partition), strconv.FormatUint(d.Tenure, 10))
 		}
@@ -206,33 +224,61 @@ var errRecord = errors.New("a record makes no sense: did something else write it
 // errGrace has a script run again when the server grants something.
 var errGrace = errors.New("the server has lost its data, or is new, and grants nothing for the length of a lease")
 
-// run has a script change records until it has been answered.
-func (s *session) run(ctx context.Context, script *rueidis.Lua, args []string) (results []lock.Taken, err error) {
+// answer is what scripts about records say.
+type answer struct {
+	Ended  bool `json:"ended"`
+	Closed int  `json:"closed"` // for how long (ms) nothing is granted
+	Taken  []struct {
+		OK        bool         `json:"ok"`
+		Partition int          `json:"partition"`
+		Record    *lock.Record `json:"record"`
+	} `json:"taken"`
+}
+
+// ask has a script about records run until read, which is given its answer, has no
+// fault to find.
+func (s *session) ask(ctx context.Context, script *rueidis.Lua, args []string, read func(rueidis.RedisResult) (answer, error)) error {
 	l := s.locker
-	err = l.insist(ctx, func(ctx context.Context) error {
-		text, err := script.Exec(ctx, l.client, s.recordKeys(), args).ToString()
-		if err != nil {
+	args = append([]string{s.id, l.grace()}, args...)
+	return l.insist(ctx, func(ctx context.Context) error {
+		if s.isOver() {
+			return errOver
+		}
+		result := script.Exec(ctx, l.client, s.recordKeys(), args)
+		if err := result.Error(); err != nil {
 			return err
 		}
-		var answer struct {
-			Ended  bool `json:"ended"`
-			Closed int  `json:"closed"`
-			Taken  []struct {
-				OK        bool         `json:"ok"`
-				Partition int          `json:"partition"`
-				Record    *lock.Record `json:"record"`
-			} `json:"taken"`
-		}
-		if err := json.Unmarshal([]byte(text), &answer); err != nil {
-			return fmt.Errorf("%w: %w", errRecord, err)
-		}
+		answer, err := read(result)
 		switch {
+		case err != nil:
+			return err
 		case answer.Ended:
 			s.end()
-			return fmt.Errorf("%w: the server has ended this node's lease", lock.ErrLost)
+			return errOver
 		case answer.Closed > 0:
 			return errGrace
 		}
+		return nil
+	})
+}
+
+var errOver = fmt.Errorf("%w: this node's lease has ended", lock.ErrLost)
+
+func parseAnswer(text string) (a answer, err error) {
+	if err := json.Unmarshal([]byte(text), &a); err != nil {
+		return a, fmt.Errorf("%w: %w", errRecord, err)
+	}
+	return a, nil
+}
+
+// run has a script change records until it has been answered.
+func (s *session) run(ctx context.Context, script *rueidis.Lua, args []string) (results []lock.Taken, err error) {
+	err = s.ask(ctx, script, args, func(result rueidis.RedisResult) (answer, error) {
+		text, err := result.ToString()
+		if err != nil {
+			return answer{}, err
+		}
+		answer, err := parseAnswer(text)
 		results = results[:0]
 		for _, t := range answer.Taken {
 			r := lock.Taken{OK: t.OK}
@@ -242,31 +288,33 @@ func (s *session) run(ctx context.Context, script *rueidis.Lua, args []string) (
 			r.Record.Partition = t.Partition
 			results = append(results, r)
 		}
-		return nil
+		return answer, err
 	})
 	return results, err
 }
 
 // Records implements lock.Session.
 func (s *session) Records(ctx context.Context) (records []lock.Record, err error) {
-	l := s.locker
-	err = l.insist(ctx, func(ctx context.Context) error {
-		fields, err := l.client.Do(ctx, l.client.B().Hgetall().Key(l.key("records", "")).Build()).AsStrMap()
+	err = s.ask(ctx, list, nil, func(result rueidis.RedisResult) (none answer, err error) {
+		if text, err := result.ToString(); err == nil {
+			return parseAnswer(text)
+		}
+		fields, err := result.AsStrMap()
 		if err != nil {
-			return err
+			return none, err
 		}
 		records = records[:0]
 		for field, value := range fields {
 			var r lock.Record
 			if err := json.Unmarshal([]byte(value), &r); err != nil {
-				return fmt.Errorf("%w: %s: %w", errRecord, field, err)
+				return none, fmt.Errorf("%w: %s: %w", errRecord, field, err)
 			}
 			if r.Partition, err = strconv.Atoi(field); err != nil {
-				return fmt.Errorf("%w: %q is no partition", errRecord, field)
+				return none, fmt.Errorf("%w: %q is no partition", errRecord, field)
 			}
 			records = append(records, r)
 		}
-		return nil
+		return none, nil
 	})
 	return records, err
 }
@@ -279,23 +327,26 @@ func (s *session) Ended(ctx context.Context, id string) error {
 		return err
 	}
 	defer l.forgetEnd(id, turn)
+	asking, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(l.life, cancel)() // Close waits for who asks
 	for {
 		var left int64
-		if err := l.insist(ctx, func(ctx context.Context) (err error) {
-			left, err = l.client.Do(ctx, l.client.B().Pttl().Key(l.key("l", id)).Build()).AsInt64()
+		err := l.insist(asking, func(ctx context.Context) (err error) {
+			left, err = ended.Exec(ctx, l.client, l.leaseKeys(id), []string{l.grace()}).AsInt64()
 			return err
-		}); err != nil {
+		})
+		switch {
+		case err != nil && l.life.Err() != nil:
+			return lock.ErrClosed
+		case err != nil || left == 0:
 			return err
-		}
-		if left < 0 {
-			return nil
 		}
 		timer := time.NewTimer(time.Duration(left+1) * time.Millisecond) // it may be renewed
 		select {
 		case <-turn:
 		case <-timer.C:
-		case <-ctx.Done():
-		case <-l.life.Done():
+		case <-asking.Done():
 		}
 		timer.Stop()
 	}

@@ -16,6 +16,13 @@
 // is promoted on the other (min-replicas-to-write bounds that), and one that was a
 // replica for a moment, in which nobody asked, and is master again within a TTL.
 //
+// Of a node's lease and the records of what it holds, such a master may have lost the
+// one and kept the other. So with Grace a lease belongs to what the server then was, and
+// ends with that, at its next renewal at the latest: each restart, failover or loss
+// costs all nodes their leases, however short it was and whatever is kept on disk, and
+// nobody is granted anything for a TTL. Without Grace leases go on, and what the server does not
+// remember may be held by two nodes.
+//
 // What costs more than it should, and no promise: a connection that falls silent
 // without being closed is given up about a TTL later, when its leases have ended; and
 // a server whose clock is set back takes a dead waiter for alive for as long as that.
@@ -56,8 +63,8 @@ type Config struct {
 	// need to its end after its lease has. 0 < Margin < TTL/2; TTL at least 100 ms.
 	TTL, Margin time.Duration
 
-	// Grace has a server that lost its data, or is used for the first time, wait one
-	// TTL before it grants anything.
+	// Grace has a server that lost its data, or is used for the first time, or after a
+	// restart, wait one TTL before it grants anything; nodes' leases of before end.
 	Grace bool
 
 	// Dial opens a connection; nil means TCP.
@@ -260,7 +267,7 @@ func judge(info map[string]string) error {
 // load gives the server the scripts, so that their first use costs one round trip
 // like all others. If it won't have that, it gets each with its first use.
 func (l *Locker) load(ctx context.Context) {
-	for _, text := range []string{acquireText, releaseText, renewText, takeText, drawText, clearText, giveUpText} {
+	for _, text := range []string{acquireText, releaseText, renewText, beginText, prolongText, endedText, takeText, drawText, clearText, listText, giveUpText} {
 		l.client.Do(ctx, l.client.B().ScriptLoad().Script(text).Build())
 	}
 }
@@ -349,7 +356,7 @@ func (l *Locker) Close(ctx context.Context) error {
 		if s == nil {
 			said <- nil
 		} else {
-			said <- s.giveUp(ctx)
+			said <- s.End(ctx)
 		}
 	}()
 	for _, of := range held {

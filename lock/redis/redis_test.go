@@ -191,9 +191,8 @@ func TestLostData(t *testing.T) {
 
 // TestFailover: a replica that never heard of a lock becomes master.
 func TestFailover(t *testing.T) {
-	master := startServer(t)
-	replica := startServer(t, "--repl-diskless-sync-delay", "0")
-	host, port, _ := net.SplitHostPort(master.Address)
+	master := startServer(t, "--repl-diskless-sync-delay", "0")
+	replica := startServer(t)
 	c := master.config()
 	c.Grace = true
 	var name atomic.Value // is given to the new master
@@ -204,16 +203,7 @@ func TestFailover(t *testing.T) {
 	}
 	one := node(t, c)
 	old := acquireNow(t, one, "old") // so that the epoch is old, and is replicated
-	replica.must("REPLICAOF", host, port)
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		info, _ := replica.do("INFO", "replication").ToString()
-		if strings.Contains(info, "master_link_status:up") {
-			break
-		}
-		if time.Now().After(end) {
-			t.Fatal(info)
-		}
-	}
+	replica.follow(master)
 	if err := old.Release(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -226,6 +216,22 @@ func TestFailover(t *testing.T) {
 	replica.must("REPLICAOF", "NO", "ONE")
 	other := node(t, c)
 	heir(t, other, "x", holder)
+}
+
+// follow makes the server a replica that has what its master has.
+func (s *server) follow(master *server) {
+	s.t.Helper()
+	host, port, _ := net.SplitHostPort(master.Address)
+	s.must("REPLICAOF", host, port)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		info, _ := s.do("INFO", "replication").ToString()
+		if strings.Contains(info, "master_link_status:up") {
+			return
+		}
+		if time.Now().After(end) {
+			s.t.Fatal(info)
+		}
+	}
 }
 
 // TestWaitersAreWoken: it is a message that tells a waiter, not its next question.
@@ -529,7 +535,9 @@ func TestRefused(t *testing.T) {
 // TestCoordinator runs the suite that every Coordinator passes.
 //
 // Mutants: take does not look whether a holder lives; whether the record is as
-// expected; whether somebody drains; the record is not written.
+// expected; whether somebody drains; the record is not written; End ends the lease here
+// last, or not at the server, or leaves it the node's; takes are asked after it; stamps
+// count seconds.
 func TestCoordinator(t *testing.T) {
 	locktest.RunCoordinator(t, func(t *testing.T) *locktest.Registry {
 		s := startServer(t)
@@ -610,6 +618,237 @@ func TestRecordsAfterALoss(t *testing.T) {
 		if took := time.Since(began); took < c.TTL*9/10 {
 			t.Errorf("%s: taken after %v", what, took)
 		}
+	}
+}
+
+func begun(t testing.TB, l *Locker) lock.Session {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	session, err := l.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return session
+}
+
+// has reports whether the server has a lease.
+func (s *server) has(session lock.Session) bool {
+	s.t.Helper()
+	n, err := s.do("EXISTS", "{test}:l:"+session.ID()).AsInt64()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return n == 1
+}
+
+// TestEndedAfterALoss: with grace, a lease that the server has lost has not ended as
+// long as its holder may believe in it.
+//
+// Mutant: what is missing has ended.
+func TestEndedAfterALoss(t *testing.T) {
+	for name, forget := range map[string]func(*server){
+		"flushed":         func(s *server) { s.must("FLUSHALL") },
+		"restarted empty": func(s *server) { s.Kill(); s.Start() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := startServer(t)
+			relay := locktest.NewRelay(t, s.Address)
+			c := s.config()
+			c.Grace = true
+			far := c
+			far.Address = relay.Address()
+			holder, waits := begun(t, node(t, far)), begun(t, node(t, c))
+			taken, err := holder.Take(t.Context(), []lock.Take{{Partition: 1}})
+			if err != nil || !taken[0].OK { // grace of before is over
+				t.Fatalf("%+v, %v", taken, err)
+			}
+			relay.Stall() // nobody tells it
+			forget(s)
+			if holder.ValidFor() <= 0 {
+				t.Fatal("it has ended already: nothing is shown")
+			}
+			began := time.Now()
+			if err := waits.Ended(t.Context(), holder.ID()); err != nil {
+				t.Fatal(err)
+			}
+			if left := holder.ValidFor(); left > 0 {
+				t.Errorf("it has ended, and is valid for %v", left)
+			}
+			if took := time.Since(began); took > 3*c.TTL {
+				t.Errorf("it has ended after %v", took)
+			}
+			select {
+			case <-holder.Done():
+				t.Error("it was told: nothing is shown")
+			default:
+			}
+		})
+	}
+}
+
+// TestRestartEndsLeases: with grace, a lease that outlives the server, on disk or at a
+// replica, ends with the next renewal: what was taken under it may be lost. Without
+// grace it goes on.
+//
+// Mutants: whatever lease is there is renewed; a lease is of all epochs; a lease of the
+// master's run is one of the replica's.
+func TestRestartEndsLeases(t *testing.T) {
+	for _, grace := range []bool{true, false} {
+		for _, promoted := range []bool{false, true} {
+			t.Run(fmt.Sprintf("grace=%v promoted=%v", grace, promoted), func(t *testing.T) {
+				s := startServer(t, "--appendonly", "yes", "--repl-diskless-sync-delay", "0")
+				c := s.config()
+				c.TTL, c.Grace = 2*time.Second, grace
+				var at atomic.Value
+				at.Store(s.Address)
+				c.Dial = func(ctx context.Context, _ string) (net.Conn, error) {
+					var d net.Dialer
+					return d.DialContext(ctx, "tcp", at.Load().(string))
+				}
+				l := node(t, c)
+				session := begun(t, l)
+				if taken, err := session.Take(t.Context(), []lock.Take{{Partition: 1}}); err != nil || !taken[0].OK {
+					t.Fatalf("%+v, %v", taken, err)
+				}
+				if promoted {
+					replica := startServer(t)
+					replica.follow(s)
+					s.Kill()
+					at.Store(replica.Address)
+					replica.must("REPLICAOF", "NO", "ONE")
+					s = replica
+				} else {
+					s.Kill()
+					s.Start()
+				}
+				again := time.Now()
+				if !s.has(session) {
+					t.Fatal("the server has lost the lease: nothing is shown")
+				}
+				s.must("HDEL", "{test}:records:", "1") // written last, and lost
+				if !grace {
+					if time.Sleep(c.TTL); session.ValidFor() <= 0 {
+						t.Error("it has ended")
+					}
+					return
+				}
+				select {
+				case <-session.Done():
+				case <-time.After(10 * time.Second):
+					t.Fatal("it is not told that its lease has ended")
+				}
+				if took := time.Since(again); took > c.TTL*2/3 || session.ValidFor() > 0 {
+					t.Errorf("told after %v, valid for %v", took, session.ValidFor())
+				}
+				taken, err := begun(t, l).Take(t.Context(), []lock.Take{{Partition: 1}})
+				if err != nil || !taken[0].OK || time.Since(again) < c.TTL*9/10 {
+					t.Errorf("%+v, %v after %v", taken, err, time.Since(again))
+				}
+			})
+		}
+	}
+}
+
+// TestLeaseOfBefore: whatever is asked under a lease that outlives the server, the
+// answer is that it has ended.
+//
+// Mutant: records are those of whatever lease is there.
+func TestLeaseOfBefore(t *testing.T) {
+	for what, ask := range map[string]func(context.Context, lock.Session) error{
+		"Take": func(ctx context.Context, s lock.Session) error {
+			_, err := s.Take(ctx, []lock.Take{{Partition: 1}})
+			return err
+		},
+		"Draw": func(ctx context.Context, s lock.Session) error {
+			_, err := s.Draw(ctx, 1, 1)
+			return err
+		},
+		"Drained": func(ctx context.Context, s lock.Session) error {
+			return s.Drained(ctx, []lock.Tenure{{Partition: 1, Tenure: 1}})
+		},
+		"Records": func(ctx context.Context, s lock.Session) error {
+			_, err := s.Records(ctx)
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s := startServer(t, "--appendonly", "yes")
+			c := s.config()
+			c.TTL, c.Grace = 30*time.Second, true // nothing is renewed meanwhile
+			session := begun(t, node(t, c))
+			s.Kill()
+			s.Start()
+			if !s.has(session) {
+				t.Fatal("the server has lost the lease: nothing is shown")
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			if err := ask(ctx, session); !errors.Is(err, lock.ErrLost) {
+				t.Error(err)
+			}
+			select {
+			case <-session.Done():
+			default:
+				t.Error("it is not told that its lease has ended")
+			}
+		})
+	}
+}
+
+// TestBegunTwice: what was asked for and not answered is not what is asked for next: it
+// may be late, and begin what has been ended.
+//
+// Mutant: each attempt has the same name.
+func TestBegunTwice(t *testing.T) {
+	s := startServer(t)
+	relay := locktest.NewRelay(t, s.Address)
+	c := s.config()
+	c.Address = relay.Address()
+	l := node(t, c)
+	relay.Stall()
+	time.AfterFunc(2*l.perTry(), relay.Heal)
+	session := begun(t, l)
+	leases, err := s.do("KEYS", "{test}:l:*").AsStrSlice()
+	if err != nil || len(leases) < 2 || !s.has(session) {
+		t.Errorf("%q, %v, and the lease is %q", leases, err, session.ID())
+	}
+	for end := time.Now().Add(10 * time.Second); len(leases) != 1; time.Sleep(10 * time.Millisecond) {
+		if leases, err = s.do("KEYS", "{test}:l:*").AsStrSlice(); time.Now().After(end) {
+			t.Fatalf("%q, %v", leases, err)
+		}
+	}
+	if !s.has(session) || session.ValidFor() <= 0 {
+		t.Errorf("%q, valid for %v", leases, session.ValidFor())
+	}
+}
+
+// TestEndedOfWhoCloses: who waits for an end when its node is closed does not go on, nor
+// keep Close waiting, whether the server answers or not.
+//
+// Mutant: only the end of the client ends it.
+func TestEndedOfWhoCloses(t *testing.T) {
+	s := startServer(t)
+	for _, stalled := range []bool{false, true} {
+		relay := locktest.NewRelay(t, s.Address)
+		c := s.config()
+		c.TTL = 20 * time.Second
+		other := begun(t, node(t, c))
+		c.Address = relay.Address()
+		l := open(t, c)
+		session := begun(t, l)
+		if stalled {
+			relay.Stall()
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- session.Ended(t.Context(), other.ID()) }()
+		time.Sleep(100 * time.Millisecond)
+		closed := time.Now()
+		go stop(l)
+		if err := <-ended; !errors.Is(err, lock.ErrClosed) || time.Since(closed) > time.Second {
+			t.Errorf("stalled=%v: Ended: %v after %v", stalled, err, time.Since(closed))
+		}
+		stop(l)
 	}
 }
 

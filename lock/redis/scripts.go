@@ -12,6 +12,8 @@ import "github.com/redis/rueidis"
 //	seq     string  the last ticket or token; of all names
 //	epoch   hash    run, born: since when (ms) this server has had its data; of all
 //	                names
+//	lease   string  the epoch in which a node's lease was begun; it expires with it
+//	records hash    record by partition
 //
 // Time is the server's. Numbers beyond 2^53 would be rounded by Lua; microseconds
 // reach that in the year 2255.
@@ -31,9 +33,32 @@ local function head(now)
 		redis.call('HDEL', KEYS[3], first)
 	end
 end
+` + clocks
+
+// clocks defines clock(): the time in us; and grace(): the epoch as text, and for how
+// long (ms) nothing is granted in it. Without grace there is one epoch.
+//
+// Grace answers the loss of data: a server that was restarted, or flushed, or
+// promoted to master, does not know what it, or its predecessor, has granted. Its
+// run_id, or the lack of what was written with it, tells; then nothing is granted
+// until every lease of before has ended. That is asked in each script, since a
+// client cannot know on which server's connection it will run.
+const clocks = `
 local function clock()
 	local t = redis.call('TIME')
 	return t[1] * 1000000 + t[2]
+end
+local function grace(key, ms, us)
+	if ms == 0 then return '', 0 end
+	local now = math.floor(us / 1000)
+	local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+	local epoch = redis.call('HMGET', key, 'run', 'born')
+	local born = tonumber(epoch[2] or 0)
+	if epoch[1] ~= run or born > now then -- the latter: its clock was set back
+		redis.call('HSET', key, 'run', run, 'born', now)
+		born = now
+	end
+	return run .. ' ' .. born, math.max(born + ms - now, 0)
 end
 `
 
@@ -43,14 +68,8 @@ end
 //
 // It returns {1, token}, or {0, ticket, how long the lock will not be free unless
 // it is released (ms), how many are before it}.
-//
-// Grace answers the loss of data: a server that was restarted, or flushed, or
-// promoted to master, does not know what it, or its predecessor, has granted. Its
-// run_id, or the lack of what was written with it, tells; then nothing is granted
-// until every lease of before has ended. That is asked in each script, since a
-// client cannot know on which server's connection it will run.
 const acquireText = heads + `
-local id, channel, ttl, alive, ticket, grace = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local id, channel, ttl, alive, ticket = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local us = clock()
 local now = math.floor(us / 1000)
 local function next()
@@ -60,18 +79,7 @@ local function next()
 	return text
 end
 
-local closed = 0
-if grace > 0 then
-	local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-	local epoch = redis.call('HMGET', KEYS[5], 'run', 'born')
-	local born = tonumber(epoch[2] or 0)
-	if epoch[1] ~= run or born > now then -- the latter: its clock was set back
-		redis.call('HSET', KEYS[5], 'run', run, 'born', now)
-		born = now
-	end
-	closed = math.max(born + grace - now, 0)
-end
-
+local _, closed = grace(KEYS[5], tonumber(ARGV[6]), us)
 local holder = redis.call('GET', KEYS[1])
 local left = closed
 if holder then
@@ -152,13 +160,38 @@ end
 return renewed
 `
 
+// beginText begins a lease, as one of the present epoch. Keys: the lease, the epoch.
+// Arguments: TTL, grace (ms).
+const beginText = clocks + `
+local epoch = grace(KEYS[2], tonumber(ARGV[2]), clock())
+redis.call('SET', KEYS[1], epoch, 'PX', ARGV[1])
+return 1
+`
+
+// prolongText has a lease last for the TTL from now. Keys and arguments: as beginText's.
+// It returns 0 if the lease has ended. One of another epoch has: of what was
+// written under it the server may have lost some, and kept the lease.
+const prolongText = clocks + `
+local epoch = grace(KEYS[2], tonumber(ARGV[2]), clock())
+if redis.call('GET', KEYS[1]) ~= epoch then return 0 end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+`
+
+// endedText returns for how long (ms) a lease may go on, unless it is renewed; 0: it has
+// ended. In what the server does not know its holder may believe, as long as nothing is
+// granted. Keys: the lease, the epoch. Argument: grace (ms).
+const endedText = clocks + `
+local epoch, closed = grace(KEYS[2], tonumber(ARGV[1]), clock())
+if redis.call('GET', KEYS[1]) ~= epoch then return closed end
+return math.max(redis.call('PTTL', KEYS[1]), 1, closed)
+`
+
 // records defines what scripts about records share. Keys: the lease of who asks, the
-// records, the epoch. A record is JSON, as lock.Record is. Numbers stay below 2^53.
-const records = `
-local function clock()
-	local t = redis.call('TIME')
-	return t[1] * 1000000 + t[2]
-end
+// records, the epoch. The first arguments: the lease, grace (ms). A record is JSON, as
+// lock.Record is. Numbers stay below 2^53.
+const records = clocks + `
+local us = clock()
+local epoch, closed = grace(KEYS[3], tonumber(ARGV[2]), us)
 local function get(p)
 	local text = redis.call('HGET', KEYS[2], p)
 	if text then return cjson.decode(text) end
@@ -169,7 +202,7 @@ local function put(p, r)
 	if not r.prev then r.prev_tenure = nil end
 	redis.call('HSET', KEYS[2], p, cjson.encode(r))
 end
-local function stamp(last, us)
+local function stamp(last)
 	return math.max(last + 1, math.floor(us / 1000000) * 256 + math.floor(us % 1000000 * 256 / 1000000))
 end
 local taken = {}
@@ -180,30 +213,18 @@ local function answer()
 	if #taken == 0 then return '{}' end
 	return cjson.encode({taken = taken})
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then return '{"ended":true}' end
+if redis.call('GET', KEYS[1]) ~= epoch then return '{"ended":true}' end
 `
 
-// takeText takes partitions, by the rule of lock.Record.Decide. Arguments: the lease,
-// what lease keys begin with, grace (ms); and for each take its partition, holder,
-// tenure, given and draining.
+// takeText takes partitions, by the rule of lock.Record.Decide. Arguments: what lease
+// keys begin with; and for each take its partition, holder, tenure, given and draining.
 const takeText = records + `
-local self, leases, grace = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local us = clock()
-if grace > 0 then
-	local now = math.floor(us / 1000)
-	local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-	local epoch = redis.call('HMGET', KEYS[3], 'run', 'born')
-	local born = tonumber(epoch[2] or 0)
-	if epoch[1] ~= run or born > now then
-		redis.call('HSET', KEYS[3], 'run', run, 'born', now)
-		born = now
-	end
-	if born + grace > now then return cjson.encode({closed = born + grace - now}) end
-end
+local self, leases = ARGV[1], ARGV[3]
+if closed > 0 then return cjson.encode({closed = closed}) end
 local alive = {}
 local function lives(id)
 	if not id or id == '' or id == self then return false end
-	if alive[id] == nil then alive[id] = redis.call('EXISTS', leases .. id) == 1 end
+	if alive[id] == nil then alive[id] = redis.call('GET', leases .. id) == epoch end
 	return alive[id]
 end
 for i = 4, #ARGV, 5 do
@@ -216,7 +237,7 @@ for i = 4, #ARGV, 5 do
 	elseif at ~= holder or r.tenure ~= tenure or not given and lives(at) or drains and lives(r.prev) then
 		tell(false, p, r)
 	else
-		local next = {holder = self, tenure = r.tenure + 1, stamp = stamp(r.stamp, us)}
+		local next = {holder = self, tenure = r.tenure + 1, stamp = stamp(r.stamp)}
 		if lives(r.prev) then
 			next.prev, next.prev_tenure = r.prev, r.prev_tenure
 		elseif drains and lives(at) then
@@ -229,22 +250,22 @@ end
 return answer()
 `
 
-// drawText raises a stamp. Arguments: the lease, the partition, the tenure.
+// drawText raises a stamp. Arguments: the partition, the tenure.
 const drawText = records + `
-local r = get(ARGV[2])
-local mine = r.holder == ARGV[1] and r.tenure == tonumber(ARGV[3])
+local r = get(ARGV[3])
+local mine = r.holder == ARGV[1] and r.tenure == tonumber(ARGV[4])
 if mine then
-	r.stamp = stamp(r.stamp, clock())
-	put(ARGV[2], r)
+	r.stamp = stamp(r.stamp)
+	put(ARGV[3], r)
 end
-tell(mine, ARGV[2], r)
+tell(mine, ARGV[3], r)
 return answer()
 `
 
 // clearText notes that a lease runs nothing any more of what it has given away.
-// Arguments: the lease, and for each its partition and tenure.
+// Arguments: for each its partition and tenure.
 const clearText = records + `
-for i = 2, #ARGV, 2 do
+for i = 3, #ARGV, 2 do
 	local r = get(ARGV[i])
 	if r.prev == ARGV[1] and r.prev_tenure == tonumber(ARGV[i + 1]) then
 		r.prev = nil
@@ -252,6 +273,11 @@ for i = 2, #ARGV, 2 do
 	end
 end
 return answer()
+`
+
+// listText returns all records, if the lease goes on.
+const listText = records + `
+return redis.call('HGETALL', KEYS[2])
 `
 
 // giveUpText ends a lease, and tells who waits for that. Keys: the lease, the channel.
@@ -265,6 +291,10 @@ var (
 	take      = rueidis.NewLuaScript(takeText)
 	draw      = rueidis.NewLuaScript(drawText)
 	clearPrev = rueidis.NewLuaScript(clearText)
+	list      = rueidis.NewLuaScript(listText)
+	begin     = rueidis.NewLuaScript(beginText)
+	prolong   = rueidis.NewLuaScript(prolongText)
+	ended     = rueidis.NewLuaScript(endedText)
 	giveUp    = rueidis.NewLuaScript(giveUpText)
 	acquire   = rueidis.NewLuaScript(acquireText)
 	release   = rueidis.NewLuaScript(releaseText)

@@ -172,17 +172,62 @@ func (t *tenant) end() {
 	close(t.ended)
 }
 
+// End implements lock.Session. The session goes on, so the node is to be deleted, also
+// when nobody waits for that any more.
+func (t *tenant) End(ctx context.Context) error {
+	l := t.locker
+	t.end()
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return lock.ErrClosed
+	}
+	deleted := make(chan error, 1)
+	l.wg.Go(func() { deleted <- t.delete() }) // ends when the servers know, or with life
+	l.mu.Unlock()
+	select {
+	case err := <-deleted:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", lock.ErrUnavailable, ctx.Err())
+	}
+}
+
+// delete deletes the lease's node. It returns when the servers have done so, or the
+// whole session ends.
+func (t *tenant) delete() error {
+	l := t.locker
+	for pause := retryLeast; ; pause = min(2*pause, retryMost) {
+		err := l.conn.Delete(t.path(), -1)
+		switch {
+		case err == nil, errors.Is(err, zk.ErrNoNode):
+			return nil
+		case l.life.Err() != nil:
+			return lock.ErrClosed
+		}
+		sleep(l.life, pause)
+	}
+}
+
+// isOver reports whether the lease has ended, as far as is known here.
+func (t *tenant) isOver() bool {
+	select {
+	case <-t.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // ID implements lock.Session.
 func (t *tenant) ID() string { return t.id }
 
 // ValidFor implements lock.Session.
 func (t *tenant) ValidFor() time.Duration {
-	select {
-	case <-t.ended:
+	if t.isOver() {
 		return 0
-	default:
-		return t.session.term.Left()
 	}
+	return t.session.term.Left()
 }
 
 // Done implements lock.Session.
@@ -212,14 +257,40 @@ func (t *tenant) Take(ctx context.Context, takes []lock.Take) ([]lock.Taken, err
 	return taken, nil
 }
 
-// take decides about some takes, and makes it so.
+// take decides about some takes, and makes it so. What is to be refused is decided once
+// more by what is certain: else who asks would take it for news.
 func (t *tenant) take(ctx context.Context, takes []lock.Take) ([]lock.Taken, error) {
+	taken, err := t.takeAsOf(ctx, lately, takes)
+	if err != nil {
+		return nil, err
+	}
+	var refused []int
+	var again []lock.Take
+	for i := range taken {
+		if !taken[i].OK {
+			refused, again = append(refused, i), append(again, takes[i])
+		}
+	}
+	if len(refused) == 0 {
+		return taken, nil
+	}
+	retaken, err := t.takeAsOf(ctx, now, again)
+	if err != nil {
+		return nil, err
+	}
+	for i, at := range refused {
+		taken[at] = retaken[i]
+	}
+	return taken, nil
+}
+
+func (t *tenant) takeAsOf(ctx context.Context, at asOf, takes []lock.Take) ([]lock.Taken, error) {
 	partitions := make([]int, len(takes))
 	for i, take := range takes {
 		partitions[i] = take.Partition
 	}
 	alive := make(map[string]bool)
-	return change(ctx, t, partitions, func(records []lock.Record) (taken []lock.Taken, changed []int, err error) {
+	return change(ctx, t, at, partitions, func(records []lock.Record) (taken []lock.Taken, changed []int, err error) {
 		taken = make([]lock.Taken, len(takes))
 		for i, r := range records {
 			if r.Holder == t.id && r.Tenure == takes[i].Tenure+1 {
@@ -263,15 +334,29 @@ func (l *Locker) exists(id string) (bool, error) {
 	return is, err
 }
 
+// asOf is how old records may be that something is decided by. A server may be behind;
+// what is written by what it says is not, but what is left alone would be.
+type asOf bool
+
+const (
+	lately asOf = false
+	now    asOf = true
+)
+
 // change changes those records that decide returns the numbers of, until nothing else
 // has changed one of them in the meantime.
-func change[T any](ctx context.Context, t *tenant, partitions []int, decide func(records []lock.Record) (result T, changed []int, err error)) (T, error) {
+func change[T any](ctx context.Context, t *tenant, at asOf, partitions []int, decide func(records []lock.Record) (result T, changed []int, err error)) (T, error) {
 	type outcome struct {
 		result T
 		done   bool
 	}
 	for {
 		o, err := insist(ctx, t.locker, func() (o outcome, err error) {
+			if at == now {
+				if _, err := t.locker.conn.Sync(t.locker.config.Prefix); err != nil {
+					return o, err
+				}
+			}
 			records, versions, err := t.locker.read(partitions)
 			if err != nil {
 				return o, err
@@ -293,6 +378,9 @@ func change[T any](ctx context.Context, t *tenant, partitions []int, decide func
 func (t *tenant) write(records []lock.Record, versions []int32, changed []int) (done bool, err error) {
 	if len(changed) == 0 {
 		return true, nil
+	}
+	if t.isOver() {
+		return false, errOver
 	}
 	l := t.locker
 	ops := []any{&zk.CheckVersionRequest{Path: t.path(), Version: -1}}
@@ -318,6 +406,8 @@ func (t *tenant) write(records []lock.Record, versions []int32, changed []int) (
 	return err == nil, err
 }
 
+var errOver = fmt.Errorf("%w: this node's lease has ended", lock.ErrLost)
+
 // lacking finds out what a transaction did not find.
 func (t *tenant) lacking() error {
 	is, err := t.locker.exists(t.id)
@@ -326,7 +416,7 @@ func (t *tenant) lacking() error {
 		return err
 	case !is:
 		t.end()
-		return fmt.Errorf("%w: the servers have ended this node's lease", lock.ErrLost)
+		return errOver
 	}
 	return t.locker.makeNodes()
 }
@@ -367,7 +457,7 @@ func parseRecord(value []byte, r *lock.Record) error {
 
 // Draw implements lock.Session.
 func (t *tenant) Draw(ctx context.Context, partition int, tenure uint64) (uint64, error) {
-	return change(ctx, t, []int{partition}, func(records []lock.Record) (uint64, []int, error) {
+	return change(ctx, t, lately, []int{partition}, func(records []lock.Record) (uint64, []int, error) {
 		r := &records[0]
 		if r.Holder != t.id || r.Tenure != tenure {
 			return 0, nil, fmt.Errorf("%w: partition %d is held by %q", lock.ErrLost, partition, r.Holder)
@@ -385,7 +475,7 @@ func (t *tenant) Drained(ctx context.Context, drained []lock.Tenure) error {
 		for i, d := range some {
 			partitions[i] = d.Partition
 		}
-		if _, err := change(ctx, t, partitions, func(records []lock.Record) (none struct{}, changed []int, _ error) {
+		if _, err := change(ctx, t, now, partitions, func(records []lock.Record) (none struct{}, changed []int, _ error) {
 			for i := range records {
 				next, changes := records[i].Clear(t.id, some[i].Tenure)
 				if records[i] = next; changes {

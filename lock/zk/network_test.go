@@ -618,3 +618,99 @@ func TestLostInTime(t *testing.T) {
 		t.Log("its session has expired: little is shown")
 	}
 }
+
+// TestBehind: a server that is behind the others costs nobody what it does not know yet:
+// who has drained is heard, and nobody is refused by what was.
+//
+// Mutants: Drained looks at what the server has; a take is refused by that; by what it
+// has for the second time; a lease that has ended here alone is used.
+func TestBehind(t *testing.T) {
+	servers, relays := locktest.LateZooKeeper(t, "syncLimit=40")
+	all := func(f func(*locktest.Relay)) {
+		for _, r := range relays {
+			f(r)
+		}
+	}
+	late := &server{Server: servers[0], t: t}
+	c := config(servers[0].Address)
+	a := begin(t, node(t, c))
+	b := begin(t, node(t, config(servers[1].Address)))
+	take := func(s lock.Session, take lock.Take) lock.Taken {
+		t.Helper()
+		taken, err := s.Take(t.Context(), []lock.Take{take})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return taken[0]
+	}
+	behind := func(tenure uint64) {
+		t.Helper()
+		text, _, err := late.conn().Get(c.Prefix + "/parts/1")
+		if want := fmt.Sprintf(`"tenure":%d,`, tenure); err != nil || !bytes.Contains(text, []byte(want)) {
+			t.Fatalf("the server has %s, not %s, %v: nothing is shown", text, want, err)
+		}
+	}
+	first := take(a, lock.Take{Partition: 1}).Record
+	if first.Holder != a.ID() {
+		t.Fatalf("%+v", first)
+	}
+	behind(1)
+
+	all((*locktest.Relay).Mute)
+	second := take(b, lock.Take{Partition: 1, Holder: a.ID(), Tenure: 1, Given: true, Draining: true})
+	if !second.OK || second.Record.Prev != a.ID() {
+		t.Fatalf("%+v", second)
+	}
+	behind(1)
+	drained := make(chan error, 1)
+	go func() { drained <- a.Drained(t.Context(), []lock.Tenure{{Partition: 1, Tenure: 1}}) }()
+	time.Sleep(300 * time.Millisecond)
+	if len(drained) > 0 {
+		t.Error("Drained does not ask for what has happened")
+	}
+	all((*locktest.Relay).Heal)
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	records, err := b.Records(t.Context())
+	if err != nil || len(records) != 1 || records[0].Prev != "" {
+		t.Errorf("the record names who has drained: %+v, %v", records, err)
+	}
+	behind(2)
+
+	if third := take(a, lock.Take{Partition: 1, Holder: b.ID(), Tenure: 2, Given: true}); !third.OK {
+		t.Fatalf("%+v", third)
+	}
+	behind(3)
+	all((*locktest.Relay).Mute)
+	if fourth := take(b, lock.Take{Partition: 1, Holder: a.ID(), Tenure: 3, Given: true}); !fourth.OK {
+		t.Fatalf("%+v", fourth)
+	}
+	behind(3)
+	taken := make(chan lock.Taken, 1)
+	go func() { taken <- take(a, lock.Take{Partition: 1, Holder: b.ID(), Tenure: 4, Given: true}) }()
+	time.Sleep(300 * time.Millisecond)
+	if len(taken) > 0 {
+		t.Error("Take does not ask for what has happened")
+	}
+	all((*locktest.Relay).Heal)
+	if fifth := <-taken; !fifth.OK || fifth.Record.Tenure != 5 {
+		t.Errorf("refused by what was: %+v", fifth)
+	}
+
+	a.(*tenant).end()
+	if _, err := a.Take(t.Context(), []lock.Take{{Partition: 2}}); !errors.Is(err, lock.ErrLost) {
+		t.Errorf("Take under a lease that has ended here: %v", err)
+	}
+}
+
+func begin(t *testing.T, l *Locker) lock.Session {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s, err := l.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

@@ -550,7 +550,8 @@ func Benchmark(b *testing.B) {
 // TestCoordinator runs the suite that every Coordinator passes.
 //
 // Mutants: a change does not name versions; a change does not look for the lease's
-// node; every lease is taken for ended; none is; nobody watches a lease's node.
+// node; every lease is taken for ended; none is; nobody watches a lease's node; End ends
+// the lease here last, or does not delete its node, or tries that once.
 func TestCoordinator(t *testing.T) {
 	s := startServer(t)
 	warm(t, s)
