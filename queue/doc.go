@@ -17,7 +17,12 @@
 //  4. Progress. A ticket at the head of its lane that may run has its turn.
 //  5. Bounds. Waiting tickets are bounded per lane and per node, in number and
 //     in bytes, and so is the number of lanes. A refused ticket changes nothing.
-//  6. Idle keys are free. A lane exists while a ticket of it waits or runs.
+//  6. Idle keys are free. A lane exists while a ticket of it waits or runs, and
+//     until it cools if it is hot.
+//
+// A key is hot when its backlog is large and dominant for long enough: see
+// [HotRule]. Only a lane with a backlog is watched for it. [Lanes.Top] counts
+// admissions instead, for display; it decides nothing.
 //
 // Not promised: persistence, retries, fairness between lanes, or any clock but
 // Wait's own. The package does no I/O and starts no goroutine; whoever waits

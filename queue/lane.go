@@ -11,6 +11,7 @@ import (
 // Errors of Admit. The ticket took no place.
 var (
 	ErrLaneFull   = errors.New("queue: lane is full")           // MaxDepth or MaxBytes of the request
+	ErrShed       = errors.New("queue: lane is hot")            // ShedDepth of the request
 	ErrOverloaded = errors.New("queue: node is full")           // a limit of Config
 	ErrReentrant  = errors.New("queue: holder asks again")      // Request.Holder has a turn in this lane
 	ErrClosed     = errors.New("queue: closed to new requests") // after Close
@@ -44,6 +45,13 @@ type Request struct {
 	MaxDepth  int // waiting tickets already in the lane at which it is refused
 	MaxBytes  int // bytes waiting in the lane, its own included, above which it is refused
 	MaxShared int // turns beside which a Shared one may still start, plus one; at least 1
+
+	// Hot says when the lane is hot; nil adds nothing to what other requests of
+	// the lane say. It is retained and must not be changed.
+	Hot *HotRule
+	// ShedDepth is MaxDepth for a lane that is hot; 0 = no other. Below half of
+	// Hot.Depth it would let a key cool that it only turns away.
+	ShedDepth int
 
 	// ID is the ticket's name if the caller has one already; zero draws the next.
 	ID ID
@@ -121,15 +129,18 @@ type Lanes struct {
 	lanes  atomic.Int64
 	queued atomic.Int64
 	bytes  atomic.Int64
+	heats  atomic.Int64  // lanes that are watched
+	flips  atomic.Uint64 // times that a key became hot, or no longer was
 
-	closed atomic.Bool   // Close has been called
+	closed atomic.Bool   // every shard is
 	idle   chan struct{} // closed when it has and no lane is left
 	once   sync.Once     // guards closing idle
 
 	shards [shardCount]shard
 }
 
-// lane is the FIFO of one key. It exists while it has a ticket or is blocked.
+// lane is the FIFO of one key. It exists while it has a ticket, is blocked or is
+// hot.
 type lane struct {
 	key       []byte // the exact bytes; equal hashes do not make equal keys
 	hash      uint64
@@ -142,6 +153,7 @@ type lane struct {
 	exclusives int // running tickets of class Exclusive: 0 or 1, unless only observed
 	bytes      int // of the waiting tickets
 	service    time.Duration
+	heat       *heat // nil, unless it is watched
 }
 
 // New returns an empty set of lanes.
@@ -155,6 +167,9 @@ func New(config Config) *Lanes {
 	l.ids = newIDSource(l.started)
 	for i := range l.shards {
 		l.shards[i].lanes = make(map[uint64]*lane)
+		if config.TopWindow > 0 {
+			l.shards[i].top = &top{window: config.TopWindow}
+		}
 		if config.Partitions > 0 {
 			l.shards[i].open = make([]bool, (config.Partitions+shardCount-1)/shardCount)
 		}
@@ -170,8 +185,8 @@ func (l *Lanes) NextID() ID { return l.ids.next(l.now()) }
 // order of Admit calls is the order of turns; everything after it may race. If
 // the lane lets it run at once, its turn has come with Admit.
 //
-// It returns ErrLaneFull, ErrOverloaded, ErrReentrant, ErrSealed or ErrClosed,
-// and then t is outside again.
+// It returns ErrLaneFull, ErrShed, ErrOverloaded, ErrReentrant, ErrSealed or
+// ErrClosed, and then t is outside again.
 func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	notify := t.Notify // read first: t may be somebody else's when admit returns
 	began, err := l.admit(t, r)
@@ -220,20 +235,35 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 
 	free := ln.waiting.head == nil && ln.admits(t)
 	if t.Overlapped = r.Observe && !free; free || r.Observe {
-		t.parked = false
+		t.parked, began = false, true
 		ln.start(t, now)
-		return true, nil
-	}
-	if err := l.reserve(ln, r); err != nil {
+	} else if err := l.wait(t, ln, r); err != nil {
 		t.lane = nil
 		return false, err
+	}
+	if s.top != nil {
+		s.top.add(now, ln)
+	}
+	if ln.heat != nil || r.Hot != nil && !began {
+		l.warm(s, ln, r, now)
+	}
+	return began, nil
+}
+
+// wait puts t at the end of the line.
+func (l *Lanes) wait(t *Ticket, ln *lane, r *Request) error {
+	if ln.sheds(r) {
+		return ErrShed
+	}
+	if err := l.reserve(ln, r); err != nil {
+		return err
 	}
 	t.state, t.parked = waiting, true
 	if t.wake == nil && t.Notify == nil {
 		t.wake = make(chan struct{}, 1)
 	}
 	ln.waiting.push(t)
-	return false, nil
+	return nil
 }
 
 // admits reports whether t may start beside what runs (promise 1).
@@ -367,6 +397,9 @@ func (t *Ticket) Leave() bool {
 	l.unqueue(t)
 	t.state, t.lane, t.parked = outside, nil, false
 	woken := l.advance(ln, now) // shared tickets may have stood behind an exclusive one
+	if ln.heat != nil {
+		l.look(ln, now)
+	}
 	emptied := l.closeIfEmpty(s, ln)
 	s.mu.Unlock()
 	woken.wake()
@@ -395,6 +428,9 @@ func (t *Ticket) Done() (passed bool) {
 	ln.service = smooth(ln.service, now-t.since)
 	t.state, t.lane = outside, nil
 	woken := l.advance(ln, now)
+	if ln.heat != nil {
+		l.look(ln, now)
+	}
 	emptied := l.closeIfEmpty(s, ln)
 	s.mu.Unlock()
 	woken.wake()

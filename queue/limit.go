@@ -1,13 +1,21 @@
 package queue
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
-// Config bounds a node's lanes. All fields are required.
+// Config bounds a node's lanes. All fields are required but those that say what
+// their zero means.
 type Config struct {
 	MaxQueued      int   // tickets that wait
 	MaxQueuedBytes int64 // Bytes of the tickets that wait
-	MaxLanes       int   // lanes: keys with a ticket that waits or runs
+	MaxLanes       int   // lanes: keys with a ticket that waits or runs, or that are hot
 	Tags           int   // values of Request.Tag: 0 … Tags-1
+
+	// TopWindow is the time in which Top counts; it shows one to two of them. 0
+	// = it counts nothing.
+	TopWindow time.Duration
 
 	// Partitions is how many there are, or 0 where one node has every key. All
 	// are sealed at first.
@@ -39,7 +47,7 @@ func (l *Lanes) reserve(ln *lane, r *Request) error {
 	return nil
 }
 
-// dropLane uncounts a lane.
+// dropLane uncounts a lane. It needs the mutex of the lane's shard.
 func (l *Lanes) dropLane() {
 	if l.lanes.Add(-1) == 0 && l.closed.Load() {
 		l.once.Do(func() { close(l.idle) })
@@ -47,22 +55,24 @@ func (l *Lanes) dropLane() {
 }
 
 // Close refuses every further Admit with ErrClosed. Tickets already taken wait
-// and run on.
+// and run on. No key is hot any more, as after Seal.
 func (l *Lanes) Close() {
-	l.closed.Store(true)
-	for i := range l.shards {
-		l.shards[i].close()
-	}
-	// Every shard is closed, so the number of lanes can only fall. If it is
-	// zero already, nobody else will see it become so.
+	// A lane of nobody keeps the number above zero until every shard is closed
+	// and it can only fall. If it is zero then, nobody else will see it become so.
+	// Who saw it zero before holds its shard until it has looked at closed.
 	l.lanes.Add(1)
+	for i := range l.shards {
+		l.shards[i].close(l)
+	}
+	l.closed.Store(true)
 	l.dropLane()
 }
 
-func (s *shard) close() {
+func (s *shard) close(l *Lanes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
+	l.forgetHeats(s, func(*lane) bool { return true })
 }
 
 // Drain waits, after Close, until no ticket waits or runs, or returns ctx's error.
@@ -93,7 +103,7 @@ func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
 		for ln := first; ln != nil; ln = ln.chain {
 			l.evictLane(ln, cause, &woken)
 			// Something runs in this lane, or the head would have had its
-			// turn (promise 4), or it is blocked: so the lane stays.
+			// turn (promise 4), or it is blocked or hot: so the lane stays.
 		}
 	}
 	return woken

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -168,5 +169,38 @@ func TestPeakIsGivenBack(t *testing.T) {
 		if s := &l.shards[i]; len(s.lanes) != 0 || s.peak >= shrinkFrom || s.frees > freeLanes {
 			t.Fatalf("shard %d keeps a map of %d for %d lanes, and %d free ones", i, s.peak, len(s.lanes), s.frees)
 		}
+	}
+}
+
+// TestDrainWaitsForWhatCameDuringClose races Admit, which takes and gives back
+// the only lane again and again, with Close: that there is no lane for a moment,
+// before every shard is closed, does not end Drain.
+func TestDrainWaitsForWhatCameDuringClose(t *testing.T) {
+	for range 1500 {
+		l := New(roomy)
+		var client sync.WaitGroup
+		client.Go(func() {
+			for i := 0; ; i++ {
+				var ticket Ticket
+				if err := l.Admit(&ticket, &Request{Key: fmt.Append(nil, i)}); err != nil {
+					return
+				}
+				for range i % 7 {
+					runtime.Gosched()
+				}
+				ticket.Done()
+			}
+		})
+		for range 20 {
+			runtime.Gosched()
+		}
+		l.Close()
+		if err := l.Drain(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if n := l.lanes.Load(); n != 0 {
+			t.Fatalf("%d lanes after Drain", n)
+		}
+		client.Wait()
 	}
 }

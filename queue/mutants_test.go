@@ -58,15 +58,84 @@ var mutants = []struct{ name, file, from, to string }{
 		"	if ln.blocked {\n		return false",
 		"	if ln.blocked {\n		return true"},
 	{"unblocking grants nothing", "partition.go",
-		"	woken := l.advance(ln, l.now())\n	if !ln.busy()",
-		"	var woken wakes\n	if !ln.busy()"},
+		"	woken := l.advance(ln, now)\n	if ln.heat",
+		"	var woken wakes\n	if ln.heat"},
+	{"hot at once", "hot.go",
+		"now-h.doubt >= patience",
+		"now-h.doubt >= min(patience, 0)"},
+	{"no hysteresis", "hot.go",
+		"ease, patience = halved,",
+		"ease, patience = whole,"},
+	{"doubt is not forgotten", "hot.go",
+		"== h.hot {\n		h.doubt = never\n",
+		"== h.hot {\n"},
+	{"bytes alone are not large", "hot.go",
+		"		r.Bytes > 0 && ",
+		"		false && "},
+	{"no share of bytes", "hot.go",
+		"return max(tickets, bytes)",
+		"return tickets + 0*bytes"},
+	{"a turn that ends is not looked at", "lane.go",
+		"	t.state, t.lane = outside, nil\n	woken := l.advance(ln, now)\n	if ln.heat != nil {",
+		"	t.state, t.lane = outside, nil\n	woken := l.advance(ln, now)\n	if false {"},
+	{"a ticket that leaves is not looked at", "lane.go",
+		"an exclusive one\n	if ln.heat != nil {",
+		"an exclusive one\n	if false {"},
+	{"unblocking is not looked at", "partition.go",
+		"	if ln.heat != nil {\n		l.look",
+		"	if false {\n		l.look"},
+	{"a hot lane closes", "shard.go",
+		"	if !ln.blocked && !ln.hot() {",
+		"	if !ln.blocked {"},
+	{"a watch outlives its lane", "shard.go",
+		"	if ln.heat != nil {\n		l.unwatch(s, ln.heat)",
+		"	if ln.heat != nil && ln.heat.hot {\n		l.unwatch(s, ln.heat)"},
+	{"a sealed partition stays hot", "partition.go",
+		"	l.forgetHeats(s, ",
+		"	_ = (func(*lane) bool)("},
+	{"a cool lane is watched on", "hot.go",
+		"return !ln.heat.hot && !",
+		"return false && !ln.heat.hot && !"},
+	{"a refused request is counted", "lane.go",
+		"	if ln.sheds(r) {\n		return",
+		"	if ln.sheds(r) {\n		ln.heat.admit()\n		return"},
+	{"a cool lane sheds", "hot.go",
+		"return ln.hot() && r.ShedDepth > 0",
+		"return r.ShedDepth > 0"},
+	{"a window never forgets", "window.go",
+		"			*w.current() = slot{} // it",
+		"			// it"},
+	{"a window remembers before a long pause", "window.go",
+		"		w.slots = [windowSlots + 1]slot{}\n",
+		""},
+	{"a window forgets too early", "window.go",
+		"const windowSlots = 8",
+		"const windowSlots = 7"},
+	{"an old counter's error is lost", "topk.go",
+		"	c.errors[i] = c.counts[i]\n",
+		""},
+	{"a new key begins at one", "topk.go",
+		"	c.counts[i]++\n	c.hashes[i]",
+		"	c.counts[i] = 1\n	c.hashes[i]"},
+	{"any counter is taken over", "topk.go",
+		"	i := c.least()\n",
+		"	i := int(hash % topCounters)\n"},
+	{"equal hashes are counted as one", "topk.go",
+		"return k.partition == partition && bytes.Equal(k.key, key)",
+		"return k.partition == partition && bytes.Equal(k.key[:0], key[:0])"},
+	{"what a window did not see is not added", "topk.go",
+		"			sum.Count += other.unseen()\n",
+		""},
+	{"yesterday's keys stay", "topk.go",
+		"		c.windows[c.current].clear() // it",
+		"		// it"},
 	{"nobody hears of an emptied key", "shard.go",
 		"l.config.Emptied != nil {",
 		"false {"},
 }
 
-// TestMutantsAreCaught plants each mutant and expects TestRandomHistories or
-// TestPartitionsChangeHands to go red.
+// TestMutantsAreCaught plants each mutant and expects TestRandomHistories,
+// TestPartitionsChangeHands, TestHeatOfRandomHistories or FuzzTop to go red.
 func TestMutantsAreCaught(t *testing.T) {
 	if testing.Short() {
 		t.Skip("compiles and runs the package once per mutant")
@@ -91,7 +160,7 @@ func TestMutantsAreCaught(t *testing.T) {
 	}
 }
 
-// testWith runs both with other contents for one file.
+// testWith runs them with other contents for one file.
 func testWith(t *testing.T, file, contents string) (output string, err error) {
 	t.Helper()
 	path, err := filepath.Abs(file)
@@ -110,7 +179,7 @@ func testWith(t *testing.T, file, contents string) (output string, err error) {
 		}
 	}
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-timeout=60s", "-overlay="+filepath.Join(dir, "overlay.json"),
-		"-run=^(TestRandomHistories|TestPartitionsChangeHands)$", ".")
+		"-run=^(TestRandomHistories|TestPartitionsChangeHands|TestHeatOfRandomHistories|FuzzTop)$", ".")
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -35,6 +35,9 @@ func (l *Lanes) Open(partition int) {
 // its keys that still have a ticket, waiting, running or held. Those tickets go
 // on as before, and Config.Emptied tells when a key has none left. Admit comes
 // either before, and then its key is in the list, or after, and is refused.
+//
+// Its keys are no longer hot: hot is said of requests to come, and they come to
+// somebody else.
 func (l *Lanes) Seal(partition int) (keys [][]byte) {
 	s := l.shardOf(partition, 0)
 	s.mu.Lock()
@@ -45,6 +48,7 @@ func (l *Lanes) Seal(partition int) (keys [][]byte) {
 			keys = append(keys, bytes.Clone(ln.key))
 		}
 	})
+	l.forgetHeats(s, func(ln *lane) bool { return ln.partition == partition })
 	return keys
 }
 
@@ -87,8 +91,12 @@ func (l *Lanes) Unblock(partition int, key []byte) {
 		return
 	}
 	ln.blocked = false
-	woken := l.advance(ln, l.now())
-	if !ln.busy() {
+	now := l.now()
+	woken := l.advance(ln, now)
+	if ln.heat != nil {
+		l.look(ln, now)
+	}
+	if !ln.busy() && !ln.hot() {
 		l.closeLane(s, ln)
 	}
 	s.mu.Unlock()

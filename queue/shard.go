@@ -13,6 +13,8 @@ type shard struct {
 	lanes  map[uint64]*lane // by hash of the key; lanes of equal hash are chained
 	open   []bool           // the partitions of this shard that are this node's, by partition/shardCount
 	closed bool
+	heats  *heat // of its lanes that are watched
+	top    *top  // nil where nothing is counted
 	peak   int   // largest len(lanes) since the map was made
 	free   *lane // a few lanes for reuse, linked by chain
 	frees  int
@@ -60,7 +62,7 @@ func (l *Lanes) closeIfEmpty(s *shard, ln *lane) (emptied emptied) {
 	if s.sealed(ln.partition) && l.config.Emptied != nil {
 		emptied.partition, emptied.key = ln.partition, bytes.Clone(ln.key)
 	}
-	if !ln.blocked {
+	if !ln.blocked && !ln.hot() {
 		l.closeLane(s, ln)
 	}
 	return emptied
@@ -68,6 +70,9 @@ func (l *Lanes) closeIfEmpty(s *shard, ln *lane) (emptied emptied) {
 
 func (l *Lanes) closeLane(s *shard, ln *lane) {
 	s.unchain(ln)
+	if ln.heat != nil {
+		l.unwatch(s, ln.heat)
+	}
 	if s.frees < freeLanes && cap(ln.key) <= freeKey {
 		ln.chain = s.free
 		s.free = ln

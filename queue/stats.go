@@ -69,6 +69,7 @@ type Snapshot struct {
 	Bytes   int // waiting
 	Running int
 	Blocked bool          // another node may still run a request of the key
+	Hot     bool          // by the rule of its requests
 	Service time.Duration // of a turn, smoothed; 0 = not known yet
 	Tickets []Place       // in order: those with a turn, then those that wait
 }
@@ -96,7 +97,7 @@ func (l *Lanes) Lane(partition int, key []byte) (Snapshot, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ln := s.find(partition, hash, key)
-	if ln == nil {
+	if ln == nil || !ln.busy() && !ln.blocked { // a lane that is only hot is nothing to a waiter
 		return Snapshot{}, false
 	}
 	return ln.snapshot(l.now(), ln.running.len+ln.waiting.len), true
@@ -139,6 +140,7 @@ func (ln *lane) snapshot(now time.Duration, places int) Snapshot {
 		Bytes:   ln.bytes,
 		Running: ln.running.len,
 		Blocked: ln.blocked,
+		Hot:     ln.hot(),
 		Service: ln.service,
 		Tickets: make([]Place, 0, places),
 	}
