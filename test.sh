@@ -27,4 +27,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 go test -race -timeout 15m "$@" ./...
-go test -timeout 10m -run '^TestSimulation$' "$@" ./cmd/lanekeeper
+go test -timeout 10m -run '^Test(Strict)?Simulation$' "$@" ./cmd/lanekeeper

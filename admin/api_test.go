@@ -29,6 +29,7 @@ func (c *threeNodes) Status() Status {
 		Node: "lk-0", Incarnation: "1a", Version: "1.4.0", Config: "9f31c2", Cluster: "prod",
 		Ready: !c.drained, Members: 3, InRing: !c.drained, RingVersion: 88, Owned: 1366, Moving: 2,
 		Lanes: 4, Waiting: 12, Running: 3, Held: 1,
+		Lease: &Lease{ID: "l-7", Seconds: 6.5},
 	}
 	if c.drained {
 		s.DrainingSince, s.NotReady = &joined, []string{"draining: since 4s"}
@@ -64,6 +65,7 @@ func (c *threeNodes) Locate(space, key string, without []string) Location {
 	c.asked = append(c.asked, "locate "+space+" "+key+" "+strings.Join(without, ","))
 	return Location{
 		Node: "lk-0", Partition: 417, Of: 4096, Owner: "lk-1", OwnerAddress: "10.1.4.8:7944", Epoch: 5, State: "foreign",
+		Record: &Record{Holder: "l-7", Tenure: 9, Stamp: 12, WaitsFor: "l-7"},
 		Target: "lk-1", Next: []string{"lk-2", "lk-0"},
 		Lane: &Lane{Depth: 3, Running: 1, Blocked: true, Ticket: "0197", TicketState: "running", Seconds: 1.2, WaitSeconds: 2.9},
 	}
@@ -304,9 +306,9 @@ func TestRefusedChangesSayWhy(t *testing.T) {
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
 			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
@@ -317,6 +319,7 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
 			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,
 		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
+			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
 		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, drain and undrain"}`,

@@ -28,7 +28,7 @@ var (
 var foundBugs = []uint64{141, 1079, 1489, 1779, 2643, 2920, 3271, 3675, 3701, 4077}
 
 // foundStrict are those of TestStrictSimulation.
-var foundStrict = []uint64{}
+var foundStrict = []uint64{99, 461, 613}
 
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {
