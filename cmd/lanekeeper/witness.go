@@ -46,6 +46,9 @@ one request slow; Witness-Echo: 1 returns its body.
   POST /.witness/reset     forget everything
   GET  /healthz            200
 
+With --fenced it is a resource that late requests cannot reach: one whose fence is
+below another's of its key is answered 409, counted, and not executed.
+
 The history is bounded. When it is full, requests are answered 507 and not
 executed, and the history says so: it can no longer pass a check.`,
 		Example: `  lanekeeper witness --delay 20ms --jitter 30ms --seed 1
@@ -69,6 +72,7 @@ executed, and the history says so: it can no longer pass a check.`,
 	flags.Float64Var(&config.SlowShare, "slow-share", 0, "share of requests that take --slow-delay more, from 0 to 1")
 	flags.DurationVar(&config.SlowDelay, "slow-delay", 100*time.Millisecond, "addition to the delay of slow requests")
 	flags.Uint64Var(&config.Seed, "seed", 0, "the same seed gives the same numbered requests the same service times")
+	flags.BoolVar(&config.Fenced, "fenced", false, "refuse requests whose Lanekeeper-Fence is below one that was executed for their key, with 409")
 	flags.StringVar(&config.Name, "name", "", "name of this witness in the history")
 	flags.IntVar(&recordsMax, "max-records", loadtest.DefaultMaxRecords, "executions to record before refusing; a million take about 250 MB")
 	command.AddCommand(witnessCheckCommand())

@@ -188,3 +188,50 @@ func TestWitnessUsage(t *testing.T) {
 		}
 	}
 }
+
+// With --fenced a witness refuses what comes late.
+//
+// Mutant: the flag is not passed on.
+func TestWitnessFenced(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	command := witnessCommand()
+	command.SetArgs([]string{"--listen", "127.0.0.1:0", "--delay", "0s", "--fenced"})
+	reader, writer := io.Pipe()
+	command.SetErr(writer)
+	done := make(chan error, 1)
+	go func() { // ends with ctx
+		done <- command.ExecuteContext(ctx)
+		writer.Close()
+	}()
+	line, err := bufio.NewReader(reader).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, reader) //nolint:errcheck // ends with the command
+	url := regexp.MustCompile(`http://[0-9.:]+`).FindString(line)
+	for _, step := range []struct {
+		fence string
+		want  int
+	}{{"9007199254740993", 200}, {"9007199254740992", 409}, {"9007199254740993", 200}} {
+		request, err := http.NewRequest(http.MethodPost, url+"/orders/7", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request.Header.Set("Witness-Key", "order:7")
+		request.Header.Set("Lanekeeper-Fence", step.fence)
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != step.want {
+			t.Errorf("fence %s: %d, want %d", step.fence, response.StatusCode, step.want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
