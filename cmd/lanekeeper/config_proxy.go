@@ -148,7 +148,7 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Reentrant:       reentrantWords[l.Reentrant],
 		Mode:            modeWords[l.Mode],
 		MaxResponse:     int(l.MaxResponse),
-		Strict:          l.Guarantee == "strict" && l.Mode == "enforce",
+		Strict:          l.Guarantee == "strict",
 	}
 }
 
