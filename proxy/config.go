@@ -177,6 +177,14 @@ type Lane struct {
 	Shed bool           // a hot key's requests are refused at Hot.Depth: 429 lane-full
 }
 
+// shedDepth is queue.Request's.
+func (l *Lane) shedDepth() int {
+	if l.Shed && l.Hot != nil {
+		return l.Hot.Depth
+	}
+	return 0
+}
+
 // AfterTimeout is what becomes of a lane whose upstream did not answer in time.
 type AfterTimeout uint8
 
