@@ -69,6 +69,17 @@ func (c *threeNodes) Locate(space, key string, without []string) Location {
 	}
 }
 
+func (c *threeNodes) Hot() Hot {
+	return Hot{
+		Node: "lk-0", TopSeconds: 12.5,
+		Hot: []HotKey{{
+			Space: "order", Key: "A <1>", Route: "orders", Action: "shed", Since: joined,
+			Depth: 57, Bytes: 1024, Busy: 0.99, Share: 0.8, Rate: 41.5, ServiceSeconds: 0.02, WaitSeconds: 1.16,
+		}},
+		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
+	}
+}
+
 func (c *threeNodes) Drain() error {
 	c.asked = append(c.asked, "drain")
 	c.drained = c.refuses == nil
@@ -164,6 +175,10 @@ func TestEndpoints(t *testing.T) {
 		{method: "GET", target: "/api/v1/locate?space=order&key=" + long, status: 200, reaches: "locate order " + long + " "},
 		{method: "GET", target: "/api/v1/locate?space=order&key=k" + long, status: 400, slug: "bad-request"},
 
+		{method: "GET", target: "/api/v1/hot", status: 200},
+		{method: "GET", target: "/api/v1/hot?sort=rate", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/hot/order", status: 404, slug: "not-found"},
+
 		{method: "POST", target: "/api/v1/drain", status: 202, reaches: "drain"},
 		{method: "POST", target: "/api/v1/undrain", status: 200, reaches: "undrain"},
 		{method: "POST", target: "/api/v1/drain?node=lk-0", status: 202, reaches: "drain"},
@@ -186,7 +201,7 @@ func TestEndpoints(t *testing.T) {
 func TestWrongMethodsAreRefused(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
-		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD",
+		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD",
 		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
@@ -304,9 +319,9 @@ func TestRefusedChangesSayWhy(t *testing.T) {
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":null}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":null}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
 			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
@@ -316,10 +331,13 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/ring": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}]}`,
 		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
 			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,
-		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
+		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign","record":null,` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
-		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, drain and undrain"}`,
+		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +
+			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
+			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5}`,
+		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)
@@ -345,13 +363,14 @@ type emptyCluster struct{ threeNodes }
 
 func (*emptyCluster) Members() Members                              { return Members{} }
 func (*emptyCluster) Ring(bool) Ring                                { return Ring{} }
+func (*emptyCluster) Hot() Hot                                      { return Hot{} }
 func (*emptyCluster) Locate(space, key string, _ []string) Location { return Location{} }
 
 // A client that loops over a list need not ask whether it is there.
 //
 // Mutant killed: list returns its argument.
 func TestAbsentListsAreEmpty(t *testing.T) {
-	for target, field := range map[string]string{"members": "members", "ring": "members", "locate/a/b": "next"} {
+	for target, field := range map[string]string{"members": "members", "ring": "members", "locate/a/b": "next", "hot": "hot", "hot?": "top"} {
 		request := httptest.NewRequest("GET", "/api/v1/"+target, nil)
 		request.Host = "localhost"
 		recorder := httptest.NewRecorder()
