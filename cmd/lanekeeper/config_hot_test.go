@@ -6,7 +6,7 @@ import (
 )
 
 // Mutants killed: a route's hot replaces the default's whole; an empty section
-// hides the default's; the defaults of one route are changed by another.
+// hides the default's.
 func TestConfigHotStartsFromDefaults(t *testing.T) {
 	cfg := mustLoad(t, someUpstream+`
 defaults: {lane: {hot: {busy: 0.50, for: 7s}}}
@@ -26,8 +26,8 @@ routes:
 }
 
 // Mutants killed: bounds of a fraction are not looked at, or cut to whole numbers;
-// an exponent passes; shed's depth may be max_depth+1; it may not be max_depth; shed
-// without a depth passes; routes that share lanes need not agree.
+// an exponent passes, or a text; shed's depth may be max_depth+1; it may not be
+// max_depth; shed without a depth passes; routes that share lanes need not agree.
 func TestConfigHotIsChecked(t *testing.T) {
 	hot := func(more string) string { return "defaults: {lane: {max_depth: 40, hot: {" + more + "}}}\n" + someApp }
 	const key = "upstream: app, key: {space: s, from: [{header: H}]}"
@@ -59,7 +59,6 @@ func TestConfigHotIsChecked(t *testing.T) {
 	})
 }
 
-// Mutant killed: a variable's fraction is taken for a text.
 func TestConfigHotFromTheEnvironment(t *testing.T) {
 	t.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_BUSY", "0.75")
 	t.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_ACTION", "shed")

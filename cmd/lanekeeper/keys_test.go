@@ -181,7 +181,7 @@ func (p *process) line() map[string]any {
 }
 
 // Mutants killed: each look that finds a change logs all that is hot, or all that was;
-// a key that was cool between two looks is the same; every look compares anew.
+// a key that was cool between two looks is the same; a look forgets what was hot.
 func TestEachHotKeyIsLoggedOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
