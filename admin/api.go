@@ -31,6 +31,7 @@ type Config struct {
 //	GET  /api/v1/locate?space=S&key=K   Location; with &without=NAME, which may
 //	                                    be repeated, as if those had left
 //	GET  /api/v1/locate/{space}/{key}   the same; a / in the key is sent as %2F
+//	GET  /api/v1/hot                    Hot
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
 //
@@ -51,10 +52,11 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read("/api/v1/ring", a.ring, "partitions")
 	read("/api/v1/locate", a.locate, "space", "key", "without")
 	read("/api/v1/locate/{space}/{key}", a.locate, "without")
+	read("/api/v1/hot", a.hot)
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, drain and undrain").write(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {
@@ -190,6 +192,18 @@ func (a *api) locate(r *http.Request, query url.Values) (int, any, *problem) {
 	location := a.cluster.Locate(space, key, without)
 	location.Space, location.Key, location.Without, location.Next = space, escapeKey(key), without, list(location.Next)
 	return http.StatusOK, location, nil
+}
+
+func (a *api) hot(*http.Request, url.Values) (int, any, *problem) {
+	hot := a.cluster.Hot()
+	hot.Hot, hot.Top = list(hot.Hot), list(hot.Top)
+	for i := range hot.Hot {
+		hot.Hot[i].Key = escapeKey(hot.Hot[i].Key)
+	}
+	for i := range hot.Top {
+		hot.Top[i].Key = escapeKey(hot.Top[i].Key)
+	}
+	return http.StatusOK, hot, nil
 }
 
 func (a *api) drain(r *http.Request, query url.Values) (int, any, *problem) {

@@ -71,6 +71,17 @@ func (c *threeNodes) Locate(space, key string, without []string) Location {
 	}
 }
 
+func (c *threeNodes) Hot() Hot {
+	return Hot{
+		Node: "lk-0", TopSeconds: 12.5,
+		Hot: []HotKey{{
+			Space: "order", Key: "A <1>", Route: "orders", Action: "shed", Since: joined,
+			Depth: 57, Bytes: 1024, Busy: 0.99, Share: 0.8, Rate: 41.5, ServiceSeconds: 0.02, WaitSeconds: 1.16,
+		}},
+		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
+	}
+}
+
 func (c *threeNodes) Drain() error {
 	c.asked = append(c.asked, "drain")
 	c.drained = c.refuses == nil
@@ -166,6 +177,10 @@ func TestEndpoints(t *testing.T) {
 		{method: "GET", target: "/api/v1/locate?space=order&key=" + long, status: 200, reaches: "locate order " + long + " "},
 		{method: "GET", target: "/api/v1/locate?space=order&key=k" + long, status: 400, slug: "bad-request"},
 
+		{method: "GET", target: "/api/v1/hot", status: 200},
+		{method: "GET", target: "/api/v1/hot?sort=rate", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/hot/order", status: 404, slug: "not-found"},
+
 		{method: "POST", target: "/api/v1/drain", status: 202, reaches: "drain"},
 		{method: "POST", target: "/api/v1/undrain", status: 200, reaches: "undrain"},
 		{method: "POST", target: "/api/v1/drain?node=lk-0", status: 202, reaches: "drain"},
@@ -188,7 +203,7 @@ func TestEndpoints(t *testing.T) {
 func TestWrongMethodsAreRefused(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
-		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD",
+		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD",
 		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
@@ -322,7 +337,10 @@ func TestJSONIsStable(t *testing.T) {
 			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
-		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, drain and undrain"}`,
+		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +
+			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
+			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5}`,
+		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)
@@ -348,13 +366,14 @@ type emptyCluster struct{ threeNodes }
 
 func (*emptyCluster) Members() Members                              { return Members{} }
 func (*emptyCluster) Ring(bool) Ring                                { return Ring{} }
+func (*emptyCluster) Hot() Hot                                      { return Hot{} }
 func (*emptyCluster) Locate(space, key string, _ []string) Location { return Location{} }
 
 // A client that loops over a list need not ask whether it is there.
 //
 // Mutant killed: list returns its argument.
 func TestAbsentListsAreEmpty(t *testing.T) {
-	for target, field := range map[string]string{"members": "members", "ring": "members", "locate/a/b": "next"} {
+	for target, field := range map[string]string{"members": "members", "ring": "members", "locate/a/b": "next", "hot": "hot", "hot?": "top"} {
 		request := httptest.NewRequest("GET", "/api/v1/"+target, nil)
 		request.Host = "localhost"
 		recorder := httptest.NewRecorder()

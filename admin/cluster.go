@@ -19,6 +19,10 @@ type Cluster interface {
 	// Space, Key and Without of the answer are filled in by the caller.
 	Locate(space, key string, without []string) Location
 
+	// Hot is which keys of this node have most to do. Its keys are as they are: the
+	// caller escapes them.
+	Hot() Hot
+
 	// Drain begins to give everything away, or goes on with it. Undrain makes a
 	// draining node an ordinary one again. An error is a refusal and says why,
 	// such as a process that is ending already.
@@ -182,4 +186,45 @@ type Lane struct {
 	TicketState string  `json:"ticket_state"`          // running, held, waiting; empty without one
 	Seconds     float64 `json:"ticket_seconds"`        // since that began
 	WaitSeconds float64 `json:"wait_seconds_estimate"` // for a request that came now
+}
+
+// Hot is which keys of the answering node have most to do; those of others are
+// not known to it.
+type Hot struct {
+	Node       string   `json:"node"`        // who answers
+	Hot        []HotKey `json:"hot"`         // keys that are hot by their route's rule, most waiting tickets first
+	Top        []TopKey `json:"top"`         // keys whose requests were admitted most, hot or not; most first
+	TopSeconds float64  `json:"top_seconds"` // in which those were
+}
+
+// HotKey is a key that is hot, with what speaks for it.
+type HotKey struct {
+	Space  string    `json:"space"`
+	Key    string    `json:"key"`    // as Lanekeeper-Key writes it
+	Route  string    `json:"route"`  // of its newest request
+	Action string    `json:"action"` // of that route: none, shed
+	Since  time.Time `json:"since"`
+
+	Depth int     `json:"depth"` // waiting tickets
+	Bytes int     `json:"bytes"` // of their bodies
+	Busy  float64 `json:"busy"`  // part of the time with a ticket that runs
+	Share float64 `json:"share"` // of all tickets that wait at the node, or of their bytes: the larger
+	Rate  float64 `json:"rate"`  // requests per second
+
+	ServiceSeconds float64 `json:"service_seconds"`       // that a turn takes; 0 = not known yet
+	WaitSeconds    float64 `json:"wait_seconds_estimate"` // for a request that came now
+}
+
+// TopKey is a key with many requests. They are counted in little memory: the true
+// count is at most Count, and at least Count less Error.
+type TopKey struct {
+	Space string `json:"space"`
+	Key   string `json:"key"`   // as Lanekeeper-Key writes it
+	Route string `json:"route"` // of its oldest ticket; empty without one
+	Hot   bool   `json:"hot"`   // it is in the other list, too
+	Count uint64 `json:"count"`
+	Error uint64 `json:"error"`
+
+	Depth       int     `json:"depth"`                 // waiting tickets
+	WaitSeconds float64 `json:"wait_seconds_estimate"` // for a request that came now; 0 = the key has no ticket
 }

@@ -6,7 +6,7 @@
 // shows names a key.
 //
 // Handler is the handler of the admin port: who the members are, who holds
-// which partition, where a key belongs, and draining. It is meant for loopback;
+// which partition, where a key belongs, which keys are hot, and draining. It is meant for loopback;
 // a node that opens it to others asks for a token.
 //
 // Both serve net/http, apart from the port that carries traffic, so that a node

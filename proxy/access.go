@@ -40,18 +40,25 @@ func (c *call) logAccess() {
 	}
 	if !c.id.IsZero() {
 		line = append(line, slog.String("ticket", c.id.String()), slog.Int("depth", c.depth))
-		switch c.proxy.config.LogKeys {
-		case KeysPlain:
-			line = append(line, slog.String("key", string(appendKey(nil, c.key))))
-		case KeysHashed:
-			sum := sha256.Sum256(c.key)
-			line = append(line, slog.String("key_hash", hex.EncodeToString(sum[:8])))
-		}
+		line = append(line, c.proxy.config.LogKeys.Attr(c.key))
 	}
 	if c.problem != nil {
 		line = append(line, slog.String("reason", c.problem.slug), slog.String("executed", string(c.problem.executed)), slog.String("detail", c.problem.detail))
 	}
 	c.proxy.log.LogAttrs(context.Background(), slog.LevelInfo, "request", line...)
+}
+
+// Attr is a lane's name as it is written into logs. The zero Attr, which is
+// KeysNone's, is not written.
+func (s KeyStyle) Attr(key []byte) slog.Attr {
+	switch s {
+	case KeysPlain:
+		return slog.String("key", string(appendKey(nil, key)))
+	case KeysHashed:
+		sum := sha256.Sum256(key)
+		return slog.String("key_hash", hex.EncodeToString(sum[:8]))
+	}
+	return slog.Attr{}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

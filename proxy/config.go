@@ -4,6 +4,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"lanekeeper/queue"
 )
 
 // Config is everything the edge needs to know, already validated: New refuses
@@ -170,6 +172,17 @@ type Lane struct {
 	Mode            Mode
 	Strict          bool // nothing is sent to the upstream but under this node's lease, and exclusive requests carry a fence
 	MaxResponse     int  // bytes of a response that is read before the lane is freed; a larger one streams under the lane
+
+	Hot  *queue.HotRule // when a key is hot; nil: never
+	Shed bool           // a hot key's requests are refused at Hot.Depth: 429 lane-full
+}
+
+// shedDepth is queue.Request's.
+func (l *Lane) shedDepth() int {
+	if l.Shed && l.Hot != nil {
+		return l.Hot.Depth
+	}
+	return 0
 }
 
 // AfterTimeout is what becomes of a lane whose upstream did not answer in time.

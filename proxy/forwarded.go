@@ -94,6 +94,9 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	c.place = queue.Request{
 		Key: in.Key, Partition: in.Partition, Class: in.Class, Bytes: in.BodySize,
 		MaxDepth: in.MaxDepth, MaxBytes: in.MaxBytes, MaxShared: in.MaxShared,
+		// This node's own: whether a key is hot is a matter of its lane, which no
+		// two nodes may see by two rules.
+		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(),
 		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index,
 	}
 	return c

@@ -18,6 +18,7 @@ type metrics struct {
 	proxy *Proxy
 
 	requests, rejected, unknown, clientGone *prometheus.CounterVec
+	shed                                    *prometheus.CounterVec
 	holdExpired, observedTotal              *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
@@ -25,8 +26,9 @@ type metrics struct {
 	forwards       *prometheus.CounterVec
 	forwardingTime *prometheus.HistogramVec
 
-	gauges []gauge
-	all    []prometheus.Collector
+	gauges  []gauge
+	hotKeys *prometheus.Desc
+	all     []prometheus.Collector
 }
 
 // gauge is a figure of the lanes, read when somebody asks.
@@ -42,6 +44,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.requests = m.counter("lanekeeper_requests_total", "Requests answered.", "route", "mode", "code")
 	m.rejected = m.counter("lanekeeper_rejected_total", "Answers that lanekeeper made itself, by their slug.", "route", "reason")
 	m.unknown = m.counter("lanekeeper_unknown_total", "Requests whose outcome nobody can say.", "route")
+	m.shed = m.counter("lanekeeper_shed_total", "Requests refused by this node before their lane was full, for their key was hot. They are among lane-full, too.", "route")
 	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
@@ -60,6 +63,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.gauge("lanekeeper_inflight_requests", "Turns, held ones included.", func(t queue.Total) float64 { return float64(t.Running) })
 	m.gauge("lanekeeper_lane_depth_max", "Requests that wait in the deepest lane.", func(t queue.Total) float64 { return float64(t.DepthMax) })
 	m.gauge("lanekeeper_lane_oldest_wait_seconds", "Age of the request that has waited longest.", func(t queue.Total) float64 { return t.OldestWait.Seconds() })
+	m.hotKeys = prometheus.NewDesc("lanekeeper_hot_keys", "Keys whose backlog is large and dominant, by the route of their newest request.", []string{"route"}, nil)
 	for _, r := range p.routes {
 		r.metrics = m.route(r)
 	}
@@ -113,10 +117,15 @@ func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
 	for _, g := range c.gauges {
 		descs <- g.desc
 	}
+	descs <- c.hotKeys
 }
 
 func (c laneCollector) Collect(values chan<- prometheus.Metric) {
 	totals := c.proxy.lanes.Totals()
+	hot := make([]int, len(c.proxy.routes))
+	for _, key := range c.proxy.lanes.Hot() {
+		hot[key.Tag]++
+	}
 	for _, r := range c.proxy.routes {
 		if !r.keyed {
 			continue
@@ -124,6 +133,7 @@ func (c laneCollector) Collect(values chan<- prometheus.Metric) {
 		for _, g := range c.gauges {
 			values <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(totals[r.index]), r.Name)
 		}
+		values <- prometheus.MustNewConstMetric(c.hotKeys, prometheus.GaugeValue, float64(hot[r.index]), r.Name)
 	}
 }
 
@@ -134,6 +144,7 @@ type routeMetrics struct {
 	upstream    string
 	holdExpired prometheus.Counter
 	unknown     prometheus.Counter
+	shed        prometheus.Counter
 	observed    [observations]prometheus.Counter
 	laneWait    [modes]prometheus.Observer
 	answers     sync.Map // answer → *answered
@@ -166,6 +177,7 @@ func (m *metrics) route(r *route) *routeMetrics {
 		metrics: m, name: r.Name, upstream: r.Upstream,
 		holdExpired: m.holdExpired.WithLabelValues(r.Name),
 		unknown:     m.unknown.WithLabelValues(r.Name),
+		shed:        m.shed.WithLabelValues(r.Name),
 	}
 	for i, result := range [observations]string{"clear", "overlap", "no_key", "no_room"} {
 		rm.observed[i] = m.observedTotal.WithLabelValues(r.Name, result)

@@ -303,6 +303,7 @@ func (c *call) takeTurn() *problem {
 	c.place = queue.Request{
 		Key: c.key, Class: c.class(), Bytes: len(c.ctx.Request.Body()),
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
+		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
 		Holder: c.fields.holder, Tag: c.route.index,
 	}
 	if cluster := c.proxy.config.Cluster; cluster != nil {
@@ -335,6 +336,9 @@ func (c *call) notAdmitted(err error) *problem {
 	switch {
 	case errors.Is(err, queue.ErrLaneFull):
 		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("%d requests wait for this key already", c.depth))
+	case errors.Is(err, queue.ErrShed):
+		c.route.metrics.shed.Inc()
+		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("this key is hot, and %d requests wait for it already", c.depth))
 	case errors.Is(err, queue.ErrOverloaded):
 		return overloaded.because("the node's limit of waiting requests, their bytes, or lanes is reached")
 	case errors.Is(err, queue.ErrReentrant):

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ type fakeCluster struct {
 	statuses []admin.Status // what Status returns, one after the other; the last one stays
 	members  admin.Members
 	lane     *admin.Lane
+	hot      admin.Hot
 	owner    string
 	asked    []string // keys
 	refuses  error
@@ -87,6 +89,12 @@ func (c *fakeCluster) Locate(space, key string, without []string) admin.Location
 		l.Target, l.Next = "lk-2", []string{"lk-0"}
 	}
 	return l
+}
+
+func (c *fakeCluster) Hot() admin.Hot {
+	hot := c.hot
+	hot.Hot, hot.Top = slices.Clone(hot.Hot), slices.Clone(hot.Top) // the caller's
+	return hot
 }
 
 func (c *fakeCluster) Drain() error   { return c.refuses }

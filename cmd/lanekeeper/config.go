@@ -186,22 +186,35 @@ type PlaceConfig struct {
 
 // LaneConfig is how requests of one key queue and run.
 type LaneConfig struct {
-	Guarantee       string   `json:"guarantee" doc:"best_effort: the order holds unless the network splits or a node is taken for dead. strict: the coordinator is asked as well, and exclusive requests carry Lanekeeper-Fence, by which the service can refuse what comes late" enum:"best_effort strict"`
-	Exclusive       []string `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
-	Shared          []string `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
-	Bypass          []string `json:"bypass" doc:"methods that never queue"`
-	MaxDepth        int      `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
-	MaxShared       int      `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
-	QueueTimeout    Duration `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
-	UpstreamTimeout Duration `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
-	AfterTimeout    string   `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
-	HoldFor         Duration `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
-	ClientGone      string   `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
-	Retries         int      `json:"retries" doc:"further attempts while no byte was sent; never for exclusive requests" min:"0"`
-	Reentrant       string   `json:"reentrant" doc:"a call for the key its own sender runs under: refuse it (508) or pass it through" enum:"reject pass"`
-	Mode            string   `json:"mode" doc:"enforce order, or observe: nothing waits, what would have overlapped is counted" enum:"enforce observe"`
-	MaxBytes        Size     `json:"max_bytes" doc:"waiting bodies of a key; beyond: 429 lane-full" min:"1B"`
-	MaxResponse     Size     `json:"max_response" doc:"largest response that is read before the lane is freed; a larger one streams while the lane waits"`
+	Guarantee       string    `json:"guarantee" doc:"best_effort: the order holds unless the network splits or a node is taken for dead. strict: the coordinator is asked as well, and exclusive requests carry Lanekeeper-Fence, by which the service can refuse what comes late" enum:"best_effort strict"`
+	Exclusive       []string  `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
+	Shared          []string  `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
+	Bypass          []string  `json:"bypass" doc:"methods that never queue"`
+	MaxDepth        int       `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
+	MaxShared       int       `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
+	QueueTimeout    Duration  `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
+	UpstreamTimeout Duration  `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
+	AfterTimeout    string    `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
+	HoldFor         Duration  `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
+	ClientGone      string    `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
+	Retries         int       `json:"retries" doc:"further attempts while no byte was sent; never for exclusive requests" min:"0"`
+	Reentrant       string    `json:"reentrant" doc:"a call for the key its own sender runs under: refuse it (508) or pass it through" enum:"reject pass"`
+	Mode            string    `json:"mode" doc:"enforce order, or observe: nothing waits, what would have overlapped is counted" enum:"enforce observe"`
+	MaxBytes        Size      `json:"max_bytes" doc:"waiting bodies of a key; beyond: 429 lane-full" min:"1B"`
+	MaxResponse     Size      `json:"max_response" doc:"largest response that is read before the lane is freed; a larger one streams while the lane waits"`
+	Hot             HotConfig `json:"hot" doc:"when a key is hot: its backlog is large (depth or bytes) and dominant (busy, share and rate), all of it for so long"`
+}
+
+// HotConfig says when a key is hot, and what is done about it.
+type HotConfig struct {
+	Depth     int      `json:"depth" doc:"waiting requests of a key that make it hot; 0 = their number does not" min:"0"`
+	Bytes     Size     `json:"bytes" doc:"waiting bodies of a key that make it hot; 0 = their size does not"`
+	Busy      float64  `json:"busy" doc:"part of the time in which the key has a request at the upstream, at least" min:"0" max:"1"`
+	Share     float64  `json:"share" doc:"part of all that waits at the node, in requests or in bytes, at least" min:"0" max:"1"`
+	Rate      float64  `json:"rate" doc:"requests of the key per second, at least; 0 = any" min:"0"`
+	For       Duration `json:"for" doc:"all of this must hold for so long" min:"1ms"`
+	CoolAfter Duration `json:"cool_after" doc:"a key is no longer hot when, even with depth, bytes and share halved, this has not held for so long" min:"1ms"`
+	Action    string   `json:"action" doc:"none shows hot keys and does nothing. shed refuses further requests of a hot key at depth, below max_depth: 429 lane-full. spill is not yet supported" enum:"none shed spill"`
 }
 
 // ShutdownConfig is what happens between SIGTERM and the end.
@@ -288,6 +301,15 @@ func Default() Config {
 				Mode:            "enforce",
 				MaxBytes:        16 * MiB,
 				MaxResponse:     1 * MiB,
+				Hot: HotConfig{
+					Depth:     32,
+					Bytes:     8 * MiB,
+					Busy:      0.9,
+					Share:     0.1,
+					For:       Duration(5 * time.Second),
+					CoolAfter: Duration(30 * time.Second),
+					Action:    "none",
+				},
 			},
 		},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},

@@ -117,7 +117,20 @@ func (l LaneConfig) problems() []laneProblem {
 			lists[method] = list.name
 		}
 	}
-	return problems
+	return append(problems, l.hotProblems()...)
+}
+
+func (l LaneConfig) hotProblems() []laneProblem {
+	switch hot := l.Hot; {
+	case hot.Action == "spill":
+		return []laneProblem{{"hot.action", notYet + ": leave it out or write none or shed"}}
+	case hot.Action != "shed":
+	case hot.Depth == 0:
+		return []laneProblem{{"hot.depth", "0, but hot.action is shed: that refuses the requests of a hot key at this depth"}}
+	case hot.Depth > l.MaxDepth:
+		return []laneProblem{{"hot.depth", fmt.Sprintf("%d is more than max_depth (%d), where every key is refused: shed would do nothing", hot.Depth, l.MaxDepth)}}
+	}
+	return nil
 }
 
 // checkLane reports what a route's lane does not have from the defaults, where
@@ -164,7 +177,7 @@ func (r RouteConfig) isExclusive() bool {
 
 // checkAgreement compares route i with the first that shares its lanes: half a
 // lane cannot wait while the other half only watches, nor be strict while the
-// other half is not.
+// other half is not, nor be hot.
 func (c *checker) checkAgreement(i int) {
 	r := c.cfg.Routes[i]
 	if r.Key.Space == "" || !r.isExclusive() {
@@ -180,6 +193,9 @@ func (c *checker) checkAgreement(i int) {
 		} else if r.Lane.Mode == "enforce" && other.Lane.Guarantee != r.Lane.Guarantee {
 			c.errorf(fmt.Sprintf("routes[%d].lane.guarantee", i), "%s, but routes[%d] (%s) of the same space %s says %s: routes with exclusive methods that share lanes must agree, or a request of one may run beside the other's when the network splits",
 				r.Lane.Guarantee, j, other.Name, r.Key.Space, other.Lane.Guarantee)
+		} else if r.Lane.Mode == "enforce" && other.Lane.Hot != r.Lane.Hot {
+			c.errorf(fmt.Sprintf("routes[%d].lane.hot", i), "not that of routes[%d] (%s) of the same space %s: routes with exclusive methods that share lanes must agree on when a key is hot",
+				j, other.Name, r.Key.Space)
 		}
 		return
 	}

@@ -185,6 +185,8 @@ func checkTag(node *yaml.Node, f field) error {
 		return nil // texts and bare numbers; UnmarshalText has the better sentence
 	case t.Kind() == reflect.Int && tag != "!!int":
 		return fmt.Errorf("want a whole number, got %s", describeNode(node))
+	case t.Kind() == reflect.Float64 && tag != "!!float" && tag != "!!int":
+		return fmt.Errorf("want a number, got %s", describeNode(node))
 	case t.Kind() == reflect.Bool && tag != "!!bool":
 		return fmt.Errorf("want true or false, got %s", describeNode(node))
 	case t.Kind() == reflect.String && tag != "!!str":

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -117,6 +118,9 @@ func valueText(value reflect.Value) string {
 			panic(fmt.Sprintf("config: %v does not print: %v", value, err))
 		}
 		return string(written)
+	}
+	if value.CanFloat() {
+		return strconv.FormatFloat(value.Float(), 'f', -1, 64) // parseValue knows no exponents
 	}
 	return fmt.Sprint(value.Interface())
 }

@@ -40,7 +40,9 @@ var laterSettings = []struct{ path, off string }{
 	{"*.idempotency.mode", "none"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
-	{"*.lane.hot.action", "none"},
+	{"*.lane.hot.backend", never},
+	{"*.lane.hot.batch", never},
+	{"*.lane.hot.quantum", never},
 	{"*.sequence.mode", "none"},
 }
 

@@ -41,7 +41,11 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
-		{"hot keys", route("lane: {hot: {action: shed}}"), refused("6:18", "routes[0].lane.hot.action", "leave it out or write none")},
+		{"hot keys of any node", route("lane: {hot: {action: spill}}"), refused("6:18", "routes[0].lane.hot.action", "leave it out or write none or shed")},
+		{"by default", "defaults: {lane: {hot: {action: spill}}}\n" + someApp, refused("1:25", "defaults.lane.hot.action", "leave it out or write none or shed")},
+		{"where a hot key's turn comes from", route("lane: {hot: {backend: owner}}"), refused("6:18", "routes[0].lane.hot.backend", "leave it out")},
+		{"turns of a hot key", route("lane: {hot: {batch: 16, quantum: 50ms}}"), append(
+			refused("6:18", "routes[0].lane.hot.batch", "leave it out"), refused("6:29", "routes[0].lane.hot.quantum", "leave it out")...)},
 		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
 		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},

@@ -208,11 +208,14 @@ func sectionsOf(list any) []map[string]any {
 	return sections
 }
 
-// fillSection adds to section what it lacks of base.
+// fillSection adds to section, and to the sections in it, what they lack of base.
 func fillSection(section map[string]any, base any) {
 	for name, value := range base.(map[string]any) {
-		if _, given := section[name]; !given {
+		given, isSection := section[name].(map[string]any)
+		if _, has := section[name]; !has || isSection && given == nil { // or every line of it is commented out
 			section[name] = value
+		} else if isSection {
+			fillSection(given, value)
 		}
 	}
 }

@@ -148,7 +148,20 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Reentrant:       reentrantWords[l.Reentrant],
 		Mode:            modeWords[l.Mode],
 		MaxResponse:     int(l.MaxResponse),
-		Strict:          l.Guarantee == "strict",
+		Strict:          l.Guarantee == "strict" && l.Mode == "enforce",
+		Hot:             l.Hot.rule(),
+		Shed:            l.Hot.Action == "shed",
+	}
+}
+
+// rule is nil if no backlog, however large, makes a key hot.
+func (h HotConfig) rule() *queue.HotRule {
+	if h.Depth == 0 && h.Bytes == 0 {
+		return nil
+	}
+	return &queue.HotRule{
+		Depth: h.Depth, Bytes: int64(h.Bytes), Busy: h.Busy, Share: h.Share, Rate: h.Rate,
+		For: time.Duration(h.For), CoolAfter: time.Duration(h.CoolAfter),
 	}
 }
 

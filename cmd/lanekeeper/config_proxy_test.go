@@ -10,10 +10,12 @@ import (
 	"time"
 
 	"lanekeeper/proxy"
+	"lanekeeper/queue"
 )
 
 // Mutants killed: any line of proxyConfig left out or swapped with another;
-// no port added to a target; 0 headers means none.
+// no port added to a target; 0 headers means none; no rule
+// without a depth; a strict lane never is, or is though it only observes.
 func TestConfigForTheProxy(t *testing.T) {
 	have := mustLoadEvery(t, everySetting).proxyConfig()
 	want := proxy.Config{
@@ -73,10 +75,14 @@ func TestConfigForTheProxy(t *testing.T) {
 		Reentrant:       proxy.PassReentry,
 		Mode:            proxy.Observe,
 		MaxResponse:     0,
-		Strict:          true,
+		Strict:          false, // it only observes
+		Shed:            true,
 	}
+	rule := queue.HotRule{Depth: 17, Bytes: 9 << 20, Busy: 0.25, Share: 1, Rate: 10.5, For: 37 * time.Second, CoolAfter: 38 * time.Second}
+	ownRule := rule
+	ownRule.Depth = 26
 	want.Routes[0].Lane, want.Routes[1].Lane = lane, lane
-	want.Routes[0].Lane.MaxDepth = 27
+	want.Routes[0].Lane.MaxDepth, want.Routes[0].Lane.Hot, want.Routes[1].Lane.Hot = 27, &ownRule, &rule
 	want.Routes[0].Lane.Exclusive, want.Routes[0].Lane.Shared, want.Routes[0].Lane.Bypass = []string{}, []string{"GET"}, []string{"*"}
 	want.Routes[1].Lane.Exclusive, want.Routes[1].Lane.Shared, want.Routes[1].Lane.Bypass = []string{}, []string{}, []string{"*"}
 	if !reflect.DeepEqual(have, want) {
@@ -89,6 +95,18 @@ func TestConfigForTheProxy(t *testing.T) {
 	}
 	if defaults.MaxHeaders != math.MaxInt32 || defaults.MaxURI != math.MaxInt32 || defaults.MaxConnections != math.MaxInt32 {
 		t.Errorf("no limits: got %d, %d, %d", defaults.MaxHeaders, defaults.MaxURI, defaults.MaxConnections)
+	}
+	strict := LaneConfig{Guarantee: "strict", Mode: "enforce"}
+	if !strict.proxyLane().Strict {
+		t.Error("a strict lane that enforces is not strict")
+	}
+	if hot := defaults.Routes[0].Lane.Hot; hot == nil || hot.Depth != 32 || defaults.Routes[0].Lane.Shed {
+		t.Errorf("hot keys are to be seen and not shed: got %+v", hot)
+	}
+	for bytes, seen := range map[string]bool{"0": false, "1B": true} {
+		if hot := mustLoad(t, "defaults: {lane: {hot: {depth: 0, bytes: "+bytes+"}}}\n"+someApp).proxyConfig().Routes[0].Lane.Hot; (hot != nil) != seen {
+			t.Errorf("depth 0, bytes %s: got %+v", bytes, hot)
+		}
 	}
 	if host, err := os.Hostname(); err == nil && defaults.Node != host {
 		t.Errorf("node: got %s, want %s", defaults.Node, host)

@@ -80,6 +80,8 @@ func (f field) schema() *jsonschema.Schema {
 		value.AnyOf = []*jsonschema.Schema{{Type: "string", Pattern: sizePattern}, {Const: 0}, variable}
 	case t.Kind() == reflect.Int:
 		value.AnyOf = []*jsonschema.Schema{{Type: "integer", Minimum: json.Number(f.tag.Get("min")), Maximum: json.Number(f.tag.Get("max"))}, variable}
+	case t.Kind() == reflect.Float64:
+		value.AnyOf = []*jsonschema.Schema{{Type: "number", Minimum: json.Number(f.tag.Get("min")), Maximum: json.Number(f.tag.Get("max"))}, variable}
 	case t.Kind() == reflect.Bool:
 		value.AnyOf = []*jsonschema.Schema{{Type: "boolean"}, variable}
 	case f.tag.Get("enum") != "":
@@ -130,6 +132,8 @@ func (f field) typeName() string {
 		name = "size"
 	case t.Kind() == reflect.Int:
 		name = "whole number"
+	case t.Kind() == reflect.Float64:
+		name = "number"
 	case t.Kind() == reflect.Bool:
 		name = "`true`, `false`"
 	case f.tag.Get("enum") != "":

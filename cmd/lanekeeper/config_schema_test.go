@@ -95,6 +95,10 @@ func TestConfigSchema(t *testing.T) {
 		{"server: {max_body: 1MB}\n" + someApp, false},
 		{"server: {max_headers: -1}\n" + someApp, false},
 		{"server: {forwarded: all}\n" + someApp, false},
+		{"defaults: {lane: {hot: {busy: 0.5, share: 1, rate: \"${R}\"}}}\n" + someApp, true},
+		{"defaults: {lane: {hot: {busy: 1.5}}}\n" + someApp, false},
+		{"defaults: {lane: {hot: {busy: \"0.5\"}}}\n" + someApp, false},
+		{"defaults: {lane: {hot: {rate: -1}}}\n" + someApp, false},
 		{"cluster: {partitions: 15}\n" + someApp, false},
 		{"cluster: {partitions: 65536}\n" + someApp, true},
 		{"cluster: {partitions: 65537}\n" + someApp, false},
@@ -123,7 +127,7 @@ func TestConfigFieldsAreDescribed(t *testing.T) {
 			t.Errorf("no meaning: %s", l)
 		}
 	}
-	for _, path := range []string{"node.name", "server.listen", "upstreams[].targets", "routes[].key.from[].all[].json", "routes[].key.missing", "defaults.lane.max_response", "metrics.native_histograms"} {
+	for _, path := range []string{"node.name", "server.listen", "upstreams[].targets", "routes[].key.from[].all[].json", "routes[].key.missing", "defaults.lane.max_response", "defaults.lane.hot.busy", "metrics.native_histograms"} {
 		if !strings.Contains(docs.String(), "| `"+path+"` |") {
 			t.Errorf("%s is not in the table", path)
 		}

@@ -62,13 +62,14 @@ limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 1
 defaults:
   key: {missing: client_ip, normalize: [lower, trim], max_length: 18}
   lane: {guarantee: strict, exclusive: [PUT], shared: ["*"], bypass: [], max_depth: 19, max_shared: 20, queue_timeout: 21s, upstream_timeout: 22s, after_timeout: release,
-    hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B}
+    hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B,
+    hot: {depth: 17, bytes: 9MiB, busy: 0.25, share: 1, rate: 10.50, for: 37s, cool_after: 38s, action: shed}}
 routes:
   - name: one
     match: {host: h, path: "/{id}/{$}", methods: [PUT], headers: [{name: A, value: b}, {name: C}]}
     upstream: app
     key: {space: s, from: [{path: id}, {header: H}, {query: "q$${x}"}, {cookie: c}, {json: 'j\.k'}, {all: [{header: A}, {query: b}]}], missing: bypass, normalize: [], max_length: 26}
-    lane: {exclusive: [], shared: [GET], bypass: ["*"], max_depth: 27}
+    lane: {exclusive: [], shared: [GET], bypass: ["*"], max_depth: 27, hot: {depth: 26}}
   - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}}
 shutdown: {delay: 28s, drain_timeout: 29s}
 log: {level: warn, format: json, access: none, keys: plain}

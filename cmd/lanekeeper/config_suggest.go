@@ -32,7 +32,7 @@ func didYouMean(word string, candidates []string) string {
 // nearest picks the candidate with the fewest edits from word, at most one for
 // every three letters; the first of equals, or "".
 func nearest(word string, candidates []string) string {
-	if len(word) > 64 || len(candidates) > 100 {
+	if len(word) > 64 || len(candidates) > 256 {
 		return "" // nobody's typing error, or not worth the time
 	}
 	best, least := "", max(1, len(word)/3)+1

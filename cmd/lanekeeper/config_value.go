@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"reflect"
@@ -34,12 +35,14 @@ const (
 	durationPattern = `^([0-9]+(\.[0-9]+)?(h|m|s|ms))+$`
 	sizePattern     = `^[0-9]+(B|KiB|MiB|GiB)$`
 	integerPattern  = `^(0|[1-9][0-9]*)$`
+	decimalPattern  = `^(0|[1-9][0-9]*)(\.[0-9]+)?$`
 )
 
 var (
 	durationText = regexp.MustCompile(durationPattern)
 	sizeText     = regexp.MustCompile(sizePattern)
 	integerText  = regexp.MustCompile(integerPattern)
+	decimalText  = regexp.MustCompile(decimalPattern)
 	bareNumber   = regexp.MustCompile(`^[0-9]+(\.[0-9]+)?$`)
 )
 
@@ -153,6 +156,15 @@ func parseValue(t reflect.Type, text string) (any, error) {
 			return nil, fmt.Errorf("%s is too large: at most %d", text, math.MaxInt32)
 		}
 		return int(n), nil
+	case t.Kind() == reflect.Float64:
+		if !decimalText.MatchString(text) { // no exponents, no infinities, and nothing that is no number
+			return nil, fmt.Errorf("want a number like 0.5, got %q", text)
+		}
+		n, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return nil, fmt.Errorf("%s is too large", text)
+		}
+		return n, nil
 	case t.Kind() == reflect.Bool:
 		if text != "true" && text != "false" {
 			return nil, fmt.Errorf("want true or false, got %q", text)
@@ -178,20 +190,29 @@ func (f field) check(text string) error {
 	if pattern := f.tag.Get("pattern"); pattern != "" && !regexp.MustCompile("^(?:"+pattern+")$").MatchString(text) {
 		return fmt.Errorf("%q does not match %s", text, pattern)
 	}
-	if least := f.tag.Get("min"); least != "" && reflect.ValueOf(value).Int() < f.bound("min") {
+	if least := f.tag.Get("min"); least != "" && compareValues(value, f.bound("min")) < 0 {
 		return fmt.Errorf("%s is too small: at least %s", text, least)
 	}
-	if most := f.tag.Get("max"); most != "" && reflect.ValueOf(value).Int() > f.bound("max") {
+	if most := f.tag.Get("max"); most != "" && compareValues(value, f.bound("max")) > 0 {
 		return fmt.Errorf("%s is too large: at most %s", text, most)
 	}
 	return nil
 }
 
 // bound is the value of the tag min or max.
-func (f field) bound(tag string) int64 {
+func (f field) bound(tag string) any {
 	bound, err := parseValue(f.element(), f.tag.Get(tag))
 	if err != nil {
 		panic(fmt.Sprintf("config: the %s of %s cannot be read: %v", tag, f.name, err))
 	}
-	return reflect.ValueOf(bound).Int()
+	return bound
+}
+
+// compareValues orders two values of one type, both numbers of some kind.
+func compareValues(a, b any) int {
+	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
+	if x.CanFloat() {
+		return cmp.Compare(x.Float(), y.Float())
+	}
+	return cmp.Compare(x.Int(), y.Int())
 }

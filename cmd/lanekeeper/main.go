@@ -75,6 +75,7 @@ func rootCommand() *cobra.Command {
 		membersCommand(),
 		ringCommand(),
 		locateCommand(),
+		keysCommand(),
 		drainCommand(),
 		undrainCommand(),
 		witnessCommand(),

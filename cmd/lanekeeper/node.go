@@ -58,6 +58,7 @@ type node struct {
 	stopping atomic.Bool  // it cannot be undone
 	draining atomic.Int64 // Unix nanoseconds since when; 0 = not
 	progress atomic.Int64 // Unix nanoseconds of the last look that found the lanes moving
+	hot      hotKeys      // at the last look
 	wg       sync.WaitGroup
 	ended    chan struct{} // closed by stop, ends watch
 	failed   chan error    // holds the listeners' failures
@@ -196,7 +197,7 @@ func (n *node) address(name string) string {
 }
 
 // watch looks at every lane from time to time: if the look does not return,
-// something holds a lock for ever, and /livez says so.
+// something holds a lock for ever, and /livez says so. Hot keys cool by it, too.
 func (n *node) watch() {
 	ticker := time.NewTicker(progressEvery)
 	defer ticker.Stop()
@@ -212,6 +213,7 @@ func (n *node) watch() {
 
 func (n *node) look() {
 	n.lanes.Totals()
+	n.lookAtHotKeys()
 	n.progress.Store(time.Now().UnixNano())
 }
 

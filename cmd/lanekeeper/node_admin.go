@@ -227,7 +227,7 @@ func (n *node) lane(partition int, key []byte) *admin.Lane {
 	if !ok {
 		return nil
 	}
-	l := &admin.Lane{Depth: s.Depth, Running: s.Running, Blocked: s.Blocked, WaitSeconds: (time.Duration(s.Depth+1) * s.Service).Seconds()}
+	l := &admin.Lane{Depth: s.Depth, Running: s.Running, Blocked: s.Blocked, WaitSeconds: waitFor(s.Depth, s.Service)}
 	if len(s.Tickets) > 0 {
 		head := s.Head()
 		l.Ticket, l.Seconds, l.TicketState = head.ID.String(), head.Age.Seconds(), "waiting"

@@ -73,6 +73,7 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 			MaxQueuedBytes: int64(c.Limits.MaxQueuedBytes),
 			MaxLanes:       c.Limits.MaxLanes,
 			Tags:           len(c.Routes),
+			TopWindow:      topWindow,
 		},
 		listen:  c.Server.Listen,
 		observe: c.Observe.Listen,

@@ -27,6 +27,7 @@ type process struct {
 	cmd     *exec.Cmd
 	address string // http://…, where it serves
 	observe string
+	admin   string
 	lines   chan map[string]any // of its log
 
 	mu   sync.Mutex // guards rest
@@ -53,7 +54,7 @@ routes:
 	}
 	p := launch(t, file)
 	line := p.log("serving")
-	p.address, p.observe = "http://"+line["listen"].(string), "http://"+line["observe"].(string)
+	p.address, p.observe, p.admin = "http://"+line["listen"].(string), "http://"+line["observe"].(string), "http://"+line["admin"].(string)
 	return p
 }
 
@@ -352,6 +353,8 @@ func TestMetricsOfANode(t *testing.T) {
 		`lanekeeper_inflight_requests{route="order"} 0`,
 		`lanekeeper_lane_depth_max{route="order"} 0`,
 		`lanekeeper_lane_oldest_wait_seconds{route="order"} 0`,
+		`lanekeeper_hot_keys{route="order"} 0`,
+		`lanekeeper_shed_total{route="order"} 0`,
 		`lanekeeper_held_lanes 0`,
 		`lanekeeper_unknown_total{route="order"} 0`,
 		`lanekeeper_connections `,
