@@ -40,9 +40,9 @@ var laterSettings = []struct{ path, off string }{
 	{"*.idempotency.mode", "none"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
-	{"*.lane.hot.backend", never},
-	{"*.lane.hot.batch", never},
-	{"*.lane.hot.quantum", never},
+	{"*.lane.hot.backend", "owner"},
+	{"*.lane.hot.batch", "16"},
+	{"*.lane.hot.quantum", "50ms"},
 	{"*.sequence.mode", "none"},
 }
 

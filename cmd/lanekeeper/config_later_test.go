@@ -43,9 +43,9 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
 		{"hot keys of any node", route("lane: {hot: {action: spill}}"), refused("6:18", "routes[0].lane.hot.action", "leave it out or write none or shed")},
 		{"by default", "defaults: {lane: {hot: {action: spill}}}\n" + someApp, refused("1:25", "defaults.lane.hot.action", "leave it out or write none or shed")},
-		{"where a hot key's turn comes from", route("lane: {hot: {backend: owner}}"), refused("6:18", "routes[0].lane.hot.backend", "leave it out")},
-		{"turns of a hot key", route("lane: {hot: {batch: 16, quantum: 50ms}}"), append(
-			refused("6:18", "routes[0].lane.hot.batch", "leave it out"), refused("6:29", "routes[0].lane.hot.quantum", "leave it out")...)},
+		{"where a hot key's turn comes from", route("lane: {hot: {backend: coordinator}}"), refused("6:18", "routes[0].lane.hot.backend", "leave it out or write owner")},
+		{"turns of a hot key", route("lane: {hot: {batch: 8, quantum: 5ms}}"), append(
+			refused("6:18", "routes[0].lane.hot.batch", "leave it out or write 16"), refused("6:28", "routes[0].lane.hot.quantum", "leave it out or write 50ms")...)},
 		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
 		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},
@@ -65,7 +65,7 @@ limits: {max_records: 0, max_records_bytes: 0B}
 upstreams:
   - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
 defaults:
-  lane: {after_failure: {action: continue}, hot: {action: none}}
+  lane: {after_failure: {action: continue}, hot: {action: none, backend: owner, batch: 16, quantum: 50ms}}
   idempotency: {mode: none}
   sequence: {mode: none}
   coalesce: []

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"lanekeeper/lock"
@@ -323,4 +324,44 @@ func TestStoreMayComeLate(t *testing.T) {
 	if err := begin(); !errors.Is(err, lock.ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
+}
+
+// An opening that takes long holds up nobody: Begin returns when its time is over, with
+// what was wrong before if that is known, and Close ends the opening.
+//
+// Mutants: Begin waits for the opening; Close doesn't end it; each Begin opens anew.
+func TestOpeningHoldsUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		openings := 0
+		c := &lateCoordinator{timeout: time.Hour, open: func(ctx context.Context) (lock.Coordinator, error) {
+			openings++
+			if openings == 1 {
+				return nil, errors.New("nobody there")
+			}
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}}
+		begin := func() (took time.Duration, err error) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			began := time.Now()
+			_, err = c.Begin(ctx)
+			return time.Since(began), err
+		}
+		for n, want := range []time.Duration{0, time.Second, time.Second} {
+			if took, err := begin(); errorText(err) != "nobody there" || took != want {
+				t.Errorf("Begin %d: %v after %v", n, err, took)
+			}
+		}
+		if openings != 2 {
+			t.Errorf("opened %d times", openings)
+		}
+		began := time.Now()
+		if err := c.Close(t.Context()); err != nil || time.Since(began) > 0 {
+			t.Errorf("Close: %v after %v", err, time.Since(began))
+		}
+		if _, err := begin(); !errors.Is(err, lock.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+	})
 }
