@@ -21,6 +21,7 @@ type Server struct {
 
 	t     testing.TB
 	argv  []string
+	env   []string // beside this process's own
 	dir   string
 	ready func() bool
 	cmd   *exec.Cmd
@@ -30,12 +31,18 @@ type Server struct {
 func Redis(t testing.TB, args ...string) *Server {
 	t.Helper()
 	need(t, "redis-server")
+	s := newRedis(t, args)
+	s.begin()
+	return s
+}
+
+func newRedis(t testing.TB, args []string) *Server {
+	t.Helper()
 	address := freeAddress(t)
 	_, port, _ := net.SplitHostPort(address)
 	dir := t.TempDir()
 	s := &Server{Address: address, t: t, dir: dir, ready: func() bool { return hasLoaded(address) }}
 	s.argv = append([]string{"redis-server", "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir, "--logfile", "log"}, args...)
-	s.begin()
 	return s
 }
 
@@ -212,6 +219,7 @@ func (s *Server) run() {
 	defer out.Close()
 	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, out, out
+	s.cmd.Env = append(os.Environ(), s.env...)
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}

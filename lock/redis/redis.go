@@ -23,9 +23,22 @@
 // nobody is granted anything for a TTL. Without Grace leases go on, and what the server does not
 // remember may be held by two nodes.
 //
+// A clock that is set forward by more than the margin ends leases early for the server,
+// and it grants to another what a holder believes in until its next renewal is answered:
+// for TTL/3 and a round trip, or, if none is, to the end of its lease as it knows it.
+// Tokens and stamps rise all the same, so resources that look at them are safe. Waiters
+// count as dead until they ask again, so others may overtake them once.
+//
+// A clock that is set back gives nothing to two. Tokens and stamps rise, too, as long as
+// the server has the last ones; without its data it has only its clock to begin at, and
+// they fall. With Grace, data that is from later than now counts as lost.
+//
 // What costs more than it should, and no promise: a connection that falls silent
 // without being closed is given up about a TTL later, when its leases have ended; and
-// a server whose clock is set back takes a dead waiter for alive for as long as that.
+// a server whose clock is set back takes who is dead for alive for as long as that. A
+// lock that the dead one held is free a TTL after somebody asks. But a waiter that died
+// is in the way of those behind it, unless the lock is released, and a node that died,
+// and renewed nothing since, keeps its partitions.
 package redis
 
 import (

@@ -28,7 +28,12 @@ type server struct {
 
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
-	s := &server{Server: locktest.Redis(t, args...), t: t}
+	return asked(t, locktest.Redis(t, args...))
+}
+
+// asked is a server that the test has questions to.
+func asked(t testing.TB, of *locktest.Server) *server {
+	s := &server{Server: of, t: t}
 	t.Cleanup(func() {
 		if s.asks != nil {
 			s.asks.Close()
