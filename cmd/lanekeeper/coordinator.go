@@ -30,7 +30,7 @@ func newCoordinator(config *Config, log *slog.Logger) (lock.Coordinator, error) 
 		return nil, err
 	}
 	return &lateCoordinator{
-		timeout: time.Duration(config.Coordinator.LeaseTTL),
+		timeout: time.Duration(config.Coordinator.LeaseTTL), ttl: time.Duration(config.Coordinator.LeaseTTL),
 		open: func(ctx context.Context) (lock.Coordinator, error) {
 			c, err := settings.open(ctx, log)
 			if err != nil {

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -332,10 +333,9 @@ func TestStoreMayComeLate(t *testing.T) {
 // Mutants: Begin waits for the opening; Close doesn't end it; each Begin opens anew.
 func TestOpeningHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		openings := 0
+		var openings atomic.Int32
 		c := &lateCoordinator{timeout: time.Hour, open: func(ctx context.Context) (lock.Coordinator, error) {
-			openings++
-			if openings == 1 {
+			if openings.Add(1) == 1 {
 				return nil, errors.New("nobody there")
 			}
 			<-ctx.Done()
@@ -353,8 +353,8 @@ func TestOpeningHoldsUpNobody(t *testing.T) {
 				t.Errorf("Begin %d: %v after %v", n, err, took)
 			}
 		}
-		if openings != 2 {
-			t.Errorf("opened %d times", openings)
+		if n := openings.Load(); n != 2 {
+			t.Errorf("opened %d times", n)
 		}
 		began := time.Now()
 		if err := c.Close(t.Context()); err != nil || time.Since(began) > 0 {
@@ -364,4 +364,36 @@ func TestOpeningHoldsUpNobody(t *testing.T) {
 			t.Errorf("after Close: %v", err)
 		}
 	})
+}
+
+// A store that lost all its data is used again, whatever its client makes of that: a
+// ZooKeeper refuses clients that have seen more of it than it has itself, for ever.
+//
+// Mutant: a session that is not valid any more is waited for.
+func TestStoreThatLostItsDataIsOpenedAnew(t *testing.T) {
+	server := locktest.ZooKeeper(t, 1)[0]
+	c, s := openSection(t, "type: zookeeper, lease_ttl: 2s, safety_margin: 500ms, zookeeper: {servers: [\""+server.Address+"\"]}")
+	for p := range 50 {
+		if taken, err := s.Take(t.Context(), []lock.Take{{Partition: p}}); err != nil || !taken[0].OK {
+			t.Fatalf("got %+v, %v", taken, err)
+		}
+	}
+	server.Kill()
+	server.StartEmpty()
+	select {
+	case <-s.Done():
+	case <-time.After(20 * time.Second):
+		t.Fatal("the session has not ended")
+	}
+	for until := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		next, err := c.Begin(ctx)
+		cancel()
+		if err == nil && next.ID() != s.ID() && next.ValidFor() > 0 {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("no lease again: %v", err)
+		}
+	}
 }
