@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	campaignFor   = flag.Duration("campaign.for", 20*time.Second, "how long TestStrictCampaign lets things happen, with each store")
+	campaignFor   = flag.Duration("campaign.for", 12*time.Second, "how long TestStrictCampaign lets things happen, with each store")
 	campaignSeed  = flag.Uint64("campaign.seed", 0, "what happens in TestStrictCampaign; 0: something new")
 	campaignStore = flag.String("campaign.store", "", "TestStrictCampaign: redis, etcd or zookeeper; empty is all")
 )
@@ -114,14 +114,15 @@ type strictCampaign struct {
 // TestStrictCampaign kills, stops and splits nodes of a strict cluster, and stops,
 // restarts and empties its store, one thing every few seconds, under numbered load:
 // nothing runs beside anything else of its key, no fence falls at a service that refuses
-// lower ones, nothing is lost, runs twice, or is denied although it ran. A run of
-// half a minute is a sample; see the flags.
+// lower ones, nothing is lost, runs twice, or is denied although it ran. A short
+// run is a sample; see the flags.
 //
 // What a store that lost its data, and has no grace, lets two nodes do at once is
 // theirs to do until the first one's lease has ended by its own clock: then the fence
 // alone decides.
 func TestStrictCampaign(t *testing.T) {
-	for _, kind := range kinds() {
+	unhurried(t)
+	for kind := range storeKinds {
 		if *campaignStore != "" && *campaignStore != kind {
 			continue
 		}
