@@ -20,14 +20,13 @@ func (c *call) strict() bool { return c.turn && c.lane.Strict && c.place.Partiti
 // underLease notes how long a strict request may take, and its fence, or refuses it.
 func (c *call) underLease() *problem {
 	cluster, now := c.proxy.config.Cluster, time.Now() // the process may stand still after the answer
-	validFor := cluster.ValidFor(c.place.Partition)
+	var validFor time.Duration
 	if c.mode == exclusive {
-		fence, left, err := cluster.Strict(c.place.Partition)
-		if err != nil {
+		var err error
+		if c.fence, validFor, err = cluster.Strict(c.place.Partition); err != nil {
 			return noOwner.because(err.Error())
 		}
-		c.fence, validFor = fence, left
-	} else if validFor <= 0 {
+	} else if validFor = cluster.ValidFor(c.place.Partition); validFor <= 0 {
 		return noOwner.because("this node has no valid lease from the coordinator")
 	}
 	c.deadline = earlier(c.limit, now.Add(validFor))

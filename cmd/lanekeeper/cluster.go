@@ -296,7 +296,9 @@ func (c *cluster) Guard(partition int, came time.Time) error {
 // Strict implements proxy.Cluster. A partition that this node came to own while the
 // coordinator was away has its title soon after that is back.
 func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, err error) {
-	fence, validFor, err = c.owners.Strict(partition)
+	if fence, validFor, err = c.owners.Strict(partition); err == nil {
+		return fence, validFor, nil
+	}
 	for until := time.Now().Add(c.settings.acquireTimeout); errors.Is(err, ownership.ErrNoTitle) && time.Now().Before(until); {
 		lease, _ := c.owners.Lease()
 		if owner, _ := c.owners.Owner(partition); owner != c.self || lease.ValidFor <= 0 {
