@@ -59,7 +59,8 @@ func (w *world) judge() {
 
 // refuse takes out of the evidence what a service would refuse that sees fences, and
 // counts it: calls that arrive after a later one of their key. Only what could not be
-// stopped may be among them.
+// stopped may be among them. Their clients would be told of the refusal, so the 200 that
+// the service of the simulation gave them is no promise either.
 func (w *world) refuse(evidence *loadtest.Evidence) {
 	if !w.strict {
 		return
@@ -67,6 +68,7 @@ func (w *world) refuse(evidence *loadtest.Evidence) {
 	executions := slices.Clone(evidence.Executions)
 	slices.SortStableFunc(executions, func(a, b loadtest.Execution) int { return cmp.Compare(a.Start, b.Start) })
 	highest := make(map[string]uint64)
+	refused := make(map[simRequest]bool)
 	var kept []loadtest.Execution
 	for _, e := range executions {
 		if e.Method == "POST" {
@@ -75,6 +77,7 @@ func (w *world) refuse(evidence *loadtest.Evidence) {
 				w.wrong("seq %d of %s for %s came with the fence %q", e.Seq, e.Client, e.Key, e.Fence)
 			}
 			if fence < highest[e.Key] {
+				refused[simRequest{e.Client, e.Key, e.Seq}] = true
 				w.tally.add(sawFenced, 1)
 				w.say("seq %d of %s for %s from %s is refused by its fence", e.Seq, e.Client, e.Key, e.Witness)
 				if !slices.ContainsFunc(w.incidents, func(i *incident) bool {
@@ -88,7 +91,13 @@ func (w *world) refuse(evidence *loadtest.Evidence) {
 		}
 		kept = append(kept, e)
 	}
+	for _, e := range kept {
+		delete(refused, simRequest{e.Client, e.Key, e.Seq})
+	}
 	evidence.Executions = kept
+	evidence.Sent = slices.DeleteFunc(evidence.Sent, func(s loadtest.Sent) bool {
+		return refused[simRequest{s.Client, s.Key, s.Seq}]
+	})
 }
 
 // simRequest is what a request and its execution are known by.
