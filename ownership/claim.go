@@ -112,7 +112,7 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 			t.clear(p, s, true)
 		}
 		t.hear(p, s, c.from, c.epoch) // again: this node may have owned the partition until now
-		if len(s.draining) > 0 || c.epoch < s.heard {
+		if len(s.listed()) > 0 || c.epoch < s.heard {
 			t.answer(p, s, c)
 		}
 		// Two may name the same epoch, of whom one has died and is not known to.
@@ -151,11 +151,11 @@ func (t *Table) demand(p int, s *partition, c *petition) {
 // answer says that this node doesn't own the partition, and which keys it may
 // still run all the same (rule 6).
 func (t *Table) answer(p int, s *partition, c *petition) {
-	if len(s.draining) > 0 {
+	if len(s.listed()) > 0 {
 		s.told = insert(s.told, c.from)
 	}
 	lease, tenure := t.cede(s)
-	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.draining, Lease: lease, Tenure: tenure})
+	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.listed(), Lease: lease, Tenure: tenure})
 }
 
 // answered takes a member's answer.

@@ -129,6 +129,18 @@
 // which it could. That is a split, if a short one. It takes a join, the end of the
 // member that knew both, and messages that are later than the verdict on that.
 //
+// # Helpers
+//
+// An owner may lend the turn of a key to the member where requests of it came in.
+//
+//  15. Who was lent a turn may still run that key, and lists it like a draining one
+//     until it doesn't. It takes no turn from whom it does not take for the owner, or
+//     when it has stood back for somebody. If it becomes the owner itself, it waits
+//     for itself.
+//     Without: a lends b the turn of x0 and dies; c claims, b answers that it runs
+//     nothing, and c runs x1. Or c claims and b stands back, and only then reads that a has
+//     lent it a turn. Or b takes over itself.
+//
 // # The coordinator
 //
 // With one, members still agree on who should own a partition, but its record in the

@@ -41,7 +41,7 @@ func (t *Table) give(p int, s *partition, to ring.Member, claim uint64) {
 	t.gives++
 	s.role, s.heard = Foreign, s.heard+1
 	s.holder, s.epoch = to, s.heard
-	s.draining, s.told = make([]string, len(keys)), []ring.Member{to}
+	s.draining, s.told = make([]string, len(keys)), insert(s.told, to)
 	for i, key := range keys {
 		s.draining[i] = string(key)
 	}
@@ -59,7 +59,7 @@ func (t *Table) giveOf(p int, s *partition) Give {
 	return Give{
 		Lease: lease, Tenure: tenure,
 		Partition: p, Number: s.given.number, Claim: s.given.claim, Epoch: s.given.epoch,
-		Keys: s.draining, Sections: t.state.Export(p, s.draining),
+		Keys: s.listed(), Sections: t.state.Export(p, s.listed()),
 	}
 }
 
@@ -174,20 +174,14 @@ func (t *Table) Drained(p int, key []byte) {
 	}
 	s.draining = withoutKey(s.draining, string(key))
 	t.clear(p, s, false)
-	done := KeyDone{Partition: p, Key: string(key), Sections: t.state.ExportKey(p, string(key))}
-	for _, m := range s.told {
-		t.send(m, done)
-	}
-	if len(s.draining) == 0 {
-		s.told = nil
-	}
+	t.ran(p, s, string(key))
 }
 
 // asked answers for each key that no longer runs here.
 func (t *Table) asked(p int, s *partition, from ring.Member, a Ask) {
 	for _, key := range a.Keys {
 		switch {
-		case slices.Contains(s.draining, key):
+		case slices.Contains(s.listed(), key):
 			s.told = insert(s.told, from)
 		case s.role == Owned && t.lanes.Busy(p, []byte(key)):
 			// Two owners: the list in the Give that will come says what runs then.

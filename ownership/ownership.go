@@ -478,6 +478,18 @@ func (o *Ownership) Guard() error {
 	return nil
 }
 
+// Help is told that owner has lent this node the turn of one of its keys, and reports
+// whether it may be used, until Helped: see [Table.Help].
+func (o *Ownership) Help(partition int, key []byte, owner ring.Member) (may bool) {
+	o.do(func(t *Table) { may = !o.frozen && t.Help(partition, key, owner) })
+	return may
+}
+
+// Helped ends what Help began.
+func (o *Ownership) Helped(partition int, key []byte) {
+	o.do(func(t *Table) { t.Helped(partition, key) })
+}
+
 // Owner returns where requests of a partition are to go, as this node believes:
 // itself if it owns it, else the member that is known to, else, with epoch 0, the
 // one that should.

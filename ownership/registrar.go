@@ -33,13 +33,13 @@ type grant struct {
 	drawing   atomic.Bool
 }
 
-// fence returns the next one, and whether it is time to draw a new stamp.
-func (g *grant) fence() (fence uint64, low bool, err error) {
-	n := g.used.Add(1)
+// fences returns the first of the next few, and whether it is time to draw a new stamp.
+func (g *grant) fences(few uint64) (first uint64, low bool, err error) {
+	n := g.used.Add(few)
 	if n > fenceMost {
 		return 0, true, ErrNoFences
 	}
-	return g.Stamp<<fenceBits | n, n >= fenceLow, nil
+	return g.Stamp<<fenceBits | (n - few + 1), n >= fenceLow, nil
 }
 
 // Strict is asked before each strict dispatch, last of all. It returns the fence to
@@ -47,6 +47,13 @@ func (g *grant) fence() (fence uint64, low bool, err error) {
 // the node's lease certainly lasts: until then nobody else runs the key. Otherwise it
 // says why nothing may be sent. It costs two atomic loads and a look at the clock.
 func (o *Ownership) Strict(partition int) (fence uint64, validFor time.Duration, err error) {
+	return o.StrictFew(partition, 1)
+}
+
+// StrictFew is Strict for up to few dispatches, one after the other, of which it returns
+// the first fence: the others follow it. They may be another member's, to which this
+// node has lent the turn of a key.
+func (o *Ownership) StrictFew(partition, few int) (first uint64, validFor time.Duration, err error) {
 	g := o.grants[partition].Load()
 	if g == nil {
 		return 0, 0, ErrNoTitle
@@ -54,11 +61,11 @@ func (o *Ownership) Strict(partition int) (fence uint64, validFor time.Duration,
 	if validFor = g.session.ValidFor(); validFor <= 0 {
 		return 0, 0, ErrLeaseEnded
 	}
-	fence, low, err := g.fence()
+	first, low, err := g.fences(uint64(few)) //nolint:gosec // a few
 	if low && g.drawing.CompareAndSwap(false, true) {
 		o.registrar.draw(g)
 	}
-	return fence, validFor, err
+	return first, validFor, err
 }
 
 // ValidFor is how long the lease certainly lasts under which a partition's requests

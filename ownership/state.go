@@ -65,7 +65,7 @@ func (t *Table) State(p int) State {
 	s := &t.parts[p]
 	state := State{
 		Role: s.role, Route: t.routeOf(p, s), Target: t.view.Targets[p], Epoch: s.heard,
-		Waits: len(s.waits), Draining: len(s.draining),
+		Waits: len(s.waits), Draining: len(s.listed()),
 		Title: t.titleOf(s), Record: s.title.known, WaitsFor: s.title.wait,
 	}
 	if state.WaitsFor == "" && (s.role != Owned || state.Title.Tenure == 0) {
@@ -118,7 +118,7 @@ func (t *Table) Counts() Counts {
 			c.Claiming++ // or will, as soon as it may: it is not done with it
 		}
 		c.Waits += len(s.waits)
-		c.Draining += len(s.draining)
+		c.Draining += len(s.listed())
 		if s.given != nil && t.isLive(s.given.to) {
 			c.Giving++
 		}

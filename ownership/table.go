@@ -102,7 +102,8 @@ type partition struct {
 	waits     []wait   // keys that others may still run, by key
 
 	draining []string      // keys of an earlier tenure that still run here, sorted
-	told     []ring.Member // who waits for them
+	helping  []string      // keys of which the owner has lent this node the turn, sorted
+	told     []ring.Member // who waits for either
 	given    *given        // until it is taken
 	won      bool          // its owner has given it to this node, which claims it until it has the title
 	title    title
@@ -286,10 +287,11 @@ func (t *Table) own(p int, s *partition, epoch uint64) {
 	s.role, s.won, s.holder = Owned, false, t.self
 	s.floor = s.number
 	s.answers, s.given = nil, nil
-	s.draining, s.told = nil, nil // they stand first in their lanes
+	s.forgetDraining() // they stand first in their lanes
 	for _, a := range answers {
 		t.await(p, s, a.from, a.keys)
 	}
+	t.await(p, s, t.self, s.helping)
 	t.arbiter.changed = append(t.arbiter.changed, p)
 	if !s.title.stands() {
 		s.title.tenure = 0 // what is admitted from here on is under none, also when it drains
@@ -319,7 +321,7 @@ func (t *Table) drop(p int, s *partition, cause error) {
 	}
 	s.role, s.holder, s.waits = Foreign, ring.Member{}, nil
 	s.title.prevMember = ring.Member{} // what it listed is forgotten
-	s.draining, s.told = nil, nil
+	s.forgetDraining()
 	for _, key := range keys {
 		if t.lanes.Busy(p, key) {
 			s.draining = append(s.draining, string(key))

@@ -849,7 +849,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		what any
 		want int
 	}{
-		{Table{}, 19}, {partition{}, 20}, {answer{}, 4}, {arbiter{}, 9}, {title{}, 11}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
+		{Table{}, 19}, {partition{}, 21}, {answer{}, 4}, {arbiter{}, 9}, {title{}, 11}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
 		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 6}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {

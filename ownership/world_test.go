@@ -967,7 +967,7 @@ func (s *partition) appendState(b []byte) []byte {
 	for _, w := range s.waits {
 		b = appendMembers(appendText(b, w.key), w.on)
 	}
-	b = appendMembers(appendKeys(b, s.draining), s.told)
+	b = appendMembers(appendKeys(appendKeys(b, s.draining), s.helping), s.told)
 	if s.given != nil {
 		b = appendNumbers(b, s.given.to.Incarnation, s.given.number, s.given.claim, s.given.epoch)
 	}
