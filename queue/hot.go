@@ -30,8 +30,9 @@ type HotRule struct {
 
 // large reports whether a backlog reaches Depth or Bytes, divided by ease.
 func (r *HotRule) large(ln *lane, ease int) bool {
-	return r.Depth > 0 && ease*ln.waiting.len >= r.Depth ||
-		r.Bytes > 0 && int64(ease)*int64(ln.bytes) >= r.Bytes
+	depth, bytes := ln.backlog()
+	return r.Depth > 0 && ease*depth >= r.Depth ||
+		r.Bytes > 0 && int64(ease)*int64(bytes) >= r.Bytes
 }
 
 // A threshold is divided by one to make a key hot and by two to keep it so, and
@@ -74,7 +75,7 @@ func (l *Lanes) warm(s *shard, ln *lane, r *Request, now time.Duration) {
 		h.rule, h.tag = r.Hot, r.Tag
 	}
 	h.pass(now)
-	h.admit()
+	h.admit(1 + r.Behind.Depth)
 	l.look(ln, now)
 }
 
@@ -140,13 +141,16 @@ func (l *Lanes) overheats(ln *lane, ease int) bool {
 // while something of it waits.
 func (l *Lanes) share(ln *lane) float64 {
 	var tickets, bytes float64
-	if ln.waiting.len > 0 {
-		tickets = float64(ln.waiting.len) / float64(l.queued.Load())
-	}
-	if ln.bytes > 0 {
-		bytes = float64(ln.bytes) / float64(l.bytes.Load())
+	if depth, size := ln.backlog(); depth > 0 {
+		tickets = float64(depth) / float64(l.queued.Load()+int64(ln.behind.Depth))
+		bytes = float64(size) / max(float64(l.bytes.Load()+int64(ln.behind.Bytes)), 1)
 	}
 	return max(tickets, bytes)
+}
+
+// backlog is what waits in the lane, and elsewhere behind its tickets.
+func (ln *lane) backlog() (depth, bytes int) {
+	return ln.waiting.len + ln.behind.Depth, ln.bytes + ln.behind.Bytes
 }
 
 // sheds reports whether a hot lane is too deep for a request that has to wait.
@@ -202,8 +206,8 @@ func (l *Lanes) forget(s *shard, h *heat) {
 
 // Heat is why a key is hot, at the moment of asking.
 type Heat struct {
-	Depth   int // waiting
-	Bytes   int // waiting
+	Depth   int // waiting, elsewhere too
+	Bytes   int // of those
 	Busy    float64
 	Share   float64
 	Rate    float64       // requests per second
@@ -249,8 +253,9 @@ func (s *shard) hot(l *Lanes, hot []HotKey) []HotKey {
 func (l *Lanes) hotKey(h *heat, now time.Duration) HotKey {
 	ln := h.lane
 	h.pass(now)
+	depth, bytes := ln.backlog()
 	return HotKey{ln.partition, string(ln.key), h.tag, Heat{
-		Depth: ln.waiting.len, Bytes: ln.bytes,
+		Depth: depth, Bytes: bytes,
 		Busy: h.busy(), Share: l.share(ln), Rate: h.rate(),
 		Service: ln.service, Since: l.started.Add(h.since),
 	}}

@@ -53,6 +53,10 @@ type Request struct {
 	// Hot.Depth it would let a key cool that it only turns away.
 	ShedDepth int
 
+	// Behind is what waits elsewhere for the turn of this ticket. It counts when it is
+	// told whether the lane is hot, and nowhere else.
+	Behind Load
+
 	// ID is the ticket's name if the caller has one already; zero draws the next.
 	ID ID
 	// Holder is the ticket under which the request was made, if it carries one.
@@ -64,9 +68,15 @@ type Request struct {
 	Tag int
 }
 
-// Unowned is a Request.Partition that is nobody's and never sealed. Its lanes
-// are apart from those of all partitions.
-const Unowned = -1
+// Load is an amount of requests.
+type Load struct{ Depth, Bytes int }
+
+// A Request.Partition that is nobody's, and never sealed. The lanes of each are apart
+// from all others.
+const (
+	Unowned = -1 // of what is only observed
+	Aside   = -2 // of requests that wait here for a turn in another node's lane
+)
 
 // Ticket is a place in a lane. The zero Ticket is ready for Admit. It belongs
 // to one goroutine, may be reused once its turn is Done or it has left, and must
@@ -77,6 +87,7 @@ type Ticket struct {
 	Depth      int           // tickets waiting in the lane before this one
 	Service    time.Duration // how long a turn of this lane takes, smoothed; 0 = not known yet
 	Overlapped bool          // Request.Observe: it would have had to wait
+	Hot        bool          // the lane is
 
 	// Notify, if it is set before Admit, is called in place of waking a waiter,
 	// once, when the ticket gets its turn, by Admit or later, or is evicted:
@@ -95,6 +106,7 @@ type Ticket struct {
 	held       bool
 	tag        int
 	bytes      int
+	behind     Load
 	maxShared  int
 	admitted   time.Duration // on Lanes' clock, as is
 	since      time.Duration // the beginning of the wait or of the turn
@@ -105,7 +117,7 @@ type Ticket struct {
 	parked bool
 	wake   chan struct{}
 	timer  *time.Timer
-	behind *Ticket // the next in a wakes
+	follow *Ticket // the next in a wakes
 }
 
 type state uint8
@@ -150,8 +162,9 @@ type lane struct {
 
 	waiting    list
 	running    list
-	exclusives int // running tickets of class Exclusive: 0 or 1, unless only observed
-	bytes      int // of the waiting tickets
+	exclusives int  // running tickets of class Exclusive: 0 or 1, unless only observed
+	bytes      int  // of the waiting tickets
+	behind     Load // them
 	service    time.Duration
 	heat       *heat // nil, unless it is watched
 }
@@ -211,7 +224,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 		// Drawn under the lane's lock, so that ticket order is lane order.
 		t.ID = l.ids.next(now)
 	}
-	t.Depth, t.Service, t.Overlapped = 0, 0, false
+	t.Depth, t.Service, t.Overlapped, t.Hot = 0, 0, false, false
 	switch {
 	case s.sealed(r.Partition):
 		return false, ErrSealed
@@ -230,7 +243,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	}
 	t.Depth, t.Service = ln.waiting.len, ln.service
 	t.lanes, t.shard, t.lane = l, s, ln
-	t.class, t.tag, t.bytes, t.maxShared = r.Class, r.Tag, r.Bytes, r.MaxShared
+	t.class, t.tag, t.bytes, t.behind, t.maxShared = r.Class, r.Tag, r.Bytes, r.Behind, r.MaxShared
 	t.admitted, t.since, t.held, t.cause = now, now, false, nil
 
 	free := ln.waiting.head == nil && ln.admits(t)
@@ -247,6 +260,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	if ln.heat != nil || r.Hot != nil && !began {
 		l.warm(s, ln, r, now)
 	}
+	t.Hot = ln.hot()
 	return began, nil
 }
 
@@ -263,7 +277,13 @@ func (l *Lanes) wait(t *Ticket, ln *lane, r *Request) error {
 		t.wake = make(chan struct{}, 1)
 	}
 	ln.waiting.push(t)
+	ln.behind.add(t.behind, 1)
 	return nil
+}
+
+func (l *Load) add(o Load, sign int) {
+	l.Depth += sign * o.Depth
+	l.Bytes += sign * o.Bytes
 }
 
 // admits reports whether t may start beside what runs (promise 1).
@@ -301,6 +321,7 @@ func (l *Lanes) advance(ln *lane, now time.Duration) (woken wakes) {
 func (l *Lanes) unqueue(t *Ticket) {
 	t.lane.waiting.remove(t)
 	t.lane.bytes -= t.bytes
+	t.lane.behind.add(t.behind, -1)
 	l.queued.Add(-1)
 	l.bytes.Add(-int64(t.bytes))
 }
@@ -358,11 +379,11 @@ type wakes struct {
 }
 
 func (w *wakes) add(t *Ticket) {
-	t.behind = nil
+	t.follow = nil
 	if w.tail == nil {
 		w.head = t
 	} else {
-		w.tail.behind = t
+		w.tail.follow = t
 	}
 	w.tail = t
 	w.len++
@@ -371,13 +392,13 @@ func (w *wakes) add(t *Ticket) {
 // wake never blocks: a parked ticket is woken once, and its channel holds one.
 func (w *wakes) wake() {
 	for t := w.head; t != nil; {
-		behind := t.behind // read first: a woken waiter may reuse its ticket
+		follow := t.follow // read first: a woken waiter may reuse its ticket
 		if t.Notify != nil {
 			t.Notify()
 		} else {
 			t.wake <- struct{}{}
 		}
-		t = behind
+		t = follow
 	}
 }
 

@@ -98,7 +98,7 @@ var mutants = []struct{ name, file, from, to string }{
 		"return false && !ln.heat.hot && !"},
 	{"a refused request is counted", "lane.go",
 		"	if ln.sheds(r) {\n		return",
-		"	if ln.sheds(r) {\n		ln.heat.admit()\n		return"},
+		"	if ln.sheds(r) {\n		ln.heat.admit(1)\n		return"},
 	{"a cool lane sheds", "hot.go",
 		"return ln.hot() && r.ShedDepth > 0",
 		"return r.ShedDepth > 0"},

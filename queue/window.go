@@ -45,8 +45,8 @@ func (w *window) pass(now time.Duration) {
 	}
 }
 
-// admit counts a request.
-func (w *window) admit() { w.current().admitted++ }
+// admit counts requests.
+func (w *window) admit(n int) { w.current().admitted += n }
 
 func (w *window) current() *slot { return &w.slots[w.at/w.slot%(windowSlots+1)] }
 
