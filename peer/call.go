@@ -30,6 +30,12 @@ type Call struct {
 	Partition int
 	Ticket    queue.ID // given by Send
 
+	// Turn: it asks for the turn of a key, and has no place aside. Ended is then told,
+	// under a lock, that the call has ended, before anything else is read from the
+	// member that answered. Both are set between Reset and Send.
+	Turn  bool
+	Ended func(c *Call)
+
 	// Valid once Wait has returned true.
 	Here     bool        // the ticket has been taken in this node's lanes, or refused
 	Response Response    // else
@@ -78,6 +84,14 @@ func (c *Call) Reset(partition int, local Local, r *Request, until time.Time) {
 	}
 	size := 128 + len(r.Key) + len(r.Route) + len(r.Head) + len(r.Body)
 	c.payload = appendRequest(slices.Grow(c.payload, size), r)
+}
+
+// tell tells of c's end.
+func (c *Call) tell() {
+	if c.Ended != nil {
+		c.Ended(c)
+	}
+	c.done <- struct{}{}
 }
 
 // Wait blocks until c has ended, or until the given time, and reports which. One

@@ -203,6 +203,10 @@ func (l *link) take(b []byte, now time.Time, tending bool) []byte {
 		b = appendBytes(b, frameControl, l.controls[0])
 		l.controls[0], l.controls = nil, l.controls[1:]
 	}
+	for len(l.notes) > 0 && len(b) < batchBytes { // a key waits for each
+		b = appendBytes(b, frameNote, l.notes[0])
+		l.notes[0], l.notes = nil, l.notes[1:]
+	}
 	for c := l.unwritten.head; c != nil && len(b) < batchBytes; c = l.unwritten.head {
 		b = appendSending(b, sending{seq: c.seq, partition: c.Partition, first: c.first, patience: c.until.Sub(now)}, c.payload)
 		l.wrote(c)

@@ -35,6 +35,7 @@ const (
 	frameFetch
 	frameData
 	frameEnd
+	frameNote
 )
 
 const (
@@ -335,11 +336,12 @@ type Request struct {
 	Retries         int
 
 	Strict bool // only as long as the owner's lease lasts
+	Turn   bool // its turn is what is asked for: its ingress runs requests in it
 	ToHead bool // the response has no body
 	Bulk   bool // Body is empty, and BodySize bytes come by another connection
 
 	// Head is the request for the upstream, less the fields that only the owner
-	// can tell and the empty line. Body is whole.
+	// can tell and the empty line. Body is whole. For a Turn both are the edge's own.
 	Head, Body []byte
 	BodySize   int
 }
@@ -349,11 +351,12 @@ const (
 	flagBulk
 	flagFirst
 	flagStrict
+	flagTurn
 )
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
@@ -396,7 +399,7 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 	r.Patience = s.patience
 	r.Class = queue.Class(in.u8())
 	flags := in.u8()
-	r.ToHead, r.Bulk, r.Strict = flags&flagToHead != 0, flags&flagBulk != 0, flags&flagStrict != 0
+	r.ToHead, r.Bulk, r.Strict, r.Turn = flags&flagToHead != 0, flags&flagBulk != 0, flags&flagStrict != 0, flags&flagTurn != 0
 	r.Ticket, r.Holder = in.id(), in.id()
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()
@@ -430,6 +433,8 @@ type Response struct {
 	Detail     string
 	RetryAfter time.Duration
 	Depth      int
+
+	Spills bool // more requests of the key had better ask for its turn, and stay where they are
 }
 
 // Executed says whether a request with a problem may have run.
@@ -446,7 +451,7 @@ func appendResponse(b []byte, seq uint64, r *Response) []byte {
 	b = slices.Grow(b, 128+len(r.Problem)+len(r.Detail)+len(r.Head)+len(r.Body))
 	b = begin(b, frameResponse)
 	b = binary.BigEndian.AppendUint64(b, seq)
-	b = append(b, bit(r.Stream, 1)|bit(r.Executed == Unknown, 2))
+	b = append(b, bit(r.Stream, 1)|bit(r.Executed == Unknown, 2)|bit(r.Spills, 4))
 	b = appendMicros(appendMicros(b, r.LaneWait), r.UpstreamTime)
 	b = appendText(appendText(b, r.Problem), r.Detail[:min(len(r.Detail), 1<<12)])
 	b = appendCount(appendMillis(b, r.RetryAfter), r.Depth)
@@ -458,7 +463,7 @@ func parseResponse(b []byte, r *Response) (seq uint64, err error) {
 	in := reader{b: b}
 	seq = in.u64()
 	flags := in.u8()
-	r.Stream = flags&1 != 0
+	r.Stream, r.Spills = flags&1 != 0, flags&4 != 0
 	if flags&2 != 0 {
 		r.Executed = Unknown
 	}
@@ -501,7 +506,7 @@ func parseNumber(b []byte) (uint64, error) {
 	return r.u64(), r.err()
 }
 
-// appendBytes appends a frame of bytes alone: PING, PONG, CONTROL, REFUSE, DATA.
+// appendBytes appends a frame of bytes alone: PING, PONG, CONTROL, NOTE, REFUSE, DATA.
 func appendBytes(b []byte, k kind, payload []byte) []byte {
 	start := len(b)
 	return end(append(begin(b, k), payload...), start)

@@ -36,6 +36,7 @@ func sampleFrames() map[kind][]byte {
 		frameRequest: appendSending(nil, sending{seq: 6, partition: 4095, first: true, patience: time.Minute}, appendRequest(nil, &r)),
 		frameCancel:  appendNumber(nil, frameCancel, 7), frameConfirm: appendNumber(nil, frameConfirm, 1<<50),
 		framePing: appendBytes(nil, framePing, nil), frameControl: appendBytes(nil, frameControl, []byte("opaque")),
+		frameNote:     appendBytes(nil, frameNote, []byte("opaque too")),
 		frameAdmitted: appendNumber(nil, frameAdmitted, 8), frameMoved: m.append(nil), frameResponse: appendResponse(nil, 9, &a),
 		framePong: appendBytes(nil, framePong, nil), frameBody: t.append(nil, frameBody), frameFetch: t.append(nil, frameFetch),
 		frameData: appendBytes(nil, frameData, []byte("data")), frameEnd: appendBytes(nil, frameEnd, []byte{1}),
@@ -109,7 +110,7 @@ func TestFramesRoundTrip(t *testing.T) {
 // version may have put there, and finds each cut short.
 func TestFramesMayGrow(t *testing.T) {
 	open := map[kind]bool{ // whose last field takes all the rest
-		frameRequest: true, frameResponse: true, frameRefuse: true, frameControl: true, frameData: true, framePing: true, framePong: true, frameEnd: true,
+		frameRequest: true, frameResponse: true, frameRefuse: true, frameControl: true, frameData: true, framePing: true, framePong: true, frameEnd: true, frameNote: true,
 	}
 	for k, frame := range sampleFrames() {
 		if open[k] {

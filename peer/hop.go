@@ -43,6 +43,14 @@ type Config struct {
 	// Control takes a message that another member sent by Hop.Send. payload is
 	// not to be retained.
 	Control func(from ring.Member, payload []byte)
+	// Note takes a message that another member sent by Hop.Note. payload is not to be
+	// retained.
+	Note func(from ring.Member, payload []byte)
+	// Aside takes the place of a request, under a lock, before anybody asks whose lane
+	// it is, if it is to wait in this node for a turn that its owner lends; it reports
+	// whether it did. ask, if it is not nil, enters in its place. nil: there is nothing
+	// aside.
+	Aside func(local Local) (aside bool, ask *Call)
 	// Up tells that a connection to a member has been made, or made again:
 	// messages sent before may have been lost.
 	Up func(member ring.Member)
@@ -145,6 +153,9 @@ func New(config Config) *Hop {
 			return d.DialContext(ctx, "tcp", address)
 		}
 	}
+	if config.Note == nil {
+		config.Note = func(ring.Member, []byte) {}
+	}
 	h := &Hop{config: config, peers: make(map[ring.Member]*peer)}
 	h.life, h.kill = context.WithCancel(context.Background())
 	for i := range config.Stripes {
@@ -158,13 +169,25 @@ func New(config Config) *Hop {
 
 func (h *Hop) stripe(partition int) *stripe { return h.stripes[partition%len(h.stripes)] }
 
-// Enter gives a request its place if its lane is here, and reports whether it
-// is. If not, nothing has been done: make a Call and Send it.
+// Enter gives a request its place if its lane is here, or its place aside, and reports
+// whether it did. If not, nothing has been done: make a Call and Send it.
 func (h *Hop) Enter(partition int, local Local) bool {
 	s := h.stripe(partition)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.outbox.isHere(partition) && local.AdmitHere(h.config.NextID())
+	return s.aside(local) || s.outbox.isHere(partition) && local.AdmitHere(h.config.NextID())
+}
+
+// aside reports whether a request has its place aside.
+func (s *stripe) aside(local Local) bool {
+	if s.hop.config.Aside == nil {
+		return false
+	}
+	aside, ask := s.hop.config.Aside(local)
+	if ask != nil {
+		s.send(ask)
+	}
+	return aside
 }
 
 // Send gives c its place among the requests of its partition, without blocking.
@@ -172,13 +195,23 @@ func (h *Hop) Send(c *Call) {
 	s := h.stripe(c.Partition)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c.stripe = s
+	if !c.Turn && s.aside(c.local) { // since Enter
+		c.state, c.Here = ended, true
+		c.done <- struct{}{}
+		return
+	}
+	s.send(c)
+}
+
+func (s *stripe) send(c *Call) {
 	// Drawn under the lock, so that ticket order is the order of entering.
-	c.Ticket, c.stripe = h.config.NextID(), s
+	c.Ticket, c.stripe = s.hop.config.NextID(), s
 	copy(c.payload[ticketAt:], c.Ticket[:])
 	if !s.charge(c) {
 		c.state = ended
 		c.Response = Response{Problem: Overloaded, Detail: "too many requests are on their way to other nodes"}
-		c.done <- struct{}{}
+		c.tell()
 		return
 	}
 	s.outbox.enter(c)
@@ -299,6 +332,21 @@ func (h *Hop) Post(to ring.Member, payload []byte) bool {
 	return true
 }
 
+// Note sends a message to a member's edge. It may be lost, if the connection breaks or
+// there is none, which is reported.
+func (h *Hop) Note(to ring.Member, payload []byte) bool {
+	s := h.stripes[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.outbox.links[to]
+	if l == nil || !l.up {
+		return false
+	}
+	l.notes = append(l.notes, payload)
+	s.write(l)
+	return true
+}
+
 // Connected reports whether there is a connection to a member.
 func (h *Hop) Connected(m ring.Member) bool {
 	p := h.peer(m)
@@ -372,7 +420,7 @@ func (s *stripe) lookup(partition int) (ring.Member, uint64) { return s.hop.conf
 
 func (s *stripe) ended(c *Call) {
 	s.discharge(c)
-	c.done <- struct{}{}
+	c.tell()
 }
 
 func (s *stripe) admitted(c *Call) {

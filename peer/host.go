@@ -397,11 +397,11 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 			return err
 		}
 		switch k {
-		case frameControl:
+		case frameControl, frameNote:
 			if !s.hears(generation) {
 				return errGeneration
 			}
-			s.host.hop.config.Control(s.session.ingress, payload)
+			s.pass(k, payload)
 		case frameRequest:
 			err = s.hear(k, frames.own(payload), generation)
 			frames.buffer = s.takeSpare()
@@ -412,6 +412,15 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 			return err
 		}
 	}
+}
+
+// pass hands on a message that is not the hop's own.
+func (s *hosted) pass(k kind, payload []byte) {
+	if k == frameNote {
+		s.host.hop.config.Note(s.session.ingress, payload)
+		return
+	}
+	s.host.hop.config.Control(s.session.ingress, payload)
 }
 
 func (s *hosted) hears(generation uint64) bool {
@@ -553,22 +562,25 @@ func (s *hosted) write(*session) {
 // both of which may be called under the lock that it takes. r is not retained;
 // the request's Key, Head and Body are gone. A body that would stand in the way
 // of other answers for too long is fetched, as a stream is.
-func (in *Inbound) Respond(r *Response) {
+func (in *Inbound) Respond(r *Response) { in.Answer(r) }
+
+// Answer is Respond, and reports whether somebody still waits for the answer.
+func (in *Inbound) Answer(r *Response) bool {
 	if len(r.Body) > answerMax {
 		of := *r
 		body := bytes.Clone(r.Body)
 		of.Body = nil
 		in.respondStream(&of, &Stream{reader: bytes.NewReader(body), size: len(body), closed: func(bool) {}})
-		return
+		return true
 	}
-	in.respond(r)
+	return in.respond(r)
 }
 
-func (in *Inbound) respond(r *Response) {
+func (in *Inbound) respond(r *Response) (taken bool) {
 	s := in.host
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !in.session.finish(in, r) && in.stream != nil {
+	if taken = in.session.finish(in, r); !taken && in.stream != nil {
 		in.stream.close()
 	}
 	in.Key, in.Head, in.Body = nil, nil, nil
@@ -576,6 +588,7 @@ func (in *Inbound) respond(r *Response) {
 		s.spare = append(s.spare, in.frame)
 	}
 	in.frame = nil
+	return taken
 }
 
 // settle waits until every answer has been read. An ingress whose connection broke

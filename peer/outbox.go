@@ -111,6 +111,7 @@ type link struct {
 	asks       bool             // for ADMITTED
 	cancels    []uint64
 	controls   [][]byte
+	notes      [][]byte
 
 	wire *wire // its connection
 }
@@ -325,7 +326,7 @@ func (o *outbox) broken(l *link) {
 			o.takeBack(c)
 		}
 	}
-	l.cancels, l.controls = l.cancels[:0], nil
+	l.cancels, l.controls, l.notes = l.cancels[:0], nil, nil
 	for _, f := range o.inOrder() {
 		o.flush(f) // a cancelled one may have been all that kept its flow
 	}

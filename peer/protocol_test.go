@@ -34,7 +34,7 @@ func (c *tapeConn) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
 // ordered or a bulk connection, or as an owner that answers.
 func FuzzPeerProtocol(f *testing.F) {
 	var all []byte
-	for _, k := range []kind{frameRequest, frameCancel, frameConfirm, framePing, frameControl} {
+	for _, k := range []kind{frameRequest, frameCancel, frameConfirm, framePing, frameControl, frameNote} {
 		all = append(all, sampleFrames()[k]...)
 	}
 	f.Add(byte(0), sampleFrames()[frameHello])

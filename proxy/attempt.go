@@ -150,7 +150,7 @@ func (c *call) sendLarge(body []byte) error {
 		switch {
 		case !isTimeout(err):
 			return err
-		case !c.deadline.IsZero() && !time.Now().Before(c.deadline) && !(c.strict() && c.extend(time.Now())):
+		case !c.deadline.IsZero() && !time.Now().Before(c.deadline) && !(c.tethered() && c.extend(time.Now())):
 			return err
 		case c.spoken():
 			return errSpoke

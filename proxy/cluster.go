@@ -22,8 +22,8 @@ type Cluster interface {
 	Ready() error
 	// Partition is the one that a lane's name belongs to.
 	Partition(key []byte) int
-	// Enter takes the request's place if its lane is here, and reports whether
-	// it is; else it has done nothing.
+	// Enter takes the request's place if its lane is here, or aside, and reports
+	// whether it did; else it has done nothing.
 	Enter(partition int, local peer.Local) bool
 	// Send gives the call its place, wherever its lane is.
 	Send(call *peer.Call)
@@ -40,6 +40,8 @@ type Cluster interface {
 	Strict(partition int) (fence uint64, validFor time.Duration, err error)
 	// ValidFor is how long that lease certainly lasts, by now; 0 or less: not at all.
 	ValidFor(partition int) time.Duration
+
+	Lending
 }
 
 // AdmitHere implements peer.Local: it takes the request's ticket in this node's
@@ -150,6 +152,9 @@ func (c *call) relayed(call *peer.Call) *problem {
 	r := &call.Response
 	c.owner = call.Owner.Name
 	c.laneWait, c.upstreamTime, c.depth = r.LaneWait, r.UpstreamTime, r.Depth
+	if r.Spills && c.lane.Spill && c.mode == exclusive {
+		c.proxy.spills.hint(c)
+	}
 	if r.Problem != "" {
 		return c.ownersProblem(call)
 	}

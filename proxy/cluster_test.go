@@ -15,6 +15,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,6 +76,12 @@ type edge struct {
 	guard   func() error
 	lease   time.Time // its end
 	fences  uint64
+	dead    map[ring.Member]bool
+	refuses bool     // every turn that is lent to it
+	helping []string // keys with a turn that was lent
+	asleep  error
+
+	member *member
 }
 
 func (e *edge) Strict(int) (uint64, time.Duration, error) {
@@ -92,6 +99,50 @@ func (e *edge) ValidFor(int) time.Duration {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return time.Until(e.lease)
+}
+
+func (e *edge) StrictFew(_, few int) (uint64, time.Duration, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	left := time.Until(e.lease)
+	if left <= 0 {
+		return 0, 0, errors.New("the lease has ended")
+	}
+	e.fences += uint64(few)
+	return e.fences - uint64(few) + 1, left, nil
+}
+
+func (e *edge) Owns(partition int) bool {
+	owner, _ := e.member.pair.owner(partition)
+	return owner == e.member.self
+}
+
+func (e *edge) Lives(m ring.Member) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return !e.dead[m]
+}
+
+func (e *edge) Help(partition int, key []byte, owner ring.Member) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refuses {
+		return false
+	}
+	e.helping = append(e.helping, string(key))
+	return true
+}
+
+func (e *edge) Helped(_ int, key []byte) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.helping = slices.DeleteFunc(e.helping, func(k string) bool { return k == string(key) })
+}
+
+func (e *edge) Awake(int, time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.asleep
 }
 
 // lasts has the lease end after d.
@@ -204,6 +255,8 @@ func (m *member) start(number int, changes change) {
 		Dial: func(_ context.Context, address string) (net.Conn, error) {
 			return p.dial(m.self.Name, address, true)
 		},
+		Aside:   func(local peer.Local) (bool, *peer.Call) { return m.proxy.Aside(local) },
+		Note:    func(from ring.Member, payload []byte) { m.proxy.Noted(from, payload) },
 		Control: func(ring.Member, []byte) {}, Up: func(ring.Member) {},
 		MaxCalls: 100, MaxBytes: 16 << 20, Log: slog.New(slog.DiscardHandler),
 	}
@@ -211,7 +264,7 @@ func (m *member) start(number int, changes change) {
 		changes.hop(number, &hop)
 	}
 	m.hop = peer.New(hop)
-	m.edge = &edge{Hop: m.hop}
+	m.edge = &edge{Hop: m.hop, member: m}
 	config.Cluster = m.edge
 
 	var err error

@@ -175,6 +175,12 @@ type Lane struct {
 
 	Hot  *queue.HotRule // when a key is hot; nil: never
 	Shed bool           // a hot key's requests are refused at Hot.Depth: 429 lane-full
+
+	// Spill has a hot key's requests wait at the nodes that they came to, for turns that
+	// its owner lends: of at most Batch requests, of which the last begins within Quantum.
+	Spill   bool
+	Batch   int
+	Quantum time.Duration
 }
 
 // shedDepth is queue.Request's.

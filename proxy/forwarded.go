@@ -38,6 +38,8 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has no route of this name: the nodes' configurations differ"}, true
 	case p.config.Cluster.Partition(in.Key) != in.Partition: // or its key would have two lanes
 		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has it in another partition"}, true
+	case in.Turn:
+		return p.lender.serve(in, route)
 	}
 	c := p.beginForwarded(in, route)
 	f := c.from
@@ -196,13 +198,13 @@ func (c *call) respond(problem *problem) {
 	body := response.Body()
 	c.from.Respond(&peer.Response{
 		LaneWait: c.laneWait, UpstreamTime: c.upstreamTime, Depth: c.depth,
-		Head: c.responseHead(len(body)), Body: body,
+		Head: c.responseHead(len(body)), Body: body, Spills: c.spills(),
 	})
 }
 
 // respondStream answers with a response that is fetched from r. Stop ends it.
 func (c *call) respondStream(r *relay, length int) {
-	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length)}
+	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length), Spills: c.spills()}
 	unwatch := c.proxy.background.watch(c.link.wire)
 	c.from.RespondStream(response, struct{ io.Reader }{r}, c.last(), func(bool) {
 		unwatch()
@@ -234,9 +236,13 @@ func (c *call) problemResponse(problem *problem) *peer.Response {
 	}
 	return &peer.Response{
 		Problem: problem.slug, Executed: executed, Detail: problem.detail, RetryAfter: problem.retryAfter,
-		Depth: c.depth, LaneWait: c.laneWait, UpstreamTime: c.upstreamTime,
+		Depth: c.depth, LaneWait: c.laneWait, UpstreamTime: c.upstreamTime, Spills: c.spills(),
 	}
 }
+
+// spills reports whether the key is so hot that its requests had better wait where
+// they come to.
+func (c *call) spills() bool { return c.route.Lane.Spill && c.ticket.Hot }
 
 // responseHead is the response's head as it goes back to the ingress, with the
 // framing that it has from here on. length is the body's, or negative.

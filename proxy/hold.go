@@ -20,6 +20,9 @@ func (c *call) timedOut(t *target) *problem {
 		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
 	} else if time.Now().Before(c.limit) {
 		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.name)
+		if c.borrowed() {
+			detail = fmt.Sprintf("%s did not answer before the turn was over that the key's owner had lent", t.name)
+		}
 	}
 	c.hold(time.Now(), true)
 	return upstreamTimeout.because(detail)
@@ -69,7 +72,7 @@ func (c *call) hold(since time.Time, legible bool) {
 		if counted {
 			c.proxy.inflight.Add(-1)
 		}
-		c.ticket.Done()
+		c.endTurn()
 		c.unpin()
 	}()
 }

@@ -22,6 +22,11 @@ type metrics struct {
 	holdExpired, observedTotal              *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
+	spilled  *prometheus.CounterVec
+	acquires *prometheus.HistogramVec
+	batches  prometheus.Observer
+	lost     prometheus.Counter
+
 	local          prometheus.Counter
 	forwards       *prometheus.CounterVec
 	forwardingTime *prometheus.HistogramVec
@@ -54,6 +59,10 @@ func newMetrics(p *Proxy) *metrics {
 	if p.config.Cluster != nil {
 		m.forwards = m.counter("lanekeeper_forwarded_total", "Requests whose lane was another node's when they came, by how that ended: response, not_executed, unknown, or local: this node became the owner.", "result")
 		m.forwardingTime = m.histogram("lanekeeper_forward_duration_seconds", "From the request's place in its partition to its owner's answer, the wait for its turn included.", append(slices.Clone(buckets), 30, 60), "result")
+		m.spilled = m.counter("lanekeeper_spilled_total", "Requests that ran at this node in a turn that their key's owner lent.", "route")
+		m.acquires = m.histogram("lanekeeper_lock_acquire_seconds", "From this node's asking for the turn of a spilled key to its having it.", append([]float64{.0001, .00025, .0005, .001, .0025}, buckets...), "backend", "result")
+		m.batches = m.histogram("lanekeeper_lock_batch_size", "Requests that ran in one turn of a spilled key.", []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256}, "backend").WithLabelValues(backendOwner)
+		m.lost = m.counter("lanekeeper_lock_lost_total", "Turns of this node's lanes that were lent, and not given back in time.", "backend").WithLabelValues(backendOwner)
 		local := m.counter("lanekeeper_local_total", "Requests whose lane was this node's when they came.")
 		m.local = local.WithLabelValues()
 	}
@@ -68,6 +77,18 @@ func newMetrics(p *Proxy) *metrics {
 		r.metrics = m.route(r)
 	}
 	return m
+}
+
+// backendOwner is the owner of a lane, who lends its turns.
+const backendOwner = "owner"
+
+// acquired notes what became of an ask.
+func (m *metrics) acquired(ok bool, after time.Duration) {
+	result := "failed"
+	if ok {
+		result = "ok"
+	}
+	m.acquires.WithLabelValues(backendOwner, result).Observe(after.Seconds())
 }
 
 func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
@@ -145,6 +166,7 @@ type routeMetrics struct {
 	holdExpired prometheus.Counter
 	unknown     prometheus.Counter
 	shed        prometheus.Counter
+	spilled     prometheus.Counter // nil without a cluster
 	observed    [observations]prometheus.Counter
 	laneWait    [modes]prometheus.Observer
 	answers     sync.Map // answer → *answered
@@ -178,6 +200,9 @@ func (m *metrics) route(r *route) *routeMetrics {
 		holdExpired: m.holdExpired.WithLabelValues(r.Name),
 		unknown:     m.unknown.WithLabelValues(r.Name),
 		shed:        m.shed.WithLabelValues(r.Name),
+	}
+	if m.spilled != nil {
+		rm.spilled = m.spilled.WithLabelValues(r.Name)
 	}
 	for i, result := range [observations]string{"clear", "overlap", "no_key", "no_room"} {
 		rm.observed[i] = m.observedTotal.WithLabelValues(r.Name, result)

@@ -41,6 +41,8 @@ type Proxy struct {
 	listeners  listeners
 	background background // goroutines that outlive their request
 	turns      *turns
+	lender     *lender
+	spills     *spills
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
@@ -50,6 +52,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	if config.ViaNode {
 		p.via += " (" + config.Node + ")"
 	}
+	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
@@ -124,6 +127,8 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	if err != nil {
 		p.clients.close(true)
 	}
+	p.spills.stop()
+	p.lender.stop()
 	p.background.stop()
 	p.turns.stop()
 	for _, u := range p.upstreams {
@@ -165,6 +170,8 @@ type request struct {
 	place   queue.Request // what it asked the lanes for
 	refusal error         // their answer
 	from    *forwarded    // another node accepted it
+	aside   *spill        // where it waits for a turn that its key's owner lends
+	lent    *turn         // that turn
 	owner   string        // another node answered it
 	gone    bool          // the client hung up while it waited elsewhere
 
@@ -327,7 +334,17 @@ func (c *call) turnHere() *problem {
 	if c.refusal != nil {
 		return c.notAdmitted(c.refusal)
 	}
-	return c.wait()
+	problem := c.wait()
+	if c.aside == nil {
+		return problem
+	}
+	if problem == nil {
+		problem = c.borrow()
+	}
+	if problem != nil {
+		c.aside.leave()
+	}
+	return problem
 }
 
 func (c *call) admitted() { c.id, c.depth = c.ticket.ID, c.ticket.Depth }
@@ -418,6 +435,9 @@ func (c *call) guard() *problem {
 	if c.mode == bypass && c.place.Key == nil { // it never asked for a place
 		return nil
 	}
+	if c.borrowed() {
+		return c.underLoan()
+	}
 	if cluster == nil || c.place.Partition == queue.Unowned {
 		if c.strict() {
 			return noOwner.because("this node has no cluster, and so no coordinator")
@@ -452,12 +472,20 @@ func (c *call) free() {
 	}
 	if c.turn {
 		c.turn = false
-		if c.ticket.Done() {
+		if c.endTurn() {
 			// The next request of the key goes to the upstream before this one's
 			// answer to its client: on a busy lane that is what the lane waits for.
 			runtime.Gosched()
 		}
 	}
+}
+
+// endTurn ends a turn, and reports whether it was passed on at this node.
+func (c *call) endTurn() bool {
+	if c.lent != nil {
+		c.lent.ran() // first: the next one looks for its own
+	}
+	return c.ticket.Done()
 }
 
 // answer completes c.ctx.Response.

@@ -33,9 +33,15 @@ func (c *call) underLease() *problem {
 	return nil
 }
 
-// leash has the connection ask for more time when the lease's is up.
+// tethered reports whether the request may take only as long as this node is sure of
+// its turn: of a lease, or of the turn itself if it was lent.
+func (c *call) tethered() bool { return c.strict() || c.borrowed() }
+
+func (c *call) borrowed() bool { return c.lent != nil && !c.lent.call.Here }
+
+// leash has the connection ask for more time when that is up.
 func (c *call) leash() {
-	if c.strict() {
+	if c.tethered() {
 		c.link.wire.read.longer = c
 	}
 }
@@ -48,7 +54,13 @@ func (c *call) extend(now time.Time) bool {
 	if now.Before(c.deadline) {
 		return false
 	}
-	until := earlier(c.limit, now.Add(c.proxy.config.Cluster.ValidFor(c.place.Partition)))
+	validFor := time.Duration(0)
+	if c.borrowed() {
+		validFor = c.lent.term.Left()
+	} else {
+		validFor = c.proxy.config.Cluster.ValidFor(c.place.Partition)
+	}
+	until := earlier(c.limit, now.Add(validFor))
 	if !until.After(now) {
 		return false
 	}

@@ -241,7 +241,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
 		return false, ErrReentrant
 	}
-	t.Depth, t.Service = ln.waiting.len, ln.service
+	t.Depth, t.Service, t.Hot = ln.waiting.len, ln.service, ln.hot()
 	t.lanes, t.shard, t.lane = l, s, ln
 	t.class, t.tag, t.bytes, t.behind, t.maxShared = r.Class, r.Tag, r.Bytes, r.Behind, r.MaxShared
 	t.admitted, t.since, t.held, t.cause = now, now, false, nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -60,9 +61,16 @@ type clusterParts struct {
 	now         func() time.Time // the clock that a stopped process does not see move; nil: time.Now
 }
 
+// clusterHooks are what the edge does for the hop: see peer.Config.
+type clusterHooks struct {
+	serve func(*peer.Inbound) (*peer.Response, bool)
+	aside func(peer.Local) (bool, *peer.Call)
+	noted func(ring.Member, []byte)
+}
+
 // newCluster makes the parts that are needed before the lanes' first request,
-// and opens the port of the hop. serve takes forwarded requests.
-func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, coordinator lock.Coordinator, serve func(*peer.Inbound) (*peer.Response, bool), log *slog.Logger) (*cluster, error) {
+// and opens the port of the hop.
+func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, coordinator lock.Coordinator, edge clusterHooks, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
 		settings: settings, log: log, coordinator: coordinator, viewed: make(chan struct{}), quit: make(chan struct{}),
 		handoffs: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -96,7 +104,7 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		Self: c.self, Cluster: settings.name, Layout: c.layout.Hash(), Stripes: parts.stripes, TLS: secure, Dial: parts.dial,
 		NextID: c.lanes.NextID,
 		Owner:  func(partition int) (ring.Member, uint64) { return c.owners.Owner(partition) },
-		Serve:  serve,
+		Serve:  edge.serve, Aside: edge.aside, Note: edge.noted,
 		Control: func(from ring.Member, payload []byte) {
 			c.owners.Control(from, payload)
 		},
@@ -278,19 +286,25 @@ const guardEvery = 2 * time.Millisecond
 // is run before others have confirmed that the node still owns its partition, and
 // then only if nobody else has had it meanwhile.
 func (c *cluster) Guard(partition int, came time.Time) error {
-	if err := c.owners.Guard(); err != nil {
-		until := time.Now().Add(c.settings.handoffTimeout)
-		for ; err != nil; err = c.owners.Guard() {
-			if time.Now().After(until) {
-				return err
-			}
-			time.Sleep(guardEvery)
-		}
+	if err := c.awake(); err != nil {
+		return err
 	}
 	if !c.owners.Kept(partition, came) {
 		return errMovedAway
 	}
 	return c.owners.Drains(partition)
+}
+
+// awake waits until this node knows what it still owns, if it stood still.
+func (c *cluster) awake() error {
+	err := c.owners.Guard()
+	for until := time.Now().Add(c.settings.handoffTimeout); err != nil; err = c.owners.Guard() {
+		if time.Now().After(until) {
+			return err
+		}
+		time.Sleep(guardEvery)
+	}
+	return nil
 }
 
 // Strict implements proxy.Cluster. A partition that this node came to own while the
@@ -308,6 +322,41 @@ func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, e
 		fence, validFor, err = c.owners.Strict(partition)
 	}
 	return fence, validFor, err
+}
+
+// StrictFew implements proxy.Lending.
+func (c *cluster) StrictFew(partition, few int) (fence uint64, validFor time.Duration, err error) {
+	return c.owners.StrictFew(partition, few)
+}
+
+// Owns implements proxy.Lending.
+func (c *cluster) Owns(partition int) bool {
+	owner, epoch := c.owners.Owner(partition)
+	return owner == c.self && epoch > 0
+}
+
+// Lives implements proxy.Lending.
+func (c *cluster) Lives(member ring.Member) bool {
+	return slices.ContainsFunc(c.view.Load().Members, func(n membership.Node) bool { return n.Member == member })
+}
+
+// Help implements proxy.Lending.
+func (c *cluster) Help(partition int, key []byte, owner ring.Member) bool {
+	return c.owners.Help(partition, key, owner)
+}
+
+// Helped implements proxy.Lending.
+func (c *cluster) Helped(partition int, key []byte) { c.owners.Helped(partition, key) }
+
+// Awake implements proxy.Lending.
+func (c *cluster) Awake(partition int, since time.Time) error {
+	if err := c.awake(); err != nil {
+		return err
+	}
+	if !c.owners.Kept(partition, since) {
+		return errMovedAway
+	}
+	return nil
 }
 
 // ValidFor implements proxy.Cluster.

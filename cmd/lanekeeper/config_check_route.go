@@ -122,8 +122,8 @@ func (l LaneConfig) problems() []laneProblem {
 
 func (l LaneConfig) hotProblems() []laneProblem {
 	switch hot := l.Hot; {
-	case hot.Action == "spill":
-		return []laneProblem{{"hot.action", notYet + ": leave it out or write none or shed"}}
+	case hot.Action == "spill" && hot.Depth == 0 && hot.Bytes == 0:
+		return []laneProblem{{"hot.action", "spill, but hot.depth and hot.bytes are 0: no key is ever hot"}}
 	case hot.Action != "shed":
 	case hot.Depth == 0:
 		return []laneProblem{{"hot.depth", "0, but hot.action is shed: that refuses the requests of a hot key at this depth"}}

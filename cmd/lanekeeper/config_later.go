@@ -41,8 +41,6 @@ var laterSettings = []struct{ path, off string }{
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
 	{"*.lane.hot.backend", "owner"},
-	{"*.lane.hot.batch", "16"},
-	{"*.lane.hot.quantum", "50ms"},
 	{"*.sequence.mode", "none"},
 }
 

@@ -151,6 +151,9 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Strict:          l.Guarantee == "strict" && l.Mode == "enforce",
 		Hot:             l.Hot.rule(),
 		Shed:            l.Hot.Action == "shed",
+		Spill:           l.Hot.Action == "spill",
+		Batch:           l.Hot.Batch,
+		Quantum:         time.Duration(l.Hot.Quantum),
 	}
 }
 

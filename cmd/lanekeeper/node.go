@@ -21,6 +21,7 @@ import (
 	"lanekeeper/peer"
 	"lanekeeper/proxy"
 	"lanekeeper/queue"
+	"lanekeeper/ring"
 )
 
 // nodeConfig is what a node is built from.
@@ -128,8 +129,12 @@ func (n *node) makeLanes() (err error) {
 		n.lanes = queue.New(n.config.lanes)
 		return nil
 	}
-	serve := func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) }
-	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, serve, n.log); err != nil {
+	edge := clusterHooks{
+		serve: func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
+		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
+		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
+	}
+	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
 		return err
 	}
 	n.lanes = n.cluster.lanes
@@ -363,6 +368,7 @@ func (n *node) drain(ctx context.Context) error {
 	if n.empty(ctx) == nil {
 		return nil
 	}
+	n.proxy.EvictSpilled()
 	waiting, running := n.lanes.Evict(proxy.ErrStopping), 0
 	for _, total := range n.lanes.Totals() {
 		running += total.Running

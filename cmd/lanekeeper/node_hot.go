@@ -67,8 +67,11 @@ func (n *node) routeOf(k queue.HotKey) slog.Attr {
 func (n *node) keyOf(k queue.HotKey) slog.Attr { return n.config.proxy.LogKeys.Attr([]byte(k.Key)) }
 
 func (n *node) action(k queue.HotKey) string {
-	if n.config.proxy.Routes[k.Tag].Lane.Shed {
+	switch lane := &n.config.proxy.Routes[k.Tag].Lane; {
+	case lane.Shed:
 		return "shed"
+	case lane.Spill:
+		return "spill"
 	}
 	return "none"
 }

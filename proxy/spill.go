@@ -1,0 +1,628 @@
+package proxy
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"lanekeeper/lock"
+	"lanekeeper/peer"
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// spills are the keys of other nodes whose requests wait here, with their bodies, for
+// turns that their owners lend. They wait in a lane of their own, which keeps their
+// order; the head of it looks for a turn.
+//
+// What keeps the order of a key at this node, whatever it does at any moment:
+//
+//   - A request gets its ticket, and an ask that is needed for it enters, under the
+//     hop's lock (Aside), where every other request gets its place as well.
+//   - As long as a request of the key waits here, all later ones wait behind it.
+//   - So whatever was sent to the owner before an ask stands before it there; and
+//     what comes to be sent after the last request here has begun is behind the
+//     ask in whose turn that one runs.
+//
+// No message has to be believed for that. The owner's word that a key is spilled is a
+// hint, where requests had better wait.
+type spills struct {
+	proxy *Proxy
+	some  atomic.Int32 // len(keys)
+
+	mu     sync.Mutex // guards the rest, and what is in the keys and their turns
+	keys   map[string]*spill
+	lent   map[queue.ID]*turn // by others, until it is known there that they are over
+	closed chan struct{}      // by stop
+	ended  bool
+}
+
+// spill is one such key.
+type spill struct {
+	of        *spills
+	key       []byte
+	partition int
+	route     *route // of the newest request
+
+	until   time.Time     // newcomers wait here
+	lapses  *time.Timer   // looks whether that is over
+	waiting int           // requests that have not begun
+	running int           // those that have
+	news    queue.Load    // that came since the last ask
+	turns   []*turn       // asked for, oldest first; the one that is open among them
+	open    *turn         // that requests run in; nil: none
+	opened  chan struct{} // closed when there is one
+	failed  int           // asks in a row
+	pause   time.Time     // nothing is asked for before
+}
+
+// turn is one that this node asks for, and then runs requests in: its size is for how
+// many of those that wait.
+type turn struct {
+	spill *spill
+	call  *peer.Call
+	batch int
+	asked time.Time
+	until time.Time // it waits
+	sent  lock.Sending
+	term  lock.Term // of the loan; never begun for a turn in this node's own lane
+
+	ticket  queue.Ticket // in this node's own lane
+	refusal error
+
+	loan loan
+	may  bool // this node told that it helps
+
+	size  int // guarded by spills.mu, as is the rest
+	used  int
+	began time.Time // zero: it is not open yet
+	ends  time.Time
+	over  bool
+	done  chan struct{} // closed when it is
+
+	extended chan note
+	returned chan struct{}
+}
+
+// spillFor is how long the owner's word lasts that a key is spilled.
+const spillFor = 2 * time.Second
+
+func newSpills(p *Proxy) *spills {
+	return &spills{proxy: p, keys: make(map[string]*spill), lent: make(map[queue.ID]*turn), closed: make(chan struct{})}
+}
+
+// hint notes that the owner of c's key lends turns of it.
+func (s *spills) hint(c *call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[string(c.key)]
+	if k == nil {
+		if s.ended {
+			return
+		}
+		k = &spill{of: s, key: append([]byte(nil), c.key...), partition: c.place.Partition, route: c.route, opened: make(chan struct{})}
+		s.keys[string(k.key)] = k
+		s.some.Add(1)
+		k.lapses = time.AfterFunc(spillFor, k.lapse)
+	}
+	k.until = time.Now().Add(spillFor)
+}
+
+// lapse forgets the key when it is no longer spilled, and nothing of it is left.
+func (k *spill) lapse() {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	if k.waiting+k.running+len(k.turns) > 0 || time.Now().Before(k.until) {
+		k.lapses.Reset(spillFor)
+		return
+	}
+	delete(k.of.keys, string(k.key))
+	k.of.some.Add(-1)
+}
+
+// Aside takes the place of a request that is to wait here for a turn that is lent: see
+// peer.Config.Aside.
+func (p *Proxy) Aside(local peer.Local) (aside bool, ask *peer.Call) {
+	if p.spills.some.Load() == 0 {
+		return false, nil
+	}
+	c, ok := local.(*call)
+	if !ok {
+		return false, nil
+	}
+	return p.spills.admit(c)
+}
+
+func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[string(c.key)]
+	if k == nil || s.ended || !k.takes(c) {
+		return false, nil
+	}
+	place := c.place
+	place.Partition, place.Hot, place.ShedDepth = queue.Aside, nil, 0 // whether it is hot is its owner's to say
+	if c.refusal = s.proxy.lanes.Admit(c.ticket, &place); c.refusal != nil {
+		return true, nil
+	}
+	c.aside, k.route = k, c.route
+	k.waiting++
+	k.news.Depth, k.news.Bytes = k.news.Depth+1, k.news.Bytes+c.place.Bytes
+	if t := k.cover(); t != nil {
+		return true, t.call
+	}
+	return true, nil
+}
+
+// takes reports whether c waits here. Whoever comes while others wait stands behind
+// them; otherwise shared requests are better off at the owner, beside each other.
+func (k *spill) takes(c *call) bool {
+	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && time.Now().Before(k.until)
+}
+
+// cover returns a turn to be asked for, if more requests wait than the others are for.
+func (k *spill) cover() *turn {
+	lack := k.waiting
+	for _, t := range k.turns {
+		lack -= t.size - t.used
+	}
+	lane := &k.route.Lane
+	if last := len(k.turns) - 1; lack > 0 && last >= 0 && k.turns[last].began.IsZero() {
+		t := k.turns[last]
+		joining := min(lack, max(t.batch-t.size, 0))
+		t.size, lack = t.size+joining, lack-joining
+	}
+	if lack <= 0 || time.Now().Before(k.pause) || k.of.ended {
+		return nil
+	}
+	return k.ask(min(lack, max(lane.Batch, 1)))
+}
+
+// ask makes an ask, which then has to be sent.
+func (k *spill) ask(size int) *turn {
+	p, lane := k.of.proxy, &k.route.Lane
+	t := &turn{
+		spill: k, size: size, batch: max(lane.Batch, 1), asked: time.Now(),
+		done: make(chan struct{}), extended: make(chan note, 1), returned: make(chan struct{}),
+	}
+	t.until = t.asked.Add(lane.QueueTimeout)
+	wish := ask{batch: t.batch, behind: queue.Load{Depth: max(k.news.Depth-1, 0), Bytes: k.news.Bytes}}
+	k.news = queue.Load{}
+	r := peer.Request{
+		Key: k.key, Route: k.route.Name, Class: queue.Exclusive, Turn: true, Strict: lane.Strict,
+		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
+		UpstreamTimeout: lane.UpstreamTimeout, Head: wish.append(nil),
+	}
+	if lane.AfterTimeout == Hold {
+		r.HoldFor = lane.HoldFor
+	}
+	t.sent = t.term.Now()
+	t.call = peer.NewCall(k.partition, t, &r, t.until)
+	t.call.Turn, t.call.Ended = true, t.answered
+	k.turns = append(k.turns, t)
+	go t.keep(p.config.Cluster) // ends with the ask, or the turn
+	return t
+}
+
+// AdmitHere implements peer.Local: the lane is this node's own by now.
+func (t *turn) AdmitHere(id queue.ID) bool {
+	k := t.spill
+	lane := &k.route.Lane
+	t.refusal = k.of.proxy.lanes.Admit(&t.ticket, &queue.Request{
+		Key: k.key, Partition: k.partition, Class: queue.Exclusive, Bytes: len(k.key), ID: id, Tag: k.route.index,
+		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, Hot: lane.Hot,
+	})
+	return t.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
+}
+
+// answered is told of the owner's answer before anything else is read from there, or
+// known of it: from here on this node says that it may run the key.
+func (t *turn) answered(call *peer.Call) {
+	if call.Here || call.Response.Problem != "" {
+		return
+	}
+	var err error
+	if t.loan, err = parseLoan(call.Response.Head); err == nil {
+		t.may = t.spill.of.proxy.config.Cluster.Help(t.spill.partition, t.spill.key, call.Owner)
+	}
+}
+
+// keep follows a turn from its ask to its end.
+func (t *turn) keep(cluster Cluster) {
+	if !t.await(cluster) || !t.begin(cluster) {
+		t.fail(cluster)
+		return
+	}
+	t.hold(cluster)
+	t.spill.more(cluster)
+	t.giveBack(cluster)
+}
+
+// await waits for the answer, and in this node's own lane for the turn, and reports
+// whether it was lent.
+func (t *turn) await(cluster Cluster) bool {
+	if !t.call.Wait(t.until.Add(lastWord)) {
+		cluster.Cancel(t.call)
+		for !t.call.Wait(time.Now().Add(time.Minute)) { // the hop ends every call
+		}
+	}
+	if t.call.Here {
+		return t.refusal == nil && t.awaitHere()
+	}
+	if t.call.Response.Spills {
+		t.spill.renew()
+	}
+	return t.may
+}
+
+func (t *turn) awaitHere() bool {
+	for {
+		err := t.ticket.Wait(t.until)
+		if err == nil {
+			return true
+		}
+		if err != queue.ErrNotYet || t.ticket.Leave() { //nolint:errorlint // Wait returns it as it is
+			return false
+		}
+	}
+}
+
+func (k *spill) renew() {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	k.until = time.Now().Add(spillFor)
+}
+
+// begin opens the turn for requests, as soon as no other one is open, and reports
+// whether it did.
+func (t *turn) begin(cluster Cluster) bool {
+	k, s := t.spill, t.spill.of
+	if !t.call.Here {
+		t.term.Extend(t.sent, t.loan.validFor)
+		s.mu.Lock()
+		s.lent[t.call.Ticket] = t
+		s.mu.Unlock()
+		// An ask that has waited for long leaves little of its loan.
+		if t.term.Left() < t.loan.validFor/2 && !t.extend(cluster) {
+			return false
+		}
+	}
+	for {
+		s.mu.Lock()
+		other := k.open
+		if other == nil {
+			break
+		}
+		s.mu.Unlock()
+		<-other.done
+	}
+	defer s.mu.Unlock()
+	t.began = time.Now()
+	t.ends = t.began.Add(k.route.Lane.Quantum)
+	k.open, k.failed = t, 0
+	close(k.opened)
+	k.opened = make(chan struct{})
+	s.proxy.metrics.acquired(true, time.Since(t.asked))
+	t.look()
+	return true
+}
+
+// look ends the turn if nothing runs in it and nothing more will. It needs mu.
+func (t *turn) look() {
+	k := t.spill
+	if k.running > 0 || t.over || k.waiting > 0 && !t.spent() {
+		return
+	}
+	t.over = true
+	k.open = nil
+	k.forget(t)
+	k.of.proxy.metrics.batches.Observe(float64(t.used))
+	close(t.done)
+}
+
+func (k *spill) forget(t *turn) {
+	k.turns = slices.DeleteFunc(k.turns, func(o *turn) bool { return o == t })
+}
+
+// spent reports whether no further request begins in the turn.
+func (t *turn) spent() bool {
+	return t.used >= t.size || !time.Now().Before(t.ends) || !t.call.Here && t.term.Left() <= 0
+}
+
+// hold waits for the end of the turn, and has it last as long as that takes.
+func (t *turn) hold(cluster Cluster) {
+	for {
+		wait := time.NewTimer(t.nextLook())
+		select {
+		case <-t.done:
+			wait.Stop()
+			return
+		case <-wait.C:
+		}
+		t.spill.of.mu.Lock()
+		t.look()
+		t.spill.of.mu.Unlock()
+		if !t.call.Here && t.term.Left() < t.loan.validFor*2/3 {
+			t.extend(cluster)
+		}
+	}
+}
+
+func (t *turn) nextLook() time.Duration {
+	next := loanTime / 3
+	if !t.call.Here {
+		next = min(next, max(t.loan.validFor/3, 10*time.Millisecond))
+	}
+	if left := time.Until(t.ends); left > 0 {
+		next = min(next, left)
+	}
+	return next
+}
+
+// sayAgain is how long an answer to a note is waited for.
+const sayAgain = 200 * time.Millisecond
+
+// extend asks for more time, and reports whether there is some. Notes may be lost, so
+// it asks until the turn's time is over; if it is over already, once.
+func (t *turn) extend(cluster Cluster) bool {
+	for number := uint32(1); ; number++ {
+		sent := t.term.Now()
+		cluster.Note(t.call.Owner, (&note{kind: noteExtend, ticket: t.call.Ticket, number: number}).append(nil))
+		wait := time.NewTimer(sayAgain)
+		select {
+		case n := <-t.extended:
+			wait.Stop()
+			if n.number != number {
+				continue // of an earlier one: when that was sent is forgotten
+			}
+			if n.validFor <= 0 {
+				t.term.End()
+				return false
+			}
+			t.term.Extend(sent, n.validFor)
+			return true
+		case <-t.done:
+			wait.Stop()
+			return true
+		case <-wait.C:
+		}
+		if t.term.Left() <= 0 {
+			return false
+		}
+	}
+}
+
+// giveBack tells the owner that the turn is over, until it knows.
+func (t *turn) giveBack(cluster Cluster) {
+	if t.call.Here {
+		t.ticket.Done()
+		return
+	}
+	s := t.spill.of
+	if t.may {
+		cluster.Helped(t.spill.partition, t.spill.key)
+	}
+	defer func() {
+		s.mu.Lock()
+		delete(s.lent, t.call.Ticket)
+		s.mu.Unlock()
+	}()
+	for cluster.Lives(t.call.Owner) {
+		cluster.Note(t.call.Owner, (&note{kind: noteReturn, ticket: t.call.Ticket}).append(nil))
+		wait := time.NewTimer(sayAgain)
+		select {
+		case <-t.returned:
+			wait.Stop()
+			return
+		case <-s.closed:
+			wait.Stop()
+			return
+		case <-wait.C:
+		}
+	}
+}
+
+// Failed asks are repeated, at longer and longer intervals.
+const (
+	askLeast = 5 * time.Millisecond
+	askMost  = 250 * time.Millisecond
+)
+
+// fail ends an ask that no turn came of. What it was for goes on waiting, for another.
+func (t *turn) fail(cluster Cluster) {
+	k, s := t.spill, t.spill.of
+	s.mu.Lock()
+	pause := min(askLeast<<min(k.failed, 10), askMost)
+	k.failed++
+	k.pause = time.Now().Add(pause)
+	k.forget(t)
+	t.over = true
+	lent := !t.call.Here && (t.call.Response.Problem == "" || t.call.Response.Executed == peer.Unknown)
+	if lent {
+		s.lent[t.call.Ticket] = t
+	}
+	s.mu.Unlock()
+	s.proxy.metrics.acquired(false, 0)
+	if lent {
+		// It may have been lent without this node's having heard of it.
+		go t.giveBack(cluster) // ends with the owner's word, its end, or stop
+	}
+	wait := time.NewTimer(pause)
+	defer wait.Stop()
+	select {
+	case <-wait.C:
+		k.more(cluster)
+	case <-s.closed:
+	}
+}
+
+// more asks for turns for what is not covered any more.
+func (k *spill) more(cluster Cluster) {
+	for {
+		k.of.mu.Lock()
+		t := k.cover()
+		k.of.mu.Unlock()
+		if t == nil {
+			return
+		}
+		cluster.Send(t.call)
+	}
+}
+
+// enter begins a request in the open turn, and returns that; or else what is closed
+// when another one is opened.
+func (k *spill) enter() (*turn, <-chan struct{}) {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	t := k.open
+	if t == nil {
+		return nil, k.opened
+	}
+	if t.spent() {
+		t.look()
+		return nil, k.opened
+	}
+	t.used++
+	k.waiting--
+	k.running++
+	return t, nil
+}
+
+// leave takes a request out that did not begin.
+func (k *spill) leave() {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	k.waiting--
+	if k.open != nil {
+		k.open.look()
+	}
+}
+
+// ran ends a request's part in the turn.
+func (t *turn) ran() {
+	t.spill.of.mu.Lock()
+	defer t.spill.of.mu.Unlock()
+	t.spill.running--
+	t.look()
+}
+
+// nextFence is the fence of the next exclusive request. Those are never more than the
+// batch that was asked for, and one after the other.
+func (t *turn) nextFence() uint64 {
+	t.spill.of.mu.Lock()
+	defer t.spill.of.mu.Unlock()
+	fence := t.loan.fence
+	t.loan.fence++
+	return fence
+}
+
+// stop ends what waits. What is asked for ends with the hop.
+func (s *spills) stop() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		s.ended = true
+		close(s.closed)
+	}
+	for _, k := range s.keys {
+		k.lapses.Stop()
+	}
+}
+
+// EvictSpilled answers the requests that wait for turns of other nodes: this node ends.
+func (p *Proxy) EvictSpilled() { p.spills.stop() }
+
+// borrow waits for a turn in which the request may run, when it is the first of those
+// that wait here.
+func (c *call) borrow() *problem {
+	skips := c.lane.ClientGone == Skip
+	deadline := c.arrived.Add(c.patience)
+	for look := firstLook; ; look = min(2*look, lastLook) {
+		t, opened := c.aside.enter()
+		if t != nil {
+			c.lent, c.laneWait = t, time.Since(c.arrived)
+			c.route.metrics.spilled.Inc()
+			return nil
+		}
+		until := deadline
+		if skips {
+			until = earlier(until, time.Now().Add(look))
+		}
+		wait := time.NewTimer(time.Until(until))
+		select {
+		case <-opened:
+			wait.Stop()
+			continue
+		case <-c.aside.of.closed:
+			wait.Stop()
+			return draining.because(ErrStopping.Error())
+		case <-wait.C:
+		}
+		c.laneWait = time.Since(c.arrived)
+		switch {
+		case skips && hungUp(c.ctx.Conn()):
+			return clientGone.because("")
+		case !time.Now().Before(deadline):
+			return laneTimeout.because("it waited " + c.patience.String() + " for a turn that its key's owner lends")
+		}
+	}
+}
+
+// underLoan notes how long a request may take that runs in a turn which was lent, and
+// its fence, or refuses it.
+func (c *call) underLoan() *problem {
+	now := time.Now()
+	validFor := c.lent.term.Left()
+	if validFor <= 0 {
+		return ownershipMoved.because("the time of the turn is over that its key's owner has lent")
+	}
+	if err := c.proxy.config.Cluster.Awake(c.place.Partition, c.lent.began); err != nil {
+		return ownershipMoved.because(err.Error())
+	}
+	if c.strict() && c.mode == exclusive {
+		c.fence = c.lent.nextFence()
+	}
+	c.deadline = earlier(c.limit, now.Add(validFor))
+	return nil
+}
+
+// Noted takes what another node's proxy says of a turn: see peer.Config.Note.
+func (p *Proxy) Noted(from ring.Member, payload []byte) {
+	n, err := parseNote(payload)
+	if err != nil {
+		p.log.Error("a member's note makes no sense and is ignored", "member", from.String(), "error", err)
+		return
+	}
+	answer := note{ticket: n.ticket, number: n.number}
+	switch n.kind {
+	case noteReturn:
+		p.lender.returned(from, n.ticket)
+		answer.kind = noteReturned
+	case noteExtend:
+		answer.kind, answer.validFor = noteExtended, p.lender.extend(from, n.ticket)
+	default:
+		p.spills.noted(from, n)
+		return
+	}
+	p.config.Cluster.Note(from, answer.append(nil))
+}
+
+func (s *spills) noted(from ring.Member, n note) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.lent[n.ticket]
+	if t == nil || t.call.Owner != from {
+		return
+	}
+	switch n.kind {
+	case noteReturned:
+		delete(s.lent, n.ticket)
+		close(t.returned)
+	case noteExtended:
+		select {
+		case t.extended <- n:
+		default: // one that nobody has read yet will do as well
+		}
+	}
+}
