@@ -52,6 +52,7 @@ type State struct {
 	Epoch    uint64        // the highest heard of
 	Waits    int           // keys that wait for other nodes
 	Draining int           // keys of an earlier tenure that this node still runs
+	Helping  int           // keys of which the owner has lent it the turn
 	Giving   ring.Member   // has been given it and has not confirmed
 	Silent   []ring.Member // whose word is missing for this node to own it
 
@@ -65,7 +66,7 @@ func (t *Table) State(p int) State {
 	s := &t.parts[p]
 	state := State{
 		Role: s.role, Route: t.routeOf(p, s), Target: t.view.Targets[p], Epoch: s.heard,
-		Waits: len(s.waits), Draining: len(s.listed()),
+		Waits: len(s.waits), Draining: len(s.draining), Helping: len(s.helping),
 		Title: t.titleOf(s), Record: s.title.known, WaitsFor: s.title.wait,
 	}
 	if state.WaitsFor == "" && (s.role != Owned || state.Title.Tenure == 0) {
@@ -100,11 +101,12 @@ type Counts struct {
 	Claiming int
 	Waits    int // keys that wait for other nodes
 	Draining int // keys that other nodes wait for
+	Helping  int // keys of which other nodes have lent the turn
 	Giving   int // partitions on their way to live members
 }
 
 // Idle reports whether the node may leave: nobody needs it.
-func (c Counts) Idle() bool { return c.Owned+c.Claiming+c.Draining+c.Giving == 0 }
+func (c Counts) Idle() bool { return c.Owned+c.Claiming+c.Draining+c.Helping+c.Giving == 0 }
 
 // Counts costs time in proportion to the partitions.
 func (t *Table) Counts() Counts {
@@ -118,7 +120,8 @@ func (t *Table) Counts() Counts {
 			c.Claiming++ // or will, as soon as it may: it is not done with it
 		}
 		c.Waits += len(s.waits)
-		c.Draining += len(s.listed())
+		c.Draining += len(s.draining)
+		c.Helping += len(s.helping)
 		if s.given != nil && t.isLive(s.given.to) {
 			c.Giving++
 		}

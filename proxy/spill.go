@@ -31,11 +31,12 @@ type spills struct {
 	proxy *Proxy
 	some  atomic.Int32 // len(keys)
 
-	mu     sync.Mutex // guards the rest, and what is in the keys and their turns
-	keys   map[string]*spill
-	lent   map[queue.ID]*turn // by others, until it is known there that they are over
-	closed chan struct{}      // by stop
-	ended  bool
+	mu       sync.Mutex // guards the rest, and what is in the keys and their turns
+	keys     map[string]*spill
+	lent     map[queue.ID]*turn // by others, until it is known there that they are over
+	closed   chan struct{}      // by stop
+	retiring bool               // newcomers wait here only behind others
+	ended    bool
 }
 
 // spill is one such key.
@@ -98,7 +99,7 @@ func (s *spills) hint(c *call) {
 	defer s.mu.Unlock()
 	k := s.keys[string(c.key)]
 	if k == nil {
-		if s.ended {
+		if s.retiring || s.ended {
 			return
 		}
 		k = &spill{of: s, key: append([]byte(nil), c.key...), partition: c.place.Partition, route: c.route, opened: make(chan struct{})}
@@ -158,7 +159,7 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 // takes reports whether c waits here. Whoever comes while others wait stands behind
 // them; otherwise shared requests are better off at the owner, beside each other.
 func (k *spill) takes(c *call) bool {
-	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && time.Now().Before(k.until)
+	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && !k.of.retiring && time.Now().Before(k.until)
 }
 
 // cover returns a turn to be asked for, if more requests wait than the others are for.
@@ -528,6 +529,14 @@ func (s *spills) stop() {
 	for _, k := range s.keys {
 		k.lapses.Stop()
 	}
+}
+
+// Unspill has no further request wait for turns of other nodes, but behind others that
+// do: this node will end.
+func (p *Proxy) Unspill() {
+	p.spills.mu.Lock()
+	defer p.spills.mu.Unlock()
+	p.spills.retiring = true
 }
 
 // EvictSpilled answers the requests that wait for turns of other nodes: this node ends.

@@ -228,7 +228,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	switch {
 	case s.sealed(r.Partition):
 		return false, ErrSealed
-	case s.closed:
+	case s.closed && r.Partition != Aside: // there, it stands behind others
 		return false, ErrClosed
 	}
 	ln := s.find(r.Partition, hash, r.Key)

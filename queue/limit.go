@@ -54,8 +54,8 @@ func (l *Lanes) dropLane() {
 	}
 }
 
-// Close refuses every further Admit with ErrClosed. Tickets already taken wait
-// and run on. No key is hot any more, as after Seal.
+// Close refuses every further Admit with ErrClosed, but for requests Aside, which is for
+// their admitter to end. Tickets already taken wait and run on. No key is hot any more, as after Seal.
 func (l *Lanes) Close() {
 	// A lane of nobody keeps the number above zero until every shard is closed
 	// and it can only fall. If it is zero then, nobody else will see it become so.

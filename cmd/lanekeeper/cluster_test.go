@@ -30,6 +30,9 @@ var foundBugs = []uint64{141, 1079, 1489, 1779, 2643, 2920, 3271, 3675, 3701, 40
 // foundStrict are those of TestStrictSimulation.
 var foundStrict = []uint64{99, 461, 613}
 
+// foundSpilled are those of TestSpilledSimulation.
+var foundSpilled []uint64
+
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {
 	campaign(t, newScenario, foundBugs, mustReach)
@@ -44,6 +47,20 @@ func TestStrictSimulation(t *testing.T) {
 		return s
 	}
 	campaign(t, scenario, foundStrict, mustReachStrict)
+}
+
+// TestSpilledSimulation runs whole nodes that spill every key of which a request waits:
+// cold, hot, spilled and cold again, many times in each seed.
+func TestSpilledSimulation(t *testing.T) {
+	scenario := func(seed uint64) scenario {
+		s := newScenario(seed)
+		if seed%4 >= 2 {
+			s.beStrict()
+		}
+		s.beSpilled()
+		return s
+	}
+	campaign(t, scenario, foundSpilled, mustReachSpilled)
 }
 
 // campaign runs many seeds.

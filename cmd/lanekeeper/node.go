@@ -414,6 +414,7 @@ func (n *node) empty(ctx context.Context) error {
 			return err
 		}
 	}
+	n.proxy.Unspill()
 	n.lanes.Close()
 	return n.lanes.Drain(ctx)
 }

@@ -27,6 +27,10 @@ type scenario struct {
 	strict             bool
 	ttl, margin, grace time.Duration // of leases; and what the store waits after it lost its data
 
+	spilled         bool
+	batch           int
+	quantum, coolIn time.Duration
+
 	link      membertest.Link
 	service   loadtest.WitnessConfig
 	keys      int
@@ -93,6 +97,17 @@ func (s *scenario) beStrict() {
 	s.answerTimeout = s.patience + s.upstreamTimeout + 2*time.Second + 500*time.Millisecond + pauseMax
 }
 
+// beSpilled makes s one whose keys are spilled as soon as a request waits, and cool when
+// none has for a moment: there are few, so that they come and go.
+func (s *scenario) beSpilled() {
+	r := rand.New(rand.NewPCG(s.seed, 0x7370696c))
+	s.spilled = true
+	s.keys = 3 + r.IntN(6)
+	s.batch = []int{1, 2, 4, 16}[r.IntN(4)]
+	s.quantum = time.Duration(1+r.IntN(50)) * time.Millisecond
+	s.coolIn = time.Duration(5+r.IntN(300)) * time.Millisecond
+}
+
 func (s scenario) String() string {
 	class := "faults"
 	if s.planned {
@@ -100,6 +115,9 @@ func (s scenario) String() string {
 	}
 	if s.strict {
 		class += fmt.Sprintf(", strict, TTL %v, margin %v, grace %v", s.ttl, s.margin, s.grace)
+	}
+	if s.spilled {
+		class += fmt.Sprintf(", spilled, batch %d, quantum %v, cool in %v", s.batch, s.quantum, s.coolIn)
 	}
 	return fmt.Sprintf("%s: %d nodes, min %d, %d partitions, %d stripes, secure %v, settle %v, handoff %v, rejoin %v, delay %v, link %+v, service %v+%v, 3%% +%v, %d keys every %v, pinned to %s",
 		class, s.nodes, s.minMembers, s.partitions, s.stripes, s.secure, s.settle, s.handoff, s.rejoin, s.delay, s.link,

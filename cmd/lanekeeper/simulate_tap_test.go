@@ -57,6 +57,17 @@ const (
 	sawLoss   = "times that the store lost its data"
 )
 
+// And one of spilled keys.
+const (
+	sawTurn     = "turns that were asked for"
+	sawReturn   = "turns that were given back"
+	sawExtended = "turns that were extended"
+)
+
+var mustReachSpilled = []string{
+	sawTurn, sawReturn, sawExtended, sawHandoff, sawKeyDone, sawMoved, sawAdopted, sawFreeze, sawTakeover, sawUnknown, sawDenials,
+}
+
 var mustReachStrict = []string{
 	sawHandoff, sawKeyDone, sawMoved, sawAdopted, sawFreeze, sawTakeover, sawUnknown, sawDenials, sawAway, sawCutOff, sawLoss,
 }
@@ -115,7 +126,7 @@ func (f *frames) feed(b []byte) {
 
 // Kinds of frames and entries, as packages peer and ownership write them down.
 const (
-	frameReply, frameRequest, frameCancel, frameControl, frameMoved, frameBody, frameFetch = 2, 4, 5, 8, 10, 13, 14
+	frameReply, frameRequest, frameCancel, frameControl, frameMoved, frameBody, frameFetch, frameNote = 2, 4, 5, 8, 10, 13, 14, 17
 
 	entryAnswer, entryGive, entryTaken, entryKeyDone, entryAsk, entryHeld, entryConfirm, entryConfirmed = 2, 3, 4, 5, 6, 7, 9, 10
 )
@@ -126,8 +137,13 @@ func (t *tap) sent(kind byte, b []byte) (skip int) {
 		if b[12]&4 != 0 {
 			t.world.tally.add(sawFirst, 1)
 		}
+		if b[18]&16 != 0 {
+			t.world.tally.add(sawTurn, 1)
+		}
 	case frameCancel:
 		t.world.tally.add(sawCancel, 1)
+	case frameNote:
+		t.world.tally.add(map[byte]string{1: sawReturn, 2: "turns known to be over", 3: sawExtended, 4: "extensions"}[b[0]], 1)
 	case frameControl:
 		t.control(b)
 	case frameBody:

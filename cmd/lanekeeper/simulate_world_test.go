@@ -21,6 +21,7 @@ import (
 	"lanekeeper/lock/locktest"
 	"lanekeeper/membership"
 	"lanekeeper/membership/membertest"
+	"lanekeeper/queue"
 	"lanekeeper/ring"
 )
 
@@ -236,6 +237,13 @@ func (w *world) config(p *simProcess) (nodeConfig, error) {
 		return p.gate.dial(ctx, w.network, p.host, address, nil)
 	}
 	order := &c.proxy.Routes[0].Lane
+	if w.spilled {
+		for i := range 2 {
+			l := &c.proxy.Routes[i].Lane
+			l.Spill, l.Batch, l.Quantum = true, w.batch, w.quantum
+			l.Hot = &queue.HotRule{Depth: 1, For: time.Millisecond, CoolAfter: w.coolIn}
+		}
+	}
 	order.QueueTimeout, order.UpstreamTimeout = w.patience, w.upstreamTimeout
 	c.proxy.Routes[1].Lane.UpstreamTimeout = w.upstreamTimeout
 	if w.strict {
