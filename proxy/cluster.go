@@ -85,6 +85,7 @@ func (c *call) forward() *problem {
 	}
 	call.Reset(c.place.Partition, c, &r, c.arrived.Add(c.patience))
 	c.proxy.config.Cluster.Send(call)
+	c.passOn()
 	c.id = call.Ticket
 	problem := c.await(call)
 	if problem == nil && !r.Bulk {

@@ -172,6 +172,7 @@ type request struct {
 	from    *forwarded    // another node accepted it
 	aside   *spill        // where it waits for a turn that its key's owner lends
 	lent    *turn         // that turn
+	first   *queue.Ticket // its place there, until it is sent to its lane
 	owner   string        // another node answered it
 	gone    bool          // the client hung up while it waited elsewhere
 
@@ -341,7 +342,7 @@ func (c *call) turnHere() *problem {
 	if problem == nil {
 		problem = c.borrow()
 	}
-	if problem != nil {
+	if problem != nil && c.aside != nil {
 		c.aside.leave()
 	}
 	return problem

@@ -20,10 +20,12 @@ import (
 //
 //   - A request gets its ticket, and an ask that is needed for it enters, under the
 //     hop's lock (Aside), where every other request gets its place as well.
-//   - As long as a request of the key waits here, all later ones wait behind it.
-//   - So whatever was sent to the owner before an ask stands before it there; and
-//     what comes to be sent after the last request here has begun is behind the
-//     ask in whose turn that one runs.
+//   - As long as a request of the key waits here, all later ones wait behind it, and
+//     one at a time begins.
+//   - What is asked for serves only what came before the next request that is sent
+//     to the owner (bar): that one stands behind the asks of before.
+//   - When the key is not spilled any more, those that wait are sent to the owner
+//     one after the other, from the first (onward).
 //
 // No message has to be believed for that. The owner's word that a key is spilled is a
 // hint, where requests had better wait.
@@ -139,12 +141,19 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[string(c.key)]
-	if k == nil || s.ended || !k.takes(c) {
+	if k == nil {
+		return false, nil
+	}
+	if c.aside != nil || s.ended || !k.takes(c) {
+		k.bar()
 		return false, nil
 	}
 	place := c.place
 	place.Partition, place.Hot, place.ShedDepth = queue.Aside, nil, 0 // whether it is hot is its owner's to say
-	if c.refusal = s.proxy.lanes.Admit(c.ticket, &place); c.refusal != nil {
+	place.Class = queue.Exclusive                                     // so that they look for turns in their order
+	ticket := new(queue.Ticket)                                       // not c's own, which it may need for the lane itself
+	c.ticket = ticket
+	if c.refusal = s.proxy.lanes.Admit(ticket, &place); c.refusal != nil {
 		return true, nil
 	}
 	c.aside, k.route = k, c.route
@@ -159,7 +168,20 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 // takes reports whether c waits here. Whoever comes while others wait stands behind
 // them; otherwise shared requests are better off at the owner, beside each other.
 func (k *spill) takes(c *call) bool {
-	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && !k.of.retiring && time.Now().Before(k.until)
+	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && k.spilled()
+}
+
+func (k *spill) spilled() bool { return !k.of.retiring && time.Now().Before(k.until) }
+
+// bar has no further request begin in the turns that have been asked for: one is about
+// to be sent to the owner, where it stands behind them.
+func (k *spill) bar() {
+	for _, t := range k.turns {
+		t.size = t.used
+	}
+	if k.open != nil {
+		k.open.look()
+	}
 }
 
 // cover returns a turn to be asked for, if more requests wait than the others are for.
@@ -169,12 +191,12 @@ func (k *spill) cover() *turn {
 		lack -= t.size - t.used
 	}
 	lane := &k.route.Lane
-	if last := len(k.turns) - 1; lack > 0 && last >= 0 && k.turns[last].began.IsZero() {
+	if last := len(k.turns) - 1; lack > 0 && last >= 0 && k.turns[last].began.IsZero() && k.turns[last].size > 0 {
 		t := k.turns[last]
 		joining := min(lack, max(t.batch-t.size, 0))
 		t.size, lack = t.size+joining, lack-joining
 	}
-	if lack <= 0 || time.Now().Before(k.pause) || k.of.ended {
+	if lack <= 0 || time.Now().Before(k.pause) || k.of.ended || !k.spilled() {
 		return nil
 	}
 	return k.ask(min(lack, max(lane.Batch, 1)))
@@ -471,23 +493,39 @@ func (k *spill) more(cluster Cluster) {
 	}
 }
 
-// enter begins a request in the open turn, and returns that; or else what is closed
-// when another one is opened.
-func (k *spill) enter() (*turn, <-chan struct{}) {
+// enter begins the first request of those that wait in the open turn, and returns that;
+// or else what is closed when another one is opened. It is to go onward if the key is not
+// spilled any more.
+func (k *spill) enter() (t *turn, opened <-chan struct{}, onward bool) {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
-	t := k.open
-	if t == nil {
-		return nil, k.opened
-	}
-	if t.spent() {
+	if t := k.open; t != nil && !t.spent() {
+		t.used++
+		k.waiting--
+		k.running++
+		return t, nil, false
+	} else if t != nil {
 		t.look()
-		return nil, k.opened
 	}
-	t.used++
-	k.waiting--
-	k.running++
-	return t, nil
+	return nil, k.opened, !k.spilled()
+}
+
+// onward sends the request to its lane.
+func (c *call) onward() *problem {
+	c.first, c.ticket, c.turn = c.ticket, &c.own, false
+	return c.forward()
+}
+
+// passOn lets the next one of those that wait here look for a turn, or go onward, when
+// this one has its place elsewhere.
+func (c *call) passOn() {
+	if c.first == nil {
+		return
+	}
+	k, first := c.aside, c.first
+	c.aside, c.first = nil, nil
+	k.leave()
+	first.Done()
 }
 
 // leave takes a request out that did not begin.
@@ -531,29 +569,38 @@ func (s *spills) stop() {
 	}
 }
 
-// Unspill has no further request wait for turns of other nodes, but behind others that
-// do: this node will end.
-func (p *Proxy) Unspill() {
-	p.spills.mu.Lock()
-	defer p.spills.mu.Unlock()
-	p.spills.retiring = true
+// Spill says whether requests may wait for turns of other nodes, which they may at
+// first. A node that is to end has those of others answer its requests themselves.
+func (p *Proxy) Spill(may bool) {
+	s := p.spills
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.retiring = !may
+	for _, k := range s.keys {
+		close(k.opened) // whoever looks for a turn looks at this
+		k.opened = make(chan struct{})
+	}
 }
 
 // EvictSpilled answers the requests that wait for turns of other nodes: this node ends.
 func (p *Proxy) EvictSpilled() { p.spills.stop() }
 
 // borrow waits for a turn in which the request may run, when it is the first of those
-// that wait here.
+// that wait here, or sends it to its lane.
 func (c *call) borrow() *problem {
 	skips := c.lane.ClientGone == Skip
 	deadline := c.arrived.Add(c.patience)
 	for look := firstLook; ; look = min(2*look, lastLook) {
-		t, opened := c.aside.enter()
-		if t != nil {
+		t, opened, onward := c.aside.enter()
+		switch {
+		case t != nil:
 			c.lent, c.laneWait = t, time.Since(c.arrived)
 			c.route.metrics.spilled.Inc()
 			return nil
+		case onward:
+			return c.onward()
 		}
+		c.aside.more(c.proxy.config.Cluster)
 		until := deadline
 		if skips {
 			until = earlier(until, time.Now().Add(look))

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -97,6 +98,9 @@ func campaign(t *testing.T, scenario func(seed uint64) scenario, found []uint64,
 		}
 		failed++
 		t.Errorf("seed %d:\n%s\n\ndiary\n%s\n\nlog\n%s", seed, strings.Join(w.problems, "\n"), strings.Join(w.diary, "\n"), tail(w.lines, 300))
+		for _, key := range keysIn(w.problems) {
+			t.Logf("what became of %s\n%s", key, w.story(key))
+		}
 		again := 0
 		for range *simAgain {
 			if len(simulateSeed(t, scenario(seed), config).problems) > 0 {
@@ -119,6 +123,16 @@ func campaign(t *testing.T, scenario func(seed uint64) scenario, found []uint64,
 			t.Errorf("never reached: %s", what)
 		}
 	}
+}
+
+// keysIn are the keys, few of them, that problems speak of.
+func keysIn(problems []string) (keys []string) {
+	for _, key := range regexp.MustCompile(`order:\d+`).FindAllString(strings.Join(problems, "\n"), -1) {
+		if !slices.Contains(keys, key) && len(keys) < 2 {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 func tail(lines []string, n int) string {

@@ -315,6 +315,7 @@ var errAbandoned = errors.New("requests were abandoned")
 func (n *node) stop(now <-chan struct{}) error {
 	n.draining.CompareAndSwap(0, time.Now().UnixNano())
 	n.stopping.Store(true)
+	n.proxy.Spill(false)
 	n.log.Info("draining", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
 
@@ -414,7 +415,6 @@ func (n *node) empty(ctx context.Context) error {
 			return err
 		}
 	}
-	n.proxy.Unspill()
 	n.lanes.Close()
 	return n.lanes.Drain(ctx)
 }

@@ -249,6 +249,7 @@ func (n *node) Drain() error {
 		return errEnding
 	}
 	n.draining.CompareAndSwap(0, time.Now().UnixNano())
+	n.proxy.Spill(false)
 	return n.announce((*membership.Membership).Drain)
 }
 
@@ -258,6 +259,7 @@ func (n *node) Undrain() error {
 		return errEnding
 	}
 	n.draining.Store(0)
+	n.proxy.Spill(true)
 	return n.announce((*membership.Membership).Undrain)
 }
 
