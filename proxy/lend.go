@@ -193,7 +193,8 @@ const watchLent = time.Second
 
 // expired ends a turn whose time is over. The borrower runs nothing in it any more;
 // but if it lives, what it was cut off from may still be at work at its service, as after
-// a timeout, and the lane is held in the same way.
+// a timeout, and the lane is held in the same way. It is asked: an answer that told it of
+// the turn may have been lost.
 func (l *lentTurn) expired() {
 	d := l.lender
 	d.mu.Lock()
@@ -205,6 +206,8 @@ func (l *lentTurn) expired() {
 	case late < l.HoldFor && d.proxy.config.Cluster.Lives(l.Ingress):
 		l.Ticket.Hold()
 		l.watch.Reset(watchLent)
+		question := note{kind: noteAsk, ticket: l.Request.Ticket}
+		defer d.proxy.config.Cluster.Note(l.Ingress, question.append(nil))
 	default:
 		defer l.lost()
 	}

@@ -48,6 +48,7 @@ const (
 	noteReturned                     // it is known to be
 	noteExtend                       // it takes longer
 	noteExtended
+	noteAsk // its time is over: is it?
 )
 
 var errLoan = errors.New("proxy: a malformed word about a turn")

@@ -74,8 +74,9 @@ type turn struct {
 	ticket  queue.Ticket // in this node's own lane
 	refusal error
 
-	loan loan
-	may  bool // this node told that it helps
+	loan    loan
+	may     bool           // this node told that it helps
+	extends []lock.Sending // the requests for more time
 
 	size  int // guarded by spills.mu, as is the rest
 	used  int
@@ -389,22 +390,20 @@ const sayAgain = 200 * time.Millisecond
 // extend asks for more time, and reports whether there is some. Notes may be lost, so
 // it asks until the turn's time is over; if it is over already, once.
 func (t *turn) extend(cluster Cluster) bool {
-	for number := uint32(1); ; number++ {
-		sent := t.term.Now()
+	for {
+		t.extends = append(t.extends, t.term.Now())
+		number := uint32(len(t.extends) - 1) //nolint:gosec // a few for each second
 		cluster.Note(t.call.Owner, (&note{kind: noteExtend, ticket: t.call.Ticket, number: number}).append(nil))
 		wait := time.NewTimer(sayAgain)
 		select {
 		case n := <-t.extended:
 			wait.Stop()
-			if n.number != number {
-				continue // of an earlier one: when that was sent is forgotten
-			}
-			if n.validFor <= 0 {
+			if n.validFor <= 0 || int(n.number) >= len(t.extends) {
 				t.term.End()
 				return false
 			}
-			t.term.Extend(sent, n.validFor)
-			return true
+			t.term.Extend(t.extends[n.number], n.validFor)
+			return t.term.Left() > 0
 		case <-t.done:
 			wait.Stop()
 			return true
@@ -657,11 +656,24 @@ func (p *Proxy) Noted(from ring.Member, payload []byte) {
 		answer.kind = noteReturned
 	case noteExtend:
 		answer.kind, answer.validFor = noteExtended, p.lender.extend(from, n.ticket)
+	case noteAsk:
+		if p.spills.has(n.ticket) {
+			return
+		}
+		answer.kind = noteReturn
 	default:
 		p.spills.noted(from, n)
 		return
 	}
 	p.config.Cluster.Note(from, answer.append(nil))
+}
+
+// has reports whether a turn may be in use here. One that was lent to this node, and
+// that it has not heard of while it lasted, is not and will not be.
+func (s *spills) has(ticket queue.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lent[ticket] != nil
 }
 
 func (s *spills) noted(from ring.Member, n note) {
@@ -678,7 +690,7 @@ func (s *spills) noted(from ring.Member, n note) {
 	case noteExtended:
 		select {
 		case t.extended <- n:
-		default: // one that nobody has read yet will do as well
+		default: // one that nobody has read yet has to do
 		}
 	}
 }
