@@ -15,7 +15,7 @@ routes:
   - {name: b, match: {host: b}, upstream: app, key: {space: b, from: [{header: H}]}, lane: {hot: }}
   - {name: c, match: {host: c}, upstream: app, key: {space: c, from: [{header: H}]}}
 `)
-	plain := HotConfig{Depth: 32, Bytes: 8 * MiB, Busy: 0.5, Share: 0.1, For: Duration(7 * time.Second), CoolAfter: Duration(30 * time.Second), Action: "none"}
+	plain := HotConfig{Depth: 32, Bytes: 8 * MiB, Busy: 0.5, Share: 0.1, For: Duration(7 * time.Second), CoolAfter: Duration(30 * time.Second), Action: "none", Batch: 16, Quantum: Duration(50 * time.Millisecond)}
 	shed := plain
 	shed.Depth, shed.Action = 64, "shed"
 	for i, want := range []HotConfig{shed, plain, plain} {
@@ -47,6 +47,11 @@ func TestConfigHotIsChecked(t *testing.T) {
 		{"shed at no depth", hot("depth: 0, action: shed"), at("1:40", "depth", "0, but hot.action is shed: that refuses the requests of a hot key at this depth")},
 		{"shed beyond max_depth", hot("depth: 41, action: shed"), at("1:40", "depth", "41 is more than max_depth (40), where every key is refused: shed would do nothing")},
 		{"seen beyond max_depth", hot("depth: 41"), nil},
+		{"spilled", hot("action: spill, batch: 4096, quantum: 1ms"), nil},
+		{"spilled and never hot", hot("action: spill, depth: 0, bytes: 0"), at("1:40", "action", "spill, but hot.depth and hot.bytes are 0: no key is ever hot")},
+		{"an empty batch", hot("batch: 0"), at("1:40", "batch", "0 is too small: at least 1")},
+		{"too large a batch", hot("batch: 4097"), at("1:40", "batch", "4097 is too large: at most 4096")},
+		{"no quantum", hot("quantum: 0s"), at("1:40", "quantum", "0s is too small: at least 1ms")},
 		{"a route's own max_depth", someUpstream + "defaults: {lane: {hot: {action: shed}}}\nroutes: [{name: a, " + key + ", lane: {max_depth: 31}}]\n", []string{
 			"lk.yaml:3:73: error: routes[0].lane.hot.depth: 32 is more than max_depth (31), where every key is refused: shed would do nothing",
 		}},

@@ -151,7 +151,7 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Strict:          l.Guarantee == "strict" && l.Mode == "enforce",
 		Hot:             l.Hot.rule(),
 		Shed:            l.Hot.Action == "shed",
-		Spill:           l.Hot.Action == "spill",
+		Spill:           l.Hot.Action == "spill" && l.Mode == "enforce",
 		Batch:           l.Hot.Batch,
 		Quantum:         time.Duration(l.Hot.Quantum),
 	}

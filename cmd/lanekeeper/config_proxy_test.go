@@ -77,6 +77,8 @@ func TestConfigForTheProxy(t *testing.T) {
 		MaxResponse:     0,
 		Strict:          false, // it only observes
 		Shed:            true,
+		Batch:           39,
+		Quantum:         40 * time.Millisecond,
 	}
 	rule := queue.HotRule{Depth: 17, Bytes: 9 << 20, Busy: 0.25, Share: 1, Rate: 10.5, For: 37 * time.Second, CoolAfter: 38 * time.Second}
 	ownRule := rule
