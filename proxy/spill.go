@@ -150,6 +150,7 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 		return false, nil
 	}
 	place := c.place
+	place.ID = queue.ID{}                                             // one may have been drawn when the lane was thought to be here
 	place.Partition, place.Hot, place.ShedDepth = queue.Aside, nil, 0 // whether it is hot is its owner's to say
 	place.Class = queue.Exclusive                                     // so that they look for turns in their order
 	ticket := new(queue.Ticket)                                       // not c's own, which it may need for the lane itself

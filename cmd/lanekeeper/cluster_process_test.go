@@ -108,6 +108,11 @@ routes:
     match: {path: "/orders/{id}/{rest...}"}
     upstream: app
     key: {space: order, from: [{path: id}]}
+  - name: spilled
+    match: {path: "/spilled/{id}/{rest...}"}
+    upstream: app
+    key: {space: spilled, from: [{path: id}]}
+    lane: {hot: {depth: 4, bytes: 64KiB, busy: 0, share: 0, for: 50ms, cool_after: 500ms, action: spill}}
 %slog: {keys: plain}
 %s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, guarantee, plain, extra))
 		c.files = append(c.files, file)

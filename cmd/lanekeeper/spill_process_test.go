@@ -1,0 +1,101 @@
+package main
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"lanekeeper/loadtest"
+)
+
+// The tests of this file have a few keys that are spilled as long as requests wait for
+// them, at nodes that run as processes.
+
+// spilling is traffic of few keys at all nodes, which leaves a backlog of each: most of
+// the requests run at the nodes that they came to.
+func spilling(connections int) loadtest.Traffic {
+	return loadtest.Traffic{
+		Mode: loadtest.Closed, Keys: 3, Requests: 1_000_000, Connections: connections, Path: "/spilled/{key}", Space: "spilled",
+		Timeout: 40 * time.Second, Duration: time.Minute,
+	}
+}
+
+// spilledAt is how many requests ran at a node in turns that others lent.
+func (c *testCluster) spilledAt(i int) float64 {
+	return c.metric(i, `lanekeeper_spilled_total{route="spilled"}`)
+}
+
+// TestSpilledRestart restarts every node, one after the other, while keys are spilled:
+// no request is lost or refused, and no order is broken.
+func TestSpilledRestart(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: time.Millisecond, Jitter: time.Millisecond}, "shutdown: {delay: 300ms, drain_timeout: 20s}\n")
+	var spilled float64
+	result, report := c.under(spilling(48), func() {
+		for i := range c.nodes {
+			time.Sleep(500 * time.Millisecond)
+			for i := range c.nodes {
+				spilled += c.spilledAt(i)
+			}
+			c.restart(i)
+		}
+		time.Sleep(500 * time.Millisecond)
+	})
+	t.Logf("%d requests, at least %.0f of them spilled; longest gap %s, p99 %s, max %s\n%s", len(result.Sent), spilled, result.LongestGap, result.LatencyAt(99), result.LatencyAt(100), report)
+	if !report.OK() || report.Vacuous() {
+		t.Error("order was broken")
+	}
+	if statuses := result.Statuses(); statuses[200] != len(result.Sent) {
+		t.Errorf("statuses %v: want 200 alone", statuses)
+	}
+	if spilled < 100 {
+		t.Errorf("%v requests were spilled", spilled)
+	}
+}
+
+// TestSpilledKilled kills a node while keys are spilled, which owns one of them and
+// borrows turns of the others, with clients at all nodes: what it had is unknown, the keys
+// go on, and nothing runs twice, is lost, or is denied although it ran. The call that it
+// was at has long ended when the next one of its key begins.
+func TestSpilledKilled(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
+	result, report := c.under(spilling(48), func() {
+		for i := range c.nodes {
+			time.Sleep(time.Second)
+			c.kill(i)
+			time.Sleep(6 * time.Second)
+			c.launch(i)
+		}
+		time.Sleep(time.Second)
+	})
+	t.Logf("statuses %v; longest gap %s, max %s\n%s", result.Statuses(), result.LongestGap, result.LatencyAt(100), report)
+	c.expectNone(report, inexcusable...)
+	c.expectNone(report, loadtest.Overlap)
+	var spilled float64
+	for i := range c.nodes {
+		spilled += c.spilledAt(i)
+	}
+	if spilled == 0 || result.Statuses()[200] < 1000 {
+		t.Errorf("%v requests were spilled since the last start, statuses %v", spilled, result.Statuses())
+	}
+}
+
+// TestSpilledPaused stops a node's process while keys are spilled, for longer than turns
+// are lent and others wait, and lets it go on: of what it had, at most the call of each
+// key that was being sent may run beside another.
+func TestSpilledPaused(t *testing.T) {
+	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
+	result, report := c.under(spilling(48), func() {
+		for i := range c.nodes {
+			time.Sleep(time.Second)
+			c.nodes[i].signal(syscall.SIGSTOP)
+			time.Sleep(6 * time.Second)
+			c.nodes[i].signal(syscall.SIGCONT)
+		}
+		time.Sleep(3 * time.Second)
+	})
+	t.Logf("statuses %v; longest gap %s, max %s\n%s", result.Statuses(), result.LongestGap, result.LatencyAt(100), report)
+	c.expectNone(report, inexcusable...)
+	if n := report.Count(loadtest.Overlap); n > 3*3 {
+		t.Errorf("%d overlaps in three pauses", n)
+	}
+}
