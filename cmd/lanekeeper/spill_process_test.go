@@ -28,6 +28,7 @@ func (c *testCluster) spilledAt(i int) float64 {
 // TestSpilledRestart restarts every node, one after the other, while keys are spilled:
 // no request is lost or refused, and no order is broken.
 func TestSpilledRestart(t *testing.T) {
+	unhurried(t)
 	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: time.Millisecond, Jitter: time.Millisecond}, "shutdown: {delay: 300ms, drain_timeout: 20s}\n")
 	var spilled float64
 	result, report := c.under(spilling(48), func() {
@@ -57,9 +58,10 @@ func TestSpilledRestart(t *testing.T) {
 // go on, and nothing runs twice, is lost, or is denied although it ran. The call that it
 // was at has long ended when the next one of its key begins.
 func TestSpilledKilled(t *testing.T) {
+	unhurried(t)
 	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
 	result, report := c.under(spilling(48), func() {
-		for i := range c.nodes {
+		for i := range 2 {
 			time.Sleep(time.Second)
 			c.kill(i)
 			time.Sleep(6 * time.Second)
@@ -83,19 +85,20 @@ func TestSpilledKilled(t *testing.T) {
 // are lent and others wait, and lets it go on: of what it had, at most the call of each
 // key that was being sent may run beside another.
 func TestSpilledPaused(t *testing.T) {
+	unhurried(t)
 	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
 	result, report := c.under(spilling(48), func() {
-		for i := range c.nodes {
+		for i := range 2 {
 			time.Sleep(time.Second)
 			c.nodes[i].signal(syscall.SIGSTOP)
-			time.Sleep(6 * time.Second)
+			time.Sleep(5 * time.Second)
 			c.nodes[i].signal(syscall.SIGCONT)
 		}
-		time.Sleep(3 * time.Second)
+		time.Sleep(2 * time.Second)
 	})
 	t.Logf("statuses %v; longest gap %s, max %s\n%s", result.Statuses(), result.LongestGap, result.LatencyAt(100), report)
 	c.expectNone(report, inexcusable...)
-	if n := report.Count(loadtest.Overlap); n > 3*3 {
-		t.Errorf("%d overlaps in three pauses", n)
+	if n := report.Count(loadtest.Overlap); n > 2*3 {
+		t.Errorf("%d overlaps in two pauses", n)
 	}
 }

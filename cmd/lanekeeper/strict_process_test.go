@@ -40,8 +40,8 @@ var storeKinds = map[string]func(t testing.TB) (server *locktest.Server, section
 }
 
 // unhurried skips a test with the race detector: everything that it runs is run without.
-// With it a machine of two cores may not renew such short leases in time; what races in
-// strict nodes is looked for in the simulation.
+// With it a machine of two cores may not renew short leases in time; what races in
+// such nodes is looked for in the simulation.
 func unhurried(t *testing.T) {
 	t.Helper()
 	if raceDetector {

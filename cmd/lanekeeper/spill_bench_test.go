@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/valyala/fasthttp"
+
+	"lanekeeper/lock"
+	"lanekeeper/lock/etcd"
+	"lanekeeper/lock/locktest"
+	"lanekeeper/lock/redis"
+	"lanekeeper/lock/zk"
+)
+
+// BenchmarkSpilled compares ways to run the requests of one hot key one at a time, in
+// alternating rounds: three entrances with 21 connections each, 1 KiB bodies, and a
+// service that takes 1 ms. They are: lanekeeper with the key not spilled, and spilled, and
+// what is built without it, where each request takes a lock: in Redis as most do it (SET
+// NX, and try again in a moment), and in Redis, ZooKeeper and etcd with a queue that wakes
+// who is next. It reports medians of the requests per second, and of how much longer the
+// longest wait was than the median; ns/op means nothing here.
+//
+//	go test ./cmd/lanekeeper -run '^$' -bench Spilled -benchtime 9x
+func BenchmarkSpilled(b *testing.B) {
+	service := startService(b, time.Millisecond)
+	c := startMembers(b, 3, service, "shutdown: {delay: 0s, drain_timeout: 1s}\n")
+	ways := []struct {
+		name, path string
+		entrances  []string
+	}{
+		{"not spilled", "/orders/1/", c.targets},
+		{"spilled", "/spilled/1/", c.targets},
+		{"plain Redis lock", "/", locking(b, service, plainRedis(b))},
+		{"Redis", "/", locking(b, service, lockRedis)},
+		{"ZooKeeper", "/", locking(b, service, lockZooKeeper)},
+		{"etcd", "/", locking(b, service, lockEtcd)},
+	}
+	rates, waits := make([][]float64, len(ways)), make([][]float64, len(ways))
+	for n := range b.N + 1 {
+		for i, way := range ways {
+			r := crowd(b, way.entrances, way.path, 21, 2*time.Second)
+			b.Logf("%-16s %5.0f/s, wait p50 %v, p99 %v, max %v", way.name, r.rate, r.p50, r.p99, r.most)
+			if n > 0 { // the first is to get warm, or hot
+				rates[i], waits[i] = append(rates[i], r.rate), append(waits[i], float64(r.most)/float64(r.p50))
+			}
+		}
+	}
+	for i, way := range ways {
+		name := strings.ReplaceAll(way.name, " ", "-")
+		b.ReportMetric(middle(rates[i]), name+"/s")
+		b.ReportMetric(middle(waits[i]), name+"-max/p50")
+	}
+	b.ReportMetric(middle(rates[1])/middle(rates[0]), "spilled-ratio")
+}
+
+type crowdRound struct {
+	rate           float64
+	p50, p99, most time.Duration
+}
+
+// crowd has clients at each entrance send one request after the other.
+func crowd(b *testing.B, entrances []string, path string, each int, during time.Duration) crowdRound {
+	body := make([]byte, 1024)
+	var mu sync.Mutex
+	var all []time.Duration
+	start := time.Now()
+	var wg sync.WaitGroup
+	for i := range each * len(entrances) {
+		wg.Go(func() {
+			entrance := entrances[i%len(entrances)]
+			client := fasthttp.HostClient{Addr: strings.TrimPrefix(entrance, "http://"), MaxConns: 1, MaxIdemponentCallAttempts: 1}
+			defer client.CloseIdleConnections()
+			var took []time.Duration
+			for time.Since(start) < during {
+				request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+				request.Header.SetMethod("POST")
+				request.SetRequestURI(entrance + path)
+				request.SetBodyRaw(body)
+				at := time.Now()
+				err := client.Do(request, response)
+				if err != nil || response.StatusCode() != 200 {
+					b.Errorf("%v, status %d: %s", err, response.StatusCode(), response.Body())
+					return
+				}
+				took = append(took, time.Since(at))
+				fasthttp.ReleaseRequest(request)
+				fasthttp.ReleaseResponse(response)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, took...)
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start)
+	if b.Failed() {
+		b.FailNow()
+	}
+	slices.Sort(all)
+	return crowdRound{float64(len(all)) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
+}
+
+// taking takes a lock, and returns what gives it back.
+type taking func(ctx context.Context) (release func(), err error)
+
+// locking serves three entrances, each of which takes a lock of its own making for each
+// request, calls the service and gives it back.
+func locking(b *testing.B, service string, open func(b *testing.B) taking) (entrances []string) {
+	for range 3 {
+		take := open(b)
+		client := &fasthttp.Client{MaxConnsPerHost: 64}
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			b.Fatal(err)
+		}
+		server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
+			release, err := take(context.Background())
+			if err != nil {
+				ctx.Error(err.Error(), 500)
+				return
+			}
+			defer release()
+			request := fasthttp.AcquireRequest()
+			defer fasthttp.ReleaseRequest(request)
+			request.Header.SetMethod("POST")
+			request.SetRequestURI(service + "/")
+			request.SetBodyRaw(ctx.PostBody())
+			if err := client.Do(request, &ctx.Response); err != nil {
+				ctx.Error(err.Error(), 502)
+			}
+		}}
+		go server.Serve(listener)              // ends with the listener
+		b.Cleanup(func() { listener.Close() }) // what is connected ends with the process
+		entrances = append(entrances, "http://"+listener.Addr().String())
+	}
+	return entrances
+}
+
+// plainRedis is the lock of most recipes: SET NX with a random value, another try in a
+// moment, and compare-and-delete. The moment is short, to its advantage.
+func plainRedis(b *testing.B) func(*testing.B) taking {
+	server := locktest.Redis(b)
+	unlock := rueidis.NewLuaScript(`if redis.call("GET", KEYS[1]) == ARGV[1] then return redis.call("DEL", KEYS[1]) end return 0`)
+	return func(b *testing.B) taking {
+		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Address}, ForceSingleClient: true, DisableCache: true})
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(client.Close)
+		return func(ctx context.Context) (func(), error) {
+			value := rand.Text()
+			for {
+				err := client.Do(ctx, client.B().Set().Key("lock").Value(value).Nx().PxMilliseconds(10_000).Build()).Error()
+				if err == nil {
+					break
+				}
+				if !rueidis.IsRedisNil(err) {
+					return nil, err
+				}
+				time.Sleep(2*time.Millisecond + time.Duration(value[0])*time.Microsecond*8) // and some jitter
+			}
+			return func() { unlock.Exec(ctx, client, []string{"lock"}, []string{value}) }, nil
+		}
+	}
+}
+
+var lockServers = map[string]*locktest.Server{}
+
+// lockServer is the store of a kind, one for all entrances.
+func lockServer(b *testing.B, kind string) *locktest.Server {
+	if lockServers[kind] == nil {
+		lockServers[kind], _ = storeKinds[kind](b)
+		b.Cleanup(func() { delete(lockServers, kind) })
+	}
+	return lockServers[kind]
+}
+
+func lockRedis(b *testing.B) taking {
+	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
+		return redis.Open(ctx, redis.Config{Address: lockServer(b, "redis").Address, Prefix: "bench", TTL: 10 * time.Second, Margin: time.Second})
+	})
+}
+
+func lockZooKeeper(b *testing.B) taking {
+	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
+		return zk.Open(ctx, zk.Config{Servers: []string{lockServer(b, "zookeeper").Address}, Prefix: "/bench", TTL: 9 * time.Second, Margin: time.Second})
+	})
+}
+
+func lockEtcd(b *testing.B) taking {
+	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
+		return etcd.Open(ctx, etcd.Config{Endpoints: []string{lockServer(b, "etcd").Address}, Prefix: "bench/", TTL: 10 * time.Second, Margin: time.Second})
+	})
+}
+
+func takingFrom(b *testing.B, open func(context.Context) (lock.Locker, error)) taking {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	locker, err := open(ctx)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		locker.Close(ctx)
+	})
+	return func(ctx context.Context) (func(), error) {
+		lease, err := locker.Acquire(ctx, "1")
+		if err != nil {
+			return nil, fmt.Errorf("acquire: %w", err)
+		}
+		return func() { lease.Release(ctx) }, nil
+	}
+}
