@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -186,19 +187,19 @@ func lockServer(b *testing.B, kind string) *locktest.Server {
 
 func lockRedis(b *testing.B) taking {
 	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return redis.Open(ctx, redis.Config{Address: lockServer(b, "redis").Address, Prefix: "bench", TTL: 10 * time.Second, Margin: time.Second})
+		return redis.Open(ctx, redis.Config{Address: lockServer(b, "redis").Address, Prefix: "bench", TTL: 10 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
 	})
 }
 
 func lockZooKeeper(b *testing.B) taking {
 	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return zk.Open(ctx, zk.Config{Servers: []string{lockServer(b, "zookeeper").Address}, Prefix: "/bench", TTL: 9 * time.Second, Margin: time.Second})
+		return zk.Open(ctx, zk.Config{Servers: []string{lockServer(b, "zookeeper").Address}, Prefix: "/bench", TTL: 9 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
 	})
 }
 
 func lockEtcd(b *testing.B) taking {
 	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return etcd.Open(ctx, etcd.Config{Endpoints: []string{lockServer(b, "etcd").Address}, Prefix: "bench/", TTL: 10 * time.Second, Margin: time.Second})
+		return etcd.Open(ctx, etcd.Config{Endpoints: []string{lockServer(b, "etcd").Address}, Prefix: "bench/", TTL: 10 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
 	})
 }
 
