@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -18,6 +19,7 @@ type threeNodes struct {
 	asked   []string // what was asked of it, in order
 	drained bool
 	refuses error
+	journal *Journal // nil: one with two events
 }
 
 func number(n int) *int { return &n }
@@ -80,6 +82,21 @@ func (c *threeNodes) Hot() Hot {
 		}},
 		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
 	}
+}
+
+func (c *threeNodes) Journal() *Journal {
+	if c.journal == nil {
+		c.journal = NewJournal("lk-0")
+		c.journal.first, c.journal.oldest, c.journal.next = 41, 41, 41
+		log := c.journal.Handler(slog.DiscardHandler)
+		line := slog.NewRecord(joined, slog.LevelInfo, "member joined", 0)
+		line.Add("event", "member-joined", "member", "lk-1 <1>", "state", "active")
+		log.Handle(context.Background(), line) //nolint:errcheck // it takes everything
+		line = slog.NewRecord(joined.Add(time.Second), slog.LevelWarn, "stood still", 0)
+		line.Add("for", 1500*time.Millisecond, "event", "stood-still")
+		log.Handle(context.Background(), line) //nolint:errcheck // it takes everything
+	}
+	return c.journal
 }
 
 func (c *threeNodes) Drain() error {
@@ -188,6 +205,17 @@ func TestEndpoints(t *testing.T) {
 		{method: "POST", target: "/api/v1/undrain?node=", status: 404, slug: "other-node"},
 		{method: "POST", target: "/api/v1/drain?nod=lk-1", status: 400, slug: "bad-request"},
 
+		{method: "GET", target: "/api/v1/events", status: 200},
+		{method: "HEAD", target: "/api/v1/events", header: map[string]string{"Accept": "text/event-stream"}, status: 200},
+		{method: "GET", target: "/api/v1/events?since=0&limit=5", status: 200},
+		{method: "GET", target: "/api/v1/events?since=", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?since=-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?limit=-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?limit=1&limit=2", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?after=1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?after=1", header: map[string]string{"Accept": "text/event-stream"}, status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?since=x", header: map[string]string{"Accept": "text/event-stream"}, status: 400, slug: "bad-request"},
+
 		{method: "GET", target: "/", status: 404, slug: "not-found"},
 		{method: "GET", target: "/api/v1/members/", status: 404, slug: "not-found"},
 		{method: "GET", target: "/api/v1/keys", status: 404, slug: "not-found"},
@@ -203,7 +231,7 @@ func TestEndpoints(t *testing.T) {
 func TestWrongMethodsAreRefused(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
-		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD",
+		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD", "/api/v1/events": "GET, HEAD",
 		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
@@ -340,7 +368,15 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +
 			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
 			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5}`,
-		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, drain and undrain"}`,
+		"GET /api/v1/events": `{"node":"lk-0","events":[` +
+			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}},` +
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+		"GET /api/v1/events?limit=1": `{"node":"lk-0","events":[` +
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+		"GET /api/v1/events?since=40&limit=1": `{"node":"lk-0","events":[` +
+			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}}],"missed":0,"next":41}`,
+		"GET /api/v1/events?since=42": `{"node":"lk-0","events":[],"missed":0,"next":42}`,
+		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, events, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

@@ -23,6 +23,9 @@ type Cluster interface {
 	// caller escapes them.
 	Hot() Hot
 
+	// Journal is where this node's events are; always the same one.
+	Journal() *Journal
+
 	// Drain begins to give everything away, or goes on with it. Undrain makes a
 	// draining node an ordinary one again. An error is a refusal and says why,
 	// such as a process that is ending already.

@@ -241,6 +241,9 @@ func (n *node) lane(partition int, key []byte) *admin.Lane {
 	return l
 }
 
+// Journal implements admin.Cluster.
+func (n *node) Journal() *admin.Journal { return n.journal }
+
 var errEnding = errors.New("the process is ending already")
 
 // Drain implements admin.Cluster.
@@ -248,7 +251,9 @@ func (n *node) Drain() error {
 	if n.stopping.Load() {
 		return errEnding
 	}
-	n.draining.CompareAndSwap(0, time.Now().UnixNano())
+	if n.draining.CompareAndSwap(0, time.Now().UnixNano()) {
+		n.log.Info("draining", "event", "drain-begun", "why", "an operator says so")
+	}
 	return n.announce((*membership.Membership).Drain)
 }
 
@@ -257,8 +262,30 @@ func (n *node) Undrain() error {
 	if n.stopping.Load() {
 		return errEnding
 	}
-	n.draining.Store(0)
+	if n.draining.Swap(0) != 0 {
+		n.drained.Store(false)
+		n.log.Info("not draining any more", "event", "drain-undone")
+	}
 	return n.announce((*membership.Membership).Undrain)
+}
+
+// lookAtDrain tells when an operator's drain is done. The one at the end of the process
+// tells of itself.
+func (n *node) lookAtDrain() {
+	if n.draining.Load() == 0 || n.stopping.Load() || n.drained.Load() {
+		return
+	}
+	if status := n.Status(); status.Drained() {
+		n.sayDrained()
+	}
+}
+
+// sayDrained tells once, until there is another drain.
+func (n *node) sayDrained() {
+	since := n.draining.Load()
+	if since != 0 && n.drained.CompareAndSwap(false, true) {
+		n.log.Info("drained", "event", "drain-done", "took", time.Since(time.Unix(0, since)).Round(time.Millisecond).String())
+	}
 }
 
 // announceMax is how long an operator waits for the others to hear.
