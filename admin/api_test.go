@@ -24,6 +24,8 @@ type threeNodes struct {
 
 func number(n int) *int { return &n }
 
+func seconds(s float64) *float64 { return &s }
+
 var joined = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 func (c *threeNodes) Status() Status {
@@ -31,7 +33,7 @@ func (c *threeNodes) Status() Status {
 		Node: "lk-0", Incarnation: "1a", Version: "1.4.0", Config: "9f31c2", Cluster: "prod",
 		Ready: !c.drained, Members: 3, InRing: !c.drained, RingVersion: 88, Owned: 1366, Moving: 2,
 		Lanes: 4, Waiting: 12, Running: 3, Held: 1,
-		Lease: &Lease{ID: "l-7", Seconds: 6.5},
+		Lease: &Lease{ID: "l-7", Seconds: 6.5, Age: 90, Renewed: seconds(0.5)},
 	}
 	if c.drained {
 		s.DrainingSince, s.NotReady = &joined, []string{"draining: since 4s"}
@@ -349,9 +351,9 @@ func TestRefusedChangesSayWhy(t *testing.T) {
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
 			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
@@ -362,7 +364,7 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
 			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,
 		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
-			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"waits_for":"l-7"},` +
+			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"held_seconds":null,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
 		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +

@@ -498,7 +498,11 @@ func (o *Ownership) Moves() uint64 { return o.moves.Load() }
 func (o *Ownership) State(partition int) State {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.table.State(partition)
+	state := o.table.State(partition)
+	if g := o.grants[partition].Load(); g != nil && g.Title == state.Title {
+		state.Held = time.Since(g.since)
+	}
+	return state
 }
 
 // Counts returns sums over all partitions.

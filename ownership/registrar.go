@@ -29,6 +29,7 @@ type grant struct {
 	Title
 	partition int
 	session   lock.Session
+	since     time.Time // of the tenure's first title, under whatever stamp
 	used      atomic.Uint64
 	drawing   atomic.Bool
 }
@@ -103,7 +104,11 @@ func (o *Ownership) publishTitle(p int) {
 	case title.Tenure == 0:
 		o.grants[p].Store(nil)
 	case last == nil || last.session != o.registrar.session || title.Stamp != last.Stamp:
-		o.registrar.last[p] = &grant{Title: title, partition: p, session: o.registrar.session}
+		next := &grant{Title: title, partition: p, session: o.registrar.session, since: time.Now()}
+		if last != nil && last.session == next.session && last.Tenure == title.Tenure {
+			next.since = last.since
+		}
+		o.registrar.last[p] = next
 		fallthrough
 	default:
 		o.grants[p].Store(o.registrar.last[p])
@@ -122,6 +127,8 @@ type registrar struct {
 
 	last    []*grant      // of each partition, also if it is not in use; guarded by Ownership.mu
 	session lock.Session  // guarded by Ownership.mu; written by run alone
+	since   time.Time     // that was asked for; guarded by Ownership.mu
+	asked   time.Time     // the last one was asked for; of run alone
 	untold  []lock.Tenure // under it, that the store has not heard of yet
 	away    atomic.Bool   // the store could not be reached when last tried, and the lease is not valid
 	cause   atomic.Pointer[error]
@@ -219,6 +226,7 @@ func (r *registrar) keep() lock.Session {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
+	r.asked = time.Now()
 	s, err := r.coordinator.Begin(ctx)
 	switch {
 	case r.ctx.Err() != nil:
@@ -262,7 +270,9 @@ func (r *registrar) back(s lock.Session) {
 		r.o.config.Log.Info("the coordinator is back", "event", "coordinator-back", "lease", s.ID())
 	}
 	r.enter(func(t *Table) {
-		r.session = s
+		if r.session != s {
+			r.session, r.since = s, r.asked
+		}
 		t.Begin(s.ID())
 	})
 }
@@ -437,7 +447,8 @@ func (r *registrar) read(s lock.Session) {
 type Lease struct {
 	ID       string // empty: none
 	ValidFor time.Duration
-	Cause    error // why the coordinator is away; nil if it isn't
+	Age      time.Duration // since it was asked for: at least what the store would say
+	Cause    error         // why the coordinator is away; nil if it isn't
 }
 
 // Lease returns this node's lease, and whether there is a coordinator to have one of.
@@ -446,13 +457,13 @@ func (o *Ownership) Lease() (lease Lease, strict bool) {
 		return Lease{}, false
 	}
 	o.mu.Lock()
-	s := o.registrar.session
+	s, since := o.registrar.session, o.registrar.since
 	o.mu.Unlock()
 	if cause := o.registrar.cause.Load(); cause != nil {
 		lease.Cause = *cause
 	}
 	if s != nil {
-		lease.ID, lease.ValidFor = s.ID(), s.ValidFor()
+		lease.ID, lease.ValidFor, lease.Age = s.ID(), s.ValidFor(), time.Since(since)
 	}
 	return lease, true
 }

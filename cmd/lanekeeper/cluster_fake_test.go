@@ -19,6 +19,7 @@ type fakeCluster struct {
 	statuses []admin.Status // what Status returns, one after the other; the last one stays
 	members  admin.Members
 	lane     *admin.Lane
+	record   *admin.Record
 	hot      admin.Hot
 	journal  *admin.Journal
 	owner    string
@@ -82,7 +83,7 @@ func (c *fakeCluster) Locate(space, key string, without []string) admin.Location
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked = append(c.asked, space+" "+key)
-	l := admin.Location{Node: "lk-0", Partition: 417, Of: 4096, Owner: c.owner, OwnerAddress: "10.1.4.8:7944", Epoch: 5, Target: "lk-1", Next: []string{"lk-2", "lk-0"}, Lane: c.lane}
+	l := admin.Location{Node: "lk-0", Partition: 417, Of: 4096, Owner: c.owner, OwnerAddress: "10.1.4.8:7944", Epoch: 5, Target: "lk-1", Next: []string{"lk-2", "lk-0"}, Lane: c.lane, Record: c.record}
 	if c.owner == "" {
 		l.OwnerAddress = ""
 	}

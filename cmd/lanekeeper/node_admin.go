@@ -57,7 +57,12 @@ func (c *cluster) lease() *admin.Lease {
 	if !strict {
 		return nil
 	}
-	l := &admin.Lease{ID: lease.ID, Seconds: max(lease.ValidFor.Seconds(), 0), Untitled: c.owners.Untitled()}
+	l := &admin.Lease{ID: lease.ID, Seconds: max(lease.ValidFor.Seconds(), 0), Age: lease.Age.Seconds(), Untitled: c.owners.Untitled()}
+	// A lease is valid for a fixed time from when its last renewal was sent.
+	if length := c.settings.leaseValid; length > 0 && lease.ValidFor > 0 {
+		renewed := max(length-lease.ValidFor, 0).Seconds()
+		l.Renewed = &renewed
+	}
 	if lease.Cause != nil {
 		l.Away = lease.Cause.Error()
 	}
@@ -65,10 +70,14 @@ func (c *cluster) lease() *admin.Lease {
 }
 
 func recordOf(s ownership.State) *admin.Record {
-	return &admin.Record{
+	r := &admin.Record{
 		Holder: s.Record.Holder, Tenure: s.Record.Tenure, Stamp: max(s.Record.Stamp, s.Title.Stamp), Prev: s.Record.Prev,
 		Titled: s.Title.Tenure > 0, WaitsFor: s.WaitsFor,
 	}
+	if held := s.Held.Seconds(); r.Titled && s.Held > 0 {
+		r.Held = &held
+	}
+	return r
 }
 
 // Members implements admin.Cluster.

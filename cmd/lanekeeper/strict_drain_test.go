@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -32,19 +31,6 @@ func (w *world) do(to *simProcess, key string, takes time.Duration) (status int,
 	defer response.Body.Close()
 	io.Copy(io.Discard, response.Body) //nolint:errcheck // the status has come
 	return response.StatusCode, nil
-}
-
-// keyOf is a key that a process owns.
-func (p *simProcess) keyOf(t *testing.T) string {
-	t.Helper()
-	for k := range 1000 {
-		c := p.node.cluster
-		if owner, epoch := c.owners.Owner(c.Partition(fmt.Appendf(nil, "order:%d", k))); owner == c.self && epoch > 0 {
-			return fmt.Sprint(k)
-		}
-	}
-	t.Fatalf("%s owns nothing", p.id)
-	return ""
 }
 
 // runsOf waits until n requests have been begun by their services.

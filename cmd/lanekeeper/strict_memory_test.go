@@ -100,6 +100,19 @@ func (p *simProcess) lease() string {
 	return lease.ID
 }
 
+// keyOf is a key that a process owns.
+func (p *simProcess) keyOf(t *testing.T) string {
+	t.Helper()
+	for k := range 1000 {
+		c := p.node.cluster
+		if owner, epoch := c.owners.Owner(c.Partition(fmt.Appendf(nil, "order:%d", k))); owner == c.self && epoch > 0 {
+			return fmt.Sprint(k)
+		}
+	}
+	t.Fatalf("%s owns nothing", p.id)
+	return ""
+}
+
 // A node that loses its lease, and gets another one, says so: which, why, and what it
 // owns; and so does one that waits for the lease of a dead one, and for which.
 //
@@ -144,6 +157,59 @@ func TestStrictEvents(t *testing.T) {
 		moved := picked(events, "partitions-moved gained lost owned highest_epoch")
 		if last := fmt.Sprintf("partitions-moved %d 0 %d %d", its, w.partitions, epoch); moved[len(moved)-1] != last {
 			t.Errorf("got %q, want %s", moved, last)
+		}
+	})
+}
+
+// How old a lease is, and how long a partition has been held, is counted from their own
+// beginnings, whatever is renewed meanwhile, and said of what is this node's
+// alone.
+//
+// Mutants killed: each look at the lease begins its age anew; the next lease has the age of
+// the last one, or its tenures have.
+func TestAgeOfLeaseAndTenure(t *testing.T) {
+	const ttl = 4 * time.Second
+	strictPair(ttl, time.Minute).tell(t, func(t *testing.T, w *world) {
+		one, two := w.processes[0], w.processes[1]
+		key := one.keyOf(t)
+		held := func(of *simProcess) float64 {
+			record := of.node.Locate("order", key, nil).Record
+			if record == nil || record.Held == nil {
+				return -1
+			}
+			return *record.Held
+		}
+		before := one.node.Status().Lease
+		heldBefore := held(one)
+		if before.Renewed == nil || *before.Renewed < 0 || *before.Renewed > ttl.Seconds()/2 || before.Age < *before.Renewed {
+			t.Fatalf("got %+v", before)
+		}
+		const while = 20 * time.Second
+		time.Sleep(while)
+		after := one.node.Status().Lease
+		if grown := after.Age - before.Age; grown != while.Seconds() || after.Renewed == nil || *after.Renewed > ttl.Seconds()/2 {
+			t.Errorf("the age has grown by %vs: %+v", grown, after)
+		}
+		if grown := held(one) - heldBefore; heldBefore <= 0 || grown < while.Seconds()-1e-6 || grown > while.Seconds()+1e-6 {
+			t.Errorf("held for %v, then %v", heldBefore, held(one))
+		}
+		if other := held(two); other != -1 {
+			t.Errorf("the other node has held it for %v", other)
+		}
+
+		one.store.Away(true)
+		time.Sleep(3 * time.Second)
+		if away := one.node.Status().Lease; away.Renewed != nil || away.Seconds != 0 {
+			t.Errorf("not valid: %+v", away)
+		}
+		time.Sleep(7 * time.Second)
+		one.store.Away(false)
+		w.settleDown(time.Minute, 0)
+		if next := one.node.Status().Lease; next.ID == before.ID || next.Age > 1 {
+			t.Errorf("got %+v", next)
+		}
+		if again := held(one); again < 0 || again > 1 {
+			t.Errorf("held for %v under the next lease", again)
 		}
 	})
 }
