@@ -213,7 +213,9 @@ func TestStuckReaderIsDropped(t *testing.T) {
 		}
 		synctest.Wait()
 		for range streamsMax - 1 { // the places of all that read nothing
-			s.follow("?limit=0", "")
+			if r := s.follow("?limit=0", ""); r.response.StatusCode != 200 {
+				t.Fatalf("got %d: the place of one that reads nothing is taken still", r.response.StatusCode)
+			}
 		}
 		if r := s.follow("?limit=0", ""); r.response.StatusCode != 503 {
 			t.Errorf("got %d: the lively one was dropped, too", r.response.StatusCode)
