@@ -32,6 +32,10 @@ type Config struct {
 //	                                    be repeated, as if those had left
 //	GET  /api/v1/locate/{space}/{key}   the same; a / in the key is sent as %2F
 //	GET  /api/v1/hot                    Hot
+//	GET  /api/v1/events                 Events of this node; with &limit=N up to N of
+//	                                    them, the newest, or with &since=ID the first
+//	                                    after that one. As a stream if text/event-stream
+//	                                    is accepted
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
 //
@@ -39,13 +43,13 @@ type Config struct {
 // does not know of a query it refuses too, so that nothing is taken for
 // something else.
 func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
-	a := &api{cluster: cluster, guard: newGuard(config, log), log: log}
+	a := &api{cluster: cluster, guard: newGuard(config, log), log: log, streams: make(chan struct{}, streamsMax)}
 	mux := http.NewServeMux()
 	read := func(pattern string, answer answer, parameters ...string) {
-		mux.Handle(pattern, &endpoint{a, []string{"GET", "HEAD"}, parameters, answer})
+		mux.Handle(pattern, &endpoint{api: a, methods: []string{"GET", "HEAD"}, parameters: parameters, answer: answer})
 	}
 	change := func(pattern string, answer answer) {
-		mux.Handle(pattern, &endpoint{a, []string{"POST"}, []string{"node"}, answer})
+		mux.Handle(pattern, &endpoint{api: a, methods: []string{"POST"}, parameters: []string{"node"}, answer: answer})
 	}
 	read("/api/v1/status", a.status)
 	read("/api/v1/members", a.members)
@@ -53,10 +57,13 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read("/api/v1/locate", a.locate, "space", "key", "without")
 	read("/api/v1/locate/{space}/{key}", a.locate, "without")
 	read("/api/v1/hot", a.hot)
+	mux.Handle("/api/v1/events", &endpoint{
+		api: a, methods: []string{"GET", "HEAD"}, parameters: []string{"since", "limit"}, answer: a.events, stream: a.follow,
+	})
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, hot, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, events, drain and undrain").write(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {
@@ -76,6 +83,7 @@ type api struct {
 	cluster Cluster
 	guard   *guard
 	log     *slog.Logger
+	streams chan struct{} // one for each that is open
 }
 
 // answer is what an endpoint answers: 200 unless status is another one.
@@ -87,6 +95,10 @@ type endpoint struct {
 	methods    []string
 	parameters []string // of the query
 	answer     answer
+
+	// stream answers those who ask for a stream, unless it returns a problem; nil:
+	// they get the answer, too.
+	stream func(w http.ResponseWriter, r *http.Request, query url.Values) *problem
 }
 
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -101,6 +113,12 @@ func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	query, problem := e.query(r)
 	if problem != nil {
 		problem.write(w)
+		return
+	}
+	if e.stream != nil && r.Method == http.MethodGet && wantsStream(r) {
+		if problem := e.stream(w, r, query); problem != nil {
+			problem.write(w)
+		}
 		return
 	}
 	status, body, problem := e.answer(r, query)

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -18,9 +19,12 @@ type threeNodes struct {
 	asked   []string // what was asked of it, in order
 	drained bool
 	refuses error
+	journal *Journal // nil: one with two events
 }
 
 func number(n int) *int { return &n }
+
+func seconds(s float64) *float64 { return &s }
 
 var joined = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
@@ -29,7 +33,7 @@ func (c *threeNodes) Status() Status {
 		Node: "lk-0", Incarnation: "1a", Version: "1.4.0", Config: "9f31c2", Cluster: "prod",
 		Ready: !c.drained, Members: 3, InRing: !c.drained, RingVersion: 88, Owned: 1366, Moving: 2,
 		Lanes: 4, Waiting: 12, Running: 3, Held: 1,
-		Lease: &Lease{ID: "l-7", Seconds: 6.5},
+		Lease: &Lease{ID: "l-7", Seconds: 6.5, Age: 90, Renewed: seconds(0.5)},
 	}
 	if c.drained {
 		s.DrainingSince, s.NotReady = &joined, []string{"draining: since 4s"}
@@ -80,6 +84,21 @@ func (c *threeNodes) Hot() Hot {
 		}},
 		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
 	}
+}
+
+func (c *threeNodes) Journal() *Journal {
+	if c.journal == nil {
+		c.journal = NewJournal("lk-0")
+		c.journal.first, c.journal.oldest, c.journal.next = 41, 41, 41
+		log := c.journal.Handler(slog.DiscardHandler)
+		line := slog.NewRecord(joined, slog.LevelInfo, "member joined", 0)
+		line.Add("event", "member-joined", "member", "lk-1 <1>", "state", "active")
+		log.Handle(context.Background(), line) //nolint:errcheck // it takes everything
+		line = slog.NewRecord(joined.Add(time.Second), slog.LevelWarn, "stood still", 0)
+		line.Add("for", 1500*time.Millisecond, "event", "stood-still")
+		log.Handle(context.Background(), line) //nolint:errcheck // it takes everything
+	}
+	return c.journal
 }
 
 func (c *threeNodes) Drain() error {
@@ -188,6 +207,17 @@ func TestEndpoints(t *testing.T) {
 		{method: "POST", target: "/api/v1/undrain?node=", status: 404, slug: "other-node"},
 		{method: "POST", target: "/api/v1/drain?nod=lk-1", status: 400, slug: "bad-request"},
 
+		{method: "GET", target: "/api/v1/events", status: 200},
+		{method: "HEAD", target: "/api/v1/events", header: map[string]string{"Accept": "text/event-stream"}, status: 200},
+		{method: "GET", target: "/api/v1/events?since=0&limit=5", status: 200},
+		{method: "GET", target: "/api/v1/events?since=", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?since=-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?limit=-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?limit=1&limit=2", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?after=1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?after=1", header: map[string]string{"Accept": "text/event-stream"}, status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/events?since=x", header: map[string]string{"Accept": "text/event-stream"}, status: 400, slug: "bad-request"},
+
 		{method: "GET", target: "/", status: 404, slug: "not-found"},
 		{method: "GET", target: "/api/v1/members/", status: 404, slug: "not-found"},
 		{method: "GET", target: "/api/v1/keys", status: 404, slug: "not-found"},
@@ -203,7 +233,7 @@ func TestEndpoints(t *testing.T) {
 func TestWrongMethodsAreRefused(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
-		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD",
+		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD", "/api/v1/events": "GET, HEAD",
 		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
@@ -321,9 +351,9 @@ func TestRefusedChangesSayWhy(t *testing.T) {
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"untitled":0,"away":""}}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
 			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
@@ -334,13 +364,21 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
 			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,
 		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
-			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"waits_for":"l-7"},` +
+			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"held_seconds":null,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
 		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +
 			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
 			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5}`,
-		"GET /api/v1/nothing": `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, drain and undrain"}`,
+		"GET /api/v1/events": `{"node":"lk-0","events":[` +
+			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}},` +
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+		"GET /api/v1/events?limit=1": `{"node":"lk-0","events":[` +
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+		"GET /api/v1/events?since=40&limit=1": `{"node":"lk-0","events":[` +
+			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}}],"missed":0,"next":41}`,
+		"GET /api/v1/events?since=42": `{"node":"lk-0","events":[],"missed":0,"next":42}`,
+		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, events, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

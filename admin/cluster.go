@@ -23,6 +23,9 @@ type Cluster interface {
 	// caller escapes them.
 	Hot() Hot
 
+	// Journal is where this node's events are; always the same one.
+	Journal() *Journal
+
 	// Drain begins to give everything away, or goes on with it. Undrain makes a
 	// draining node an ordinary one again. An error is a refusal and says why,
 	// such as a process that is ending already.
@@ -74,8 +77,13 @@ type Status struct {
 type Lease struct {
 	ID       string  `json:"id"`            // empty: it has none
 	Seconds  float64 `json:"valid_seconds"` // certainly, from now; 0: nothing strict may be begun
+	Age      float64 `json:"age_seconds"`   // since it was asked for; 0 without one
 	Untitled int     `json:"untitled"`      // partitions that the node owns and that are not on record
 	Away     string  `json:"away"`          // why the coordinator cannot be reached; empty: it can
+
+	// Renewed is when the renewal was sent by which it is valid, in seconds ago; null
+	// if it is not valid.
+	Renewed *float64 `json:"renewed_seconds"`
 }
 
 // Tickets is how many requests the node's lanes have.
@@ -169,12 +177,13 @@ type Location struct {
 
 // Record is a partition's record in the coordinator.
 type Record struct {
-	Holder   string `json:"holder"`    // a lease, whose id begins with nothing that means anything
-	Tenure   uint64 `json:"tenure"`    // rises each time the holder changes
-	Stamp    uint64 `json:"stamp"`     // fences are this, times 2^23, and a count
-	Prev     string `json:"prev"`      // a lease that may still run what it had when it gave the partition away
-	Titled   bool   `json:"titled"`    // it is the answering node's, which may run strict requests
-	WaitsFor string `json:"waits_for"` // the lease whose end the answering node waits for, to hold the partition or to run all its keys
+	Holder   string   `json:"holder"`       // a lease, whose id begins with nothing that means anything
+	Tenure   uint64   `json:"tenure"`       // rises each time the holder changes
+	Stamp    uint64   `json:"stamp"`        // fences are this, times 2^23, and a count
+	Prev     string   `json:"prev"`         // a lease that may still run what it had when it gave the partition away
+	Titled   bool     `json:"titled"`       // it is the answering node's, which may run strict requests
+	Held     *float64 `json:"held_seconds"` // since it has been titled in this tenure; null if it is not
+	WaitsFor string   `json:"waits_for"`    // the lease whose end the answering node waits for, to hold the partition or to run all its keys
 }
 
 // Lane is the lane of one key at the answering node.

@@ -6,8 +6,10 @@
 // shows names a key.
 //
 // Handler is the handler of the admin port: who the members are, who holds
-// which partition, where a key belongs, which keys are hot, and draining. It is meant for loopback;
-// a node that opens it to others asks for a token.
+// which partition, where a key belongs, which keys are hot, what has happened, and
+// draining. It is meant for loopback; a node that opens it to others asks for a token.
+//
+// Journal keeps what has happened: the lines of the log that are events.
 //
 // Both serve net/http, apart from the port that carries traffic, so that a node
 // in trouble still answers. The package starts no goroutine.

@@ -42,13 +42,17 @@ func (p *problem) write(w http.ResponseWriter) {
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	writeHead(w, status, contentType)
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	out.Encode(body) //nolint:errcheck // nobody is left to hear of it
+}
+
+func writeHead(w http.ResponseWriter, status int, contentType string) {
 	h := w.Header()
 	h.Set("Content-Type", contentType)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	w.WriteHeader(status)
-	out := json.NewEncoder(w)
-	out.SetEscapeHTML(false)
-	out.Encode(body) //nolint:errcheck // nobody is left to hear of it
 }

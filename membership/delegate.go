@@ -127,13 +127,13 @@ func (d delegate) stranger(n *memberlist.Node) error {
 
 func (d delegate) refuse(n *memberlist.Node, why error) {
 	d.relay.sayOnce(n.Name, slog.LevelError, "refused a node that does not fit this cluster: it can never join, and keeps apart",
-		"node", n.Name, "address", gossipAddress(n), "why", why.Error())
+		"event", "member-refused", "member", n.Name, "address", gossipAddress(n), "why", why.Error())
 }
 
 // NotifyConflict hears of two processes with one name and one incarnation.
 func (d delegate) NotifyConflict(existing, other *memberlist.Node) {
 	d.relay.sayOnce(existing.Name, slog.LevelError, "two processes run under one name and one incarnation: give each node a name of its own",
-		"node", existing.Name, "address", gossipAddress(existing), "other", gossipAddress(other))
+		"event", "name-taken", "member", existing.Name, "address", gossipAddress(existing), "other", gossipAddress(other))
 }
 
 // What memberlist could carry besides members is not used.

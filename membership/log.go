@@ -158,7 +158,7 @@ var relevelled = []struct {
 	{prefix: "Refuting a dead message (from: ", say: func(r *relay, rest string) {
 		node := strings.TrimSuffix(rest, ")")
 		r.say(slog.LevelWarn, "the other members had declared this node dead, and were told otherwise: it was cut off, or got no CPU, for seconds",
-			"member", node)
+			"event", "declared-dead", "member", node)
 	}},
 	{prefix: "Decrypt packet failed", say: func(r *relay, rest string) {
 		from := after(rest, "from=")

@@ -146,15 +146,15 @@ func (m *Membership) logChange(before, now *View) {
 		was, known := before.Member(n.Name)
 		switch {
 		case !known:
-			m.relay.say(slog.LevelInfo, "member joined", "member", n.Member.String(), "state", n.State.String(), "gossip", n.GossipAddress, "peer", n.PeerAddress)
+			m.relay.say(slog.LevelInfo, "member joined", "event", "member-joined", "member", n.Member.String(), "state", n.State.String(), "gossip", n.GossipAddress, "peer", n.PeerAddress)
 		case was.Incarnation != n.Incarnation:
-			m.relay.say(slog.LevelInfo, "member is back in another incarnation", "member", n.Member.String(), "state", n.State.String(), "gossip", n.GossipAddress, "peer", n.PeerAddress)
+			m.relay.say(slog.LevelInfo, "member is back in another incarnation", "event", "member-returned", "member", n.Member.String(), "state", n.State.String(), "gossip", n.GossipAddress, "peer", n.PeerAddress)
 		case was.State != n.State:
-			m.relay.say(slog.LevelInfo, "member is "+n.State.String(), "member", n.Member.String())
+			m.relay.say(slog.LevelInfo, "member is "+n.State.String(), "event", "member-changed", "member", n.Member.String(), "state", n.State.String())
 		}
 		if n.Name == m.config.Self.Name && n.Incarnation != m.config.Self.Incarnation {
 			m.relay.sayOnce(n.Member.String(), slog.LevelError, "another live node has this node's name and a later incarnation, and takes its place: give each node a name of its own",
-				"member", n.Member.String(), "gossip", n.GossipAddress)
+				"event", "name-taken", "member", n.Member.String(), "gossip", n.GossipAddress)
 		}
 	}
 	for _, n := range before.Members {
@@ -162,13 +162,16 @@ func (m *Membership) logChange(before, now *View) {
 			continue
 		}
 		if i := slices.IndexFunc(now.Dead, func(d Node) bool { return d.Member == n.Member }); i >= 0 && now.Dead[i].State == Left {
-			m.relay.say(slog.LevelInfo, "member left", "member", n.Member.String())
+			m.relay.say(slog.LevelInfo, "member left", "event", "member-left", "member", n.Member.String())
 			continue
 		}
-		m.relay.say(slog.LevelWarn, "member died", "member", n.Member.String(), "gossip", n.GossipAddress)
+		m.relay.say(slog.LevelWarn, "member died", "event", "member-died", "member", n.Member.String(), "gossip", n.GossipAddress)
 	}
 	if before.Enough && !now.Enough {
-		m.relay.say(slog.LevelError, "too few members are alive", "members", len(now.Members), "min_members", m.config.MinMembers)
+		m.relay.say(slog.LevelError, "too few members are alive", "event", "members-too-few", "members", len(now.Members), "min_members", m.config.MinMembers)
 	}
-	m.relay.say(slog.LevelInfo, "view changed", "version", now.Version, "members", len(now.Members), "active", len(now.Ring.Members()))
+	if before.Version > 0 && !before.Enough && now.Enough {
+		m.relay.say(slog.LevelInfo, "enough members are alive", "event", "members-enough", "members", len(now.Members), "min_members", m.config.MinMembers)
+	}
+	m.relay.say(slog.LevelInfo, "view changed", "event", "view-changed", "version", now.Version, "members", len(now.Members), "active", len(now.Ring.Members()))
 }

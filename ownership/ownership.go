@@ -104,9 +104,10 @@ type Ownership struct {
 	handoffs []time.Duration
 	gained   int // since the last line of log
 	lost     int
-	frozen   bool // it stood still, and waits for a member's word
-	fresh    bool // since the watchdog's last look
-	deaf     bool // what is read may have been sent before it stood still
+	epoch    uint64 // the highest of those gained
+	frozen   bool   // it stood still, and waits for a member's word
+	fresh    bool   // since the watchdog's last look
+	deaf     bool   // what is read may have been sent before it stood still
 
 	emptiedMu sync.Mutex // guards emptied; nothing else is locked under it
 	emptied   []emptied
@@ -279,7 +280,7 @@ func (o *Ownership) collectLocked() {
 	if o.frozen && o.table.Confirmed() {
 		o.frozen = false
 		o.confirmedLocked()
-		o.config.Log.Info("what this node owns is confirmed", "owned", o.owned.Load())
+		o.config.Log.Info("what this node owns is confirmed", "event", "confirmed", "owned", o.owned.Load())
 	}
 }
 
@@ -300,6 +301,7 @@ func (o *Ownership) newsLocked(c Change, before Route) {
 		o.owned.Add(1)
 		o.moves.Add(1)
 		o.gained++
+		o.epoch = max(o.epoch, c.Epoch)
 		if claimed {
 			o.handoffs = append(o.handoffs, time.Since(began))
 		}
@@ -341,10 +343,10 @@ func (o *Ownership) deliverOnce() {
 	}
 	out, news, handoffs := o.outbox, o.news, o.handoffs
 	o.outbox, o.news, o.handoffs = nil, nil, nil
-	gained, lost := o.gained, o.lost
+	gained, lost, epoch := o.gained, o.lost, o.epoch
 	settled := len(o.since) == 0
 	if settled {
-		o.gained, o.lost = 0, 0
+		o.gained, o.lost, o.epoch = 0, 0, 0
 	}
 	wait := o.idle
 	o.idle = make(chan struct{})
@@ -367,7 +369,7 @@ func (o *Ownership) deliverOnce() {
 		}
 	}
 	if settled && gained+lost > 0 {
-		o.config.Log.Info("partitions have moved", "owned", o.owned.Load(), "gained", gained, "lost", lost)
+		o.config.Log.Info("partitions have moved", "event", "partitions-moved", "owned", o.owned.Load(), "gained", gained, "lost", lost, "highest_epoch", epoch)
 	}
 	close(wait)
 }
@@ -431,7 +433,7 @@ func (o *Ownership) stoppedLocked() bool {
 // sent before has been read or thrown away.
 func (o *Ownership) stalled(late time.Duration) {
 	defer o.wg.Done()
-	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "for", late)
+	o.config.Log.Warn("this node stood still, and others may have taken it for dead: it asks before it goes on", "event", "stood-still", "for", late)
 	if o.config.Frozen != nil {
 		o.config.Frozen()
 	}
@@ -508,7 +510,11 @@ func (o *Ownership) Moves() uint64 { return o.moves.Load() }
 func (o *Ownership) State(partition int) State {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.table.State(partition)
+	state := o.table.State(partition)
+	if g := o.grants[partition].Load(); g != nil && g.Title == state.Title {
+		state.Held = time.Since(g.since)
+	}
+	return state
 }
 
 // Counts returns sums over all partitions.

@@ -29,6 +29,7 @@ type grant struct {
 	Title
 	partition int
 	session   lock.Session
+	since     time.Time // of the tenure's first title, under whatever stamp
 	used      atomic.Uint64
 	drawing   atomic.Bool
 }
@@ -110,7 +111,11 @@ func (o *Ownership) publishTitle(p int) {
 	case title.Tenure == 0:
 		o.grants[p].Store(nil)
 	case last == nil || last.session != o.registrar.session || title.Stamp != last.Stamp:
-		o.registrar.last[p] = &grant{Title: title, partition: p, session: o.registrar.session}
+		next := &grant{Title: title, partition: p, session: o.registrar.session, since: time.Now()}
+		if last != nil && last.session == next.session && last.Tenure == title.Tenure {
+			next.since = last.since
+		}
+		o.registrar.last[p] = next
 		fallthrough
 	default:
 		o.grants[p].Store(o.registrar.last[p])
@@ -129,15 +134,18 @@ type registrar struct {
 
 	last    []*grant      // of each partition, also if it is not in use; guarded by Ownership.mu
 	session lock.Session  // guarded by Ownership.mu; written by run alone
+	since   time.Time     // that was asked for; guarded by Ownership.mu
+	asked   time.Time     // the last one was asked for; of run alone
 	untold  []lock.Tenure // under it, that the store has not heard of yet
 	away    atomic.Bool   // the store could not be reached when last tried, and the lease is not valid
 	cause   atomic.Pointer[error]
+	given   string    // the lease that this node gave up; of run alone
 	begin   time.Time // when a session may be begun again
 	retry   time.Time // when what has failed is tried again
 
-	mu      sync.Mutex // guards the rest
-	draws   []*grant   // that need a new stamp
-	watches map[watch]bool
+	mu      sync.Mutex     // guards the rest
+	draws   []*grant       // that need a new stamp
+	watches map[watch]bool // false: it failed, and is begun again
 }
 
 // watch is a wait for the end of a lease, and whose.
@@ -206,7 +214,7 @@ func (r *registrar) keep() lock.Session {
 	if s := r.session; s != nil { // nobody else writes it
 		select {
 		case <-s.Done():
-			r.o.config.Log.Warn("this node's lease has ended: nothing strict runs until it has another one")
+			r.sayEnded(s)
 			r.enter(func(t *Table) {
 				t.End()
 				r.session, r.untold = nil, nil
@@ -225,6 +233,7 @@ func (r *registrar) keep() lock.Session {
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
+	r.asked = time.Now()
 	s, err := r.coordinator.Begin(ctx)
 	switch {
 	case r.ctx.Err() != nil:
@@ -237,8 +246,18 @@ func (r *registrar) keep() lock.Session {
 		r.leave(errors.New("the lease came too late to be valid"))
 		return nil
 	}
+	r.o.config.Log.Info("this node has a lease", "event", "lease-gained", "lease", s.ID(), "valid", s.ValidFor())
 	r.back(s)
 	return s
+}
+
+func (r *registrar) sayEnded(s lock.Session) {
+	why := "the coordinator says so"
+	if s.ID() == r.given {
+		why = "this node gave it up"
+	}
+	r.o.config.Log.Warn("this node's lease has ended: nothing strict runs until it has another one",
+		"event", "lease-ended", "lease", s.ID(), "why", why, "owned", r.o.owned.Load())
 }
 
 // leave notes that there is no lease, and no way to get one.
@@ -247,7 +266,7 @@ func (r *registrar) leave(cause error) {
 	if !r.away.CompareAndSwap(false, true) {
 		return
 	}
-	r.o.config.Log.Error("the coordinator is away: strict requests are refused, others go on by what the members say", "error", cause)
+	r.o.config.Log.Error("the coordinator is away: strict requests are refused, others go on by what the members say", "event", "coordinator-away", "error", cause)
 	r.enter(func(t *Table) { t.Away() })
 }
 
@@ -255,10 +274,12 @@ func (r *registrar) leave(cause error) {
 func (r *registrar) back(s lock.Session) {
 	r.cause.Store(nil)
 	if r.away.Swap(false) {
-		r.o.config.Log.Info("the coordinator is back")
+		r.o.config.Log.Info("the coordinator is back", "event", "coordinator-back", "lease", s.ID())
 	}
 	r.enter(func(t *Table) {
-		r.session = s
+		if r.session != s {
+			r.session, r.since = s, r.asked
+		}
 		t.Begin(s.ID())
 	})
 }
@@ -279,7 +300,8 @@ func (r *registrar) step(s lock.Session) {
 				r.untold = nil
 			}
 			for _, lease := range t.Watched() {
-				r.watch(s, lease)
+				taking, running := t.Awaiting(lease)
+				r.watch(s, lease, taking, running)
 			}
 		})
 		r.drawAll(s)
@@ -352,14 +374,17 @@ func (r *registrar) drawAll(s lock.Session) {
 	}
 }
 
-// watch waits for the end of a lease, for as long as the session lasts that asks.
-func (r *registrar) watch(s lock.Session, lease string) {
+// watch waits for the end of a lease, for as long as the session lasts that asks. It
+// says how many partitions do so at first: those to be taken, and those whose keys are
+// to be run.
+func (r *registrar) watch(s lock.Session, lease string, taking, running int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := watch{s.ID(), lease}
 	if r.watches[w] || r.ctx.Err() != nil {
 		return
 	}
+	_, again := r.watches[w]
 	r.watches[w] = true
 	r.o.wg.Go(func() { // ends with the lease, the session, or Stop
 		ctx, cancel := context.WithCancel(r.ctx)
@@ -371,11 +396,20 @@ func (r *registrar) watch(s lock.Session, lease string) {
 			case <-ctx.Done():
 			}
 		}()
+		if !again {
+			r.o.config.Log.Info("partitions wait for the end of another node's lease", "event", "lease-awaited",
+				"lease", lease, "own_lease", s.ID(), "to_be_taken", taking, "to_run_keys", running)
+		}
 		err := s.Ended(ctx, lease)
 		r.mu.Lock()
-		delete(r.watches, w)
+		if failed := err != nil && ctx.Err() == nil; failed {
+			r.watches[w] = false
+		} else {
+			delete(r.watches, w)
+		}
 		r.mu.Unlock()
 		if err == nil {
+			r.o.config.Log.Info("the other node's lease has ended", "event", "lease-awaited-ended", "lease", lease)
 			r.enter(func(t *Table) { t.Ended(lease) })
 		} else if ctx.Err() == nil {
 			time.Sleep(retryAfter)
@@ -395,7 +429,8 @@ func (r *registrar) useless() (useless bool) {
 func (r *registrar) giveUp(s lock.Session) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.timeout)
 	defer cancel()
-	r.o.config.Log.Info("too few members are in view: what this node held is given up")
+	r.given = s.ID()
+	r.o.config.Log.Info("too few members are in view: what this node held is given up", "event", "lease-given-up", "lease", s.ID())
 	if err := s.End(ctx); err != nil {
 		r.o.config.Log.Warn("the lease could not be given up, and ends by itself", "error", err)
 	}
@@ -419,7 +454,8 @@ func (r *registrar) read(s lock.Session) {
 type Lease struct {
 	ID       string // empty: none
 	ValidFor time.Duration
-	Cause    error // why the coordinator is away; nil if it isn't
+	Age      time.Duration // since it was asked for: at least what the store would say
+	Cause    error         // why the coordinator is away; nil if it isn't
 }
 
 // Lease returns this node's lease, and whether there is a coordinator to have one of.
@@ -428,13 +464,13 @@ func (o *Ownership) Lease() (lease Lease, strict bool) {
 		return Lease{}, false
 	}
 	o.mu.Lock()
-	s := o.registrar.session
+	s, since := o.registrar.session, o.registrar.since
 	o.mu.Unlock()
 	if cause := o.registrar.cause.Load(); cause != nil {
 		lease.Cause = *cause
 	}
 	if s != nil {
-		lease.ID, lease.ValidFor = s.ID(), s.ValidFor()
+		lease.ID, lease.ValidFor, lease.Age = s.ID(), s.ValidFor(), time.Since(since)
 	}
 	return lease, true
 }

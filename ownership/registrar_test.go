@@ -941,7 +941,8 @@ func TestRegistrarStop(t *testing.T) {
 // if that has failed; requests go on meanwhile, until there are no fences left.
 //
 // Mutants: nothing is drawn; it is drawn for each request; a draw that failed is not
-// drawn again, or not when the fences are used up; they go on beyond their bits.
+// drawn again, or not when the fences are used up; they go on beyond their bits; with a
+// new stamp the tenure begins anew.
 func TestStrictDraws(t *testing.T) {
 	inRealm(t, 1, func(r *realm) {
 		n := r.nodes[0]
@@ -955,7 +956,7 @@ func TestStrictDraws(t *testing.T) {
 			return f
 		}
 		synctest.Wait() // nobody else asks at this moment
-		first := stamp()
+		first, held, began := stamp(), n.State(3).Held, time.Now()
 		n.grants[3].Load().used.Store(fenceLow - 2)
 		if f := fence(); f != first<<fenceBits|(fenceLow-1) {
 			t.Errorf("fence %x", f)
@@ -968,6 +969,9 @@ func TestStrictDraws(t *testing.T) {
 		time.Sleep(soon)
 		if c := r.store.Counts(); c.Drawn != 1 || stamp() <= first {
 			t.Errorf("stamp %d after %d: %+v", stamp(), first, c)
+		}
+		if grown := n.State(3).Held - held; held <= 0 || grown != time.Since(began) {
+			t.Errorf("held for %v longer, after %v", grown, time.Since(began))
 		}
 		if f := fence(); f>>fenceBits != stamp() || f&fenceMost > 200 {
 			t.Errorf("fence %x under stamp %x", f, stamp())

@@ -2,6 +2,7 @@ package ownership
 
 import (
 	"slices"
+	"time"
 
 	"lanekeeper/lock"
 	"lanekeeper/ring"
@@ -56,9 +57,10 @@ type State struct {
 	Giving   ring.Member   // has been given it and has not confirmed
 	Silent   []ring.Member // whose word is missing for this node to own it
 
-	Title    Title       // that this node has of it, under its lease
-	Record   lock.Record // what it last read of the partition's record
-	WaitsFor string      // the lease, of another node, whose end it waits for
+	Title    Title         // that this node has of it, under its lease
+	Held     time.Duration // since it first had that, in this tenure; 0 without one
+	Record   lock.Record   // what it last read of the partition's record
+	WaitsFor string        // the lease, of another node, whose end it waits for
 }
 
 // State returns what this node knows of a partition.

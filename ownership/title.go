@@ -274,6 +274,20 @@ func (t *Table) Watched() []string {
 	return slices.Compact(watched)
 }
 
+// Awaiting returns how many partitions wait for the end of a lease: to be taken by this
+// node, and, of those it has, to run all their keys.
+func (t *Table) Awaiting(lease string) (taking, running int) {
+	for p := range t.parts {
+		switch s := &t.parts[p]; lease {
+		case s.title.wait:
+			taking++
+		case s.title.prev:
+			running++
+		}
+	}
+	return taking, running
+}
+
 // Unwatched is told that the wait for the end of a lease has failed.
 func (t *Table) Unwatched(lease string) {
 	t.arbiter.watched = append(t.arbiter.watched, lease)

@@ -66,7 +66,7 @@ func (c *call) hold(since time.Time, legible bool) {
 		if held.finish(toHead, legible); holds && !time.Now().Before(until) {
 			c.route.metrics.holdExpired.Inc()
 			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
-				"route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor)
+				"event", "hold-expired", "route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor)
 		}
 		held.close()
 		if counted {

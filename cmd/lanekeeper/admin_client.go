@@ -86,21 +86,13 @@ func (o *adminOptions) client() (*adminClient, error) {
 // ask sends one request and decodes the answer into answer. It returns the
 // answer as it came, too: what this program does not know of it is not lost.
 func (c *adminClient) ask(ctx context.Context, method, path string, query url.Values, answer any) ([]byte, error) {
-	target := *c.base
-	target.Path, target.RawQuery = "/api/v1/"+path, query.Encode()
-	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	request, err := c.request(ctx, method, path, query)
 	if err != nil {
 		return nil, err
 	}
-	if c.token != "" {
-		request.Header.Set("Authorization", "Bearer "+c.token)
-	}
-	response, err := c.http.Do(request)
+	response, err := c.send(request)
 	if err != nil {
-		if cause := (*url.Error)(nil); errors.As(err, &cause) {
-			err = cause.Err // without the target, which may hold a key
-		}
-		return nil, c.unreachable(err)
+		return nil, err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, adminAnswerMax))
@@ -116,8 +108,35 @@ func (c *adminClient) ask(ctx context.Context, method, path string, query url.Va
 	return body, nil
 }
 
+func (c *adminClient) request(ctx context.Context, method, path string, query url.Values) (*http.Request, error) {
+	target := *c.base
+	target.Path, target.RawQuery = "/api/v1/"+path, query.Encode()
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	if c.token != "" {
+		request.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	return request, nil
+}
+
+func (c *adminClient) send(request *http.Request) (*http.Response, error) {
+	response, err := c.http.Do(request)
+	if err != nil {
+		if cause := (*url.Error)(nil); errors.As(err, &cause) {
+			err = cause.Err // without the target, which may hold a key
+		}
+		return nil, c.unreachable(err)
+	}
+	return response, nil
+}
+
+// errUnreachable: the node did not answer, and may do so later.
+var errUnreachable = errors.New("no answer")
+
 func (c *adminClient) unreachable(err error) error {
-	return &exitError{code: exitAdmin, err: fmt.Errorf("no answer from %s: %w; --admin is the node's admin.listen", c.base, err)}
+	return &exitError{code: exitAdmin, err: fmt.Errorf("%w from %s: %w; --admin is the node's admin.listen", errUnreachable, c.base, err)}
 }
 
 func (c *adminClient) stranger(status string) error {
@@ -153,7 +172,7 @@ func (o *adminOptions) write(command *cobra.Command, answer []byte, t *table) er
 	var text bytes.Buffer
 	switch o.output {
 	case "json":
-		if err := json.Indent(&text, answer, "", "  "); err != nil {
+		if err := json.Indent(&text, printableJSON(answer), "", "  "); err != nil {
 			return failure(err)
 		}
 		text.WriteByte('\n')

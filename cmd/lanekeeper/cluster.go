@@ -441,14 +441,19 @@ func (c *cluster) abandon() { c.abandoned.Store(true) }
 // release ends the lease, so that nobody has to wait for its end, unless something may
 // still be at work under it.
 func (c *cluster) release() {
+	lease, _ := c.owners.Lease()
 	if c.abandoned.Load() {
-		c.log.Warn("the lease is left to end by itself: requests were cut off that may still run")
+		c.log.Warn("the lease is left to end by itself: requests were cut off that may still run", "event", "lease-left", "lease", lease.ID, "valid", lease.ValidFor)
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
 	if err := c.coordinator.Close(ctx); err != nil {
-		c.log.Warn("the lease could not be given up, and ends by itself", "error", err)
+		c.log.Warn("the lease could not be given up, and ends by itself", "event", "lease-left", "lease", lease.ID, "error", err)
+		return
+	}
+	if lease.ID != "" {
+		c.log.Info("the lease is given up: this node ends", "event", "lease-given-up", "lease", lease.ID)
 	}
 }
 

@@ -19,7 +19,9 @@ type fakeCluster struct {
 	statuses []admin.Status // what Status returns, one after the other; the last one stays
 	members  admin.Members
 	lane     *admin.Lane
+	record   *admin.Record
 	hot      admin.Hot
+	journal  *admin.Journal
 	owner    string
 	asked    []string // keys
 	refuses  error
@@ -37,7 +39,7 @@ func newFakeCluster() *fakeCluster {
 			Zone: "a", Target: 1365, Config: "9f31c2", Version: "1.4.0", Since: since,
 		}
 	}
-	c := &fakeCluster{owner: "lk-1", statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
+	c := &fakeCluster{owner: "lk-1", journal: admin.NewJournal("lk-0"), statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
 	own := member("lk-0", "10.1.4.7", admin.StateAlive)
 	own.Owned, own.Queued = number(1365), number(12)
 	gone := member("lk-2", "10.1.4.9", admin.StateDraining)
@@ -81,7 +83,7 @@ func (c *fakeCluster) Locate(space, key string, without []string) admin.Location
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked = append(c.asked, space+" "+key)
-	l := admin.Location{Node: "lk-0", Partition: 417, Of: 4096, Owner: c.owner, OwnerAddress: "10.1.4.8:7944", Epoch: 5, Target: "lk-1", Next: []string{"lk-2", "lk-0"}, Lane: c.lane}
+	l := admin.Location{Node: "lk-0", Partition: 417, Of: 4096, Owner: c.owner, OwnerAddress: "10.1.4.8:7944", Epoch: 5, Target: "lk-1", Next: []string{"lk-2", "lk-0"}, Lane: c.lane, Record: c.record}
 	if c.owner == "" {
 		l.OwnerAddress = ""
 	}
@@ -96,6 +98,8 @@ func (c *fakeCluster) Hot() admin.Hot {
 	hot.Hot, hot.Top = slices.Clone(hot.Hot), slices.Clone(hot.Top) // the caller's
 	return hot
 }
+
+func (c *fakeCluster) Journal() *admin.Journal { return c.journal }
 
 func (c *fakeCluster) Drain() error   { return c.refuses }
 func (c *fakeCluster) Undrain() error { return c.refuses }

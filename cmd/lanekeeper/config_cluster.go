@@ -26,6 +26,7 @@ type clusterSettings struct {
 	handoffTimeout time.Duration
 	forgetAfter    time.Duration
 	acquireTimeout time.Duration // of the coordinator
+	leaseValid     time.Duration // of its leases, from a renewal on; 0: not known
 	wary           bool          // never alone while others may be there
 
 	gossip gossipSettings
@@ -97,6 +98,7 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 		s.peer.secrets = secrets
 	}
 	s.acquireTimeout = time.Duration(c.Coordinator.AcquireTimeout)
+	s.leaseValid = c.Coordinator.validFor()
 	s.wary = c.strict() // alone it could only wait for the leases of those it does not see
 	return s, nil
 }

@@ -233,11 +233,11 @@ func TestEachHotKeyIsLoggedOnce(t *testing.T) {
 		n.lanes.Cool()
 		look(0)
 		want := []string{
-			`"key is hot" route=writes key=order:a%20b action=shed`,
-			`"key is hot" route=writes key=order:c action=shed`,
-			`"key is no longer hot" route=writes key=order:a%20b hot_s=3`,
-			`"key is no longer hot" route=writes key=order:c hot_s=4`,
-			`"key is hot" route=writes key=order:c action=shed`,
+			`"key is hot" event=key-hot route=writes key=order:a%20b action=shed`,
+			`"key is hot" event=key-hot route=writes key=order:c action=shed`,
+			`"key is no longer hot" event=key-cooled route=writes key=order:a%20b hot_s=3`,
+			`"key is no longer hot" event=key-cooled route=writes key=order:c hot_s=4`,
+			`"key is hot" event=key-hot route=writes key=order:c action=shed`,
 		}
 		if !reflect.DeepEqual(said, want) {
 			t.Errorf("got\n%s\nwant\n%s", strings.Join(said, "\n"), strings.Join(want, "\n"))

@@ -151,7 +151,11 @@ func addLocation(t *table, l *admin.Location) {
 	if r := l.Record; r != nil {
 		switch {
 		case r.Titled:
-			t.add(unmarked, "on record", fmt.Sprintf("tenure %d, stamp %d, lease %s", r.Tenure, r.Stamp, r.Holder))
+			held := ""
+			if r.Held != nil {
+				held = ", held " + seconds(*r.Held)
+			}
+			t.add(unmarked, "on record", fmt.Sprintf("tenure %d, stamp %d, lease %s%s", r.Tenure, r.Stamp, r.Holder, held))
 		case r.WaitsFor != "":
 			t.add(caution, "waits for", "the end of lease "+r.WaitsFor, fmt.Sprintf("(tenure %d, as %s last read)", r.Tenure, l.Node))
 		case l.Owner == l.Node:

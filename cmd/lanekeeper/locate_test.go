@@ -41,6 +41,17 @@ owner      lk-0  10.1.4.8:7944
 moves to   lk-1  (next: lk-2, lk-0)
 lane       empty
 `},
+		{[]string{"order/8"}, func(c *fakeCluster) {
+			held := 90.0
+			c.owner, c.record = "lk-0", &admin.Record{Holder: "l-7", Tenure: 9, Stamp: 12, Titled: true, Held: &held}
+		}, exitOK, "order 8", `
+key        order/8
+partition  417 of 4096
+owner      lk-0  10.1.4.8:7944
+moves to   lk-1  (next: lk-2, lk-0)
+on record  tenure 9, stamp 12, lease l-7, held 1m30s
+lane       empty
+`},
 		{[]string{"order/\x1b[2J\n\xff"}, func(c *fakeCluster) {
 			c.lane = &admin.Lane{Depth: 3, Running: 1, Ticket: "0197a", TicketState: "running", Seconds: 1.23, WaitSeconds: 2.94}
 		}, exitOK, "order \x1b[2J\n\xff", `
@@ -63,7 +74,7 @@ owner      nobody, as far as lk-0 knows
 moves to   lk-1  (next: lk-2, lk-0)
 `},
 	} {
-		cluster.asked, cluster.owner, cluster.lane = nil, "lk-1", nil
+		cluster.asked, cluster.owner, cluster.lane, cluster.record = nil, "lk-1", nil, nil
 		if test.set != nil {
 			test.set(cluster)
 		}

@@ -49,6 +49,7 @@ type node struct {
 	config nodeConfig
 	log    *slog.Logger
 
+	journal *admin.Journal // of what log has
 	lanes   *queue.Lanes
 	proxy   *proxy.Proxy
 	cluster *cluster // nil: this node is alone
@@ -57,6 +58,7 @@ type node struct {
 	servers []*server // observe and admin, if there are any
 
 	stopping atomic.Bool  // it cannot be undone
+	drained  atomic.Bool  // as the log says
 	draining atomic.Int64 // Unix nanoseconds since when; 0 = not
 	progress atomic.Int64 // Unix nanoseconds of the last look that found the lanes moving
 	hot      hotKeys      // at the last look
@@ -77,7 +79,10 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if config.parts.listen == nil {
 		config.parts.listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
 	}
-	n := &node{config: config, log: log, ended: make(chan struct{}), failed: make(chan error, 4)}
+	// Whatever logs has the journal's handler, so it comes before all else.
+	journal := admin.NewJournal(config.name())
+	log = slog.New(journal.Handler(log.Handler()))
+	n := &node{config: config, log: log, journal: journal, ended: make(chan struct{}), failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			n.release()
@@ -119,7 +124,29 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	n.wg.Go(func() { n.serve("server", func() error { return n.proxy.Serve(n.traffic) }) }) // ends with stop
 	n.look()
 	n.wg.Go(n.watch) // ends with stop
+	n.sayStarted()
 	return n, nil
+}
+
+// name is what the node is called.
+func (c *nodeConfig) name() string {
+	if c.cluster != nil {
+		return c.cluster.node
+	}
+	return c.proxy.Node
+}
+
+func (n *node) sayStarted() {
+	version, _ := buildVersion()
+	line := []any{
+		"listen", n.traffic.Addr().String(), "observe", n.address("observe"), "admin", n.address("admin"),
+		"node", n.config.name(), "routes", len(n.config.proxy.Routes), "config", n.config.hash,
+		"event", "started", "version", version,
+	}
+	if c := n.config.cluster; c != nil {
+		line = append(line, "cluster", c.name, "partitions", c.partitions, "min_members", c.minMembers, "strict", n.config.strict)
+	}
+	n.log.Info("serving", line...)
 }
 
 // makeLanes makes the lanes of this node, and its part of a cluster if it is in
@@ -179,6 +206,7 @@ func (n *node) release() {
 	for _, s := range n.servers {
 		s.listener.Close()
 	}
+	n.journal.End()
 	n.wg.Wait()
 }
 
@@ -219,6 +247,7 @@ func (n *node) watch() {
 func (n *node) look() {
 	n.lanes.Totals()
 	n.lookAtHotKeys()
+	n.lookAtDrain()
 	n.progress.Store(time.Now().UnixNano())
 }
 
@@ -269,6 +298,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_config_hash_info", "The configuration in use; nodes of one cluster should agree.",
 			prometheus.Labels{"hash": n.config.hash}),
 	)
+	all = append(all, n.journal.Collectors()...)
 	if n.cluster != nil {
 		all = append(all, n.cluster.collectors()...)
 	}
@@ -316,7 +346,8 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.draining.CompareAndSwap(0, time.Now().UnixNano())
 	n.stopping.Store(true)
 	n.proxy.Spill(false)
-	n.log.Info("draining", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
+	n.drained.Store(false)
+	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
 
 	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
@@ -330,6 +361,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	if n.cluster != nil {
 		n.cluster.stop(ctx)
 	}
+	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
 	for _, s := range n.servers {
@@ -367,6 +399,7 @@ func (n *node) until(deadline time.Time, now <-chan struct{}) (context.Context, 
 // drain gives the lanes away, or waits for them to empty.
 func (n *node) drain(ctx context.Context) error {
 	if n.empty(ctx) == nil {
+		n.sayDrained()
 		return nil
 	}
 	n.proxy.EvictSpilled()
@@ -375,10 +408,10 @@ func (n *node) drain(ctx context.Context) error {
 		running += total.Running
 	}
 	if waiting+running == 0 {
-		n.log.Warn("drain timed out, with no request waiting or running")
+		n.log.Warn("drain timed out, with no request waiting or running", "event", "drain-timed-out", "waiting", 0, "running", 0)
 		return nil
 	}
-	n.log.Error("drain timed out", "waiting", waiting, "running", running)
+	n.log.Error("drain timed out", "event", "drain-timed-out", "waiting", waiting, "running", running)
 	if n.cluster != nil && running > 0 {
 		n.cluster.abandon()
 	}

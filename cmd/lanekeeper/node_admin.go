@@ -57,7 +57,12 @@ func (c *cluster) lease() *admin.Lease {
 	if !strict {
 		return nil
 	}
-	l := &admin.Lease{ID: lease.ID, Seconds: max(lease.ValidFor.Seconds(), 0), Untitled: c.owners.Untitled()}
+	l := &admin.Lease{ID: lease.ID, Seconds: max(lease.ValidFor.Seconds(), 0), Age: lease.Age.Seconds(), Untitled: c.owners.Untitled()}
+	// A lease is valid for a fixed time from when its last renewal was sent.
+	if length := c.settings.leaseValid; length > 0 && lease.ValidFor > 0 {
+		renewed := max(length-lease.ValidFor, 0).Seconds()
+		l.Renewed = &renewed
+	}
 	if lease.Cause != nil {
 		l.Away = lease.Cause.Error()
 	}
@@ -65,10 +70,14 @@ func (c *cluster) lease() *admin.Lease {
 }
 
 func recordOf(s ownership.State) *admin.Record {
-	return &admin.Record{
+	r := &admin.Record{
 		Holder: s.Record.Holder, Tenure: s.Record.Tenure, Stamp: max(s.Record.Stamp, s.Title.Stamp), Prev: s.Record.Prev,
 		Titled: s.Title.Tenure > 0, WaitsFor: s.WaitsFor,
 	}
+	if held := s.Held.Seconds(); r.Titled && s.Held > 0 {
+		r.Held = &held
+	}
+	return r
 }
 
 // Members implements admin.Cluster.
@@ -241,6 +250,9 @@ func (n *node) lane(partition int, key []byte) *admin.Lane {
 	return l
 }
 
+// Journal implements admin.Cluster.
+func (n *node) Journal() *admin.Journal { return n.journal }
+
 var errEnding = errors.New("the process is ending already")
 
 // Drain implements admin.Cluster.
@@ -248,8 +260,10 @@ func (n *node) Drain() error {
 	if n.stopping.Load() {
 		return errEnding
 	}
-	n.draining.CompareAndSwap(0, time.Now().UnixNano())
 	n.proxy.Spill(false)
+	if n.draining.CompareAndSwap(0, time.Now().UnixNano()) {
+		n.log.Info("draining", "event", "drain-begun", "why", "an operator says so")
+	}
 	return n.announce((*membership.Membership).Drain)
 }
 
@@ -258,9 +272,31 @@ func (n *node) Undrain() error {
 	if n.stopping.Load() {
 		return errEnding
 	}
-	n.draining.Store(0)
 	n.proxy.Spill(true)
+	if n.draining.Swap(0) != 0 {
+		n.drained.Store(false)
+		n.log.Info("not draining any more", "event", "drain-undone")
+	}
 	return n.announce((*membership.Membership).Undrain)
+}
+
+// lookAtDrain tells when an operator's drain is done. The one at the end of the process
+// tells of itself.
+func (n *node) lookAtDrain() {
+	if n.draining.Load() == 0 || n.stopping.Load() || n.drained.Load() {
+		return
+	}
+	if status := n.Status(); status.Drained() {
+		n.sayDrained()
+	}
+}
+
+// sayDrained tells once, until there is another drain.
+func (n *node) sayDrained() {
+	since := n.draining.Load()
+	if since != 0 && n.drained.CompareAndSwap(false, true) {
+		n.log.Info("drained", "event", "drain-done", "took", time.Since(time.Unix(0, since)).Round(time.Millisecond).String())
+	}
 }
 
 // announceMax is how long an operator waits for the others to hear.

@@ -44,12 +44,12 @@ func (n *node) lookAtHotKeys() {
 	n.hot = hotKeys{flips, now}
 	for id, k := range before { // first: what is hot again was cool in between
 		if _, still := now[id]; !still {
-			n.log.Info("key is no longer hot", n.routeOf(k), n.keyOf(k), slog.Float64("hot_s", tenths(time.Since(k.Since).Seconds())))
+			n.log.Info("key is no longer hot", slog.String("event", "key-cooled"), n.routeOf(k), n.keyOf(k), slog.Float64("hot_s", tenths(time.Since(k.Since).Seconds())))
 		}
 	}
 	for _, k := range hot {
 		if _, already := before[identify(k)]; !already {
-			n.log.Warn("key is hot", n.routeOf(k), n.keyOf(k), slog.String("action", n.action(k)),
+			n.log.Warn("key is hot", slog.String("event", "key-hot"), n.routeOf(k), n.keyOf(k), slog.String("action", n.action(k)),
 				slog.Int("depth", k.Depth), slog.Int("bytes", k.Bytes),
 				slog.Float64("busy", hundredths(k.Busy)), slog.Float64("share", hundredths(k.Share)), slog.Float64("rate", tenths(k.Rate)),
 				slog.Float64("service_ms", float64(k.Service.Microseconds())/1000), slog.Time("since", k.Since))

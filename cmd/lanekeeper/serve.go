@@ -118,8 +118,6 @@ func serve(ctx context.Context, config *Config) error {
 	if err != nil {
 		return failure(err)
 	}
-	log.Info("serving", "listen", node.traffic.Addr().String(), "observe", node.address("observe"), "admin", node.address("admin"),
-		"node", config.nodeName(), "routes", len(config.Routes), "config", config.hash())
 
 	var failed error
 	select {

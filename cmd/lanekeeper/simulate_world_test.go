@@ -256,6 +256,7 @@ func (w *world) config(p *simProcess) (nodeConfig, error) {
 	cluster.node, cluster.partitions, cluster.minMembers = p.name, w.partitions, w.minMembers
 	cluster.settle, cluster.rejoin, cluster.handoffTimeout = w.settle, w.rejoin, w.handoff
 	cluster.peer.listen = p.host + ":7944"
+	cluster.leaseValid = w.ttl - w.margin
 	cluster.join = nil
 	for i := range nodesMax { // who is not there refuses
 		cluster.join = append(cluster.join, hostOf(nodeName(i))+":7943")

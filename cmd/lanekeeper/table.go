@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
+	"unicode/utf16"
 )
 
 // table is what a command shows to people.
@@ -74,6 +75,22 @@ func printable(text string) string {
 		}
 		return r
 	}, text)
+}
+
+// printableJSON escapes what a terminal may take for more than text, and JSON lets pass:
+// such as C1 control characters, and those that turn the direction of writing.
+func printableJSON(document []byte) []byte {
+	var out bytes.Buffer
+	for _, r := range string(document) {
+		if r < unicode.MaxASCII && r != 0x7f || unicode.IsPrint(r) {
+			out.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&out, "\\u%04x", unit)
+		}
+	}
+	return out.Bytes()
 }
 
 // colours says whether w wants them; see https://no-color.org.

@@ -1,0 +1,355 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"lanekeeper/admin"
+)
+
+func eventsCommand() *cobra.Command {
+	var o adminOptions
+	var follow bool
+	var since time.Duration
+	command := &cobra.Command{
+		Use:   "events",
+		Short: "Show what has happened at a node",
+		Long: `Events shows what has become of one node, and of what it knows of the others:
+the lines of its log that are events, whatever log.level says. The node keeps
+the newest thousand or so, in memory: a node that is started anew has none of
+before. Each node has its own: ask each.
+
+With -f it goes on with each event that comes, until it is interrupted. When the
+node is started anew, or the connection breaks, it says so and tries again; what
+has happened meanwhile is shown then. If the node has let go of some, it says
+how many. With -o json it then writes one event per line.
+
+Keys are as the log has them: hashed, or as log.keys says.
+
+` + eventKinds() + `
+
+Exit code 130: interrupted.` + adminHelp,
+		Example: `  lanekeeper events --since 10m
+  lanekeeper events -f
+  lanekeeper events -f -o json | jq -r 'select(.event == "lease-ended").attributes.lease'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if follow && o.output == "yaml" {
+				return errors.New("--output yaml does not go with --follow: want table or json")
+			}
+			if since < 0 {
+				return errors.New("--since is how long ago, such as 10m")
+			}
+			client, err := o.client()
+			if err != nil {
+				return err
+			}
+			var from time.Time
+			if since > 0 {
+				from = time.Now().Add(-since)
+			}
+			if !follow {
+				return showEvents(cmd, &o, client, from)
+			}
+			ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			defer restore()
+			p := &eventPrinter{out: cmd.OutOrStdout(), json: o.output == "json", headers: !o.noHeaders, from: from}
+			f := &follower{client: client.patient(), notes: cmd.ErrOrStderr(), event: p.event, pause: followPause, silence: 3 * admin.Heartbeat}
+			return f.run(ctx)
+		},
+	}
+	flags := command.Flags()
+	flags.BoolVarP(&follow, "follow", "f", false, "go on with each event that comes")
+	flags.DurationVar(&since, "since", 0, "only events of the last `duration`, such as 10m, by this machine's clock")
+	o.bind(command)
+	return command
+}
+
+// eventKinds lists the kinds of events for people.
+func eventKinds() string {
+	t := &table{}
+	for _, kind := range admin.EventKinds {
+		t.add(unmarked, "  "+kind.Name, kind.Meaning)
+	}
+	var text bytes.Buffer
+	t.write(&text, false, false)
+	return "The events:\n" + strings.TrimSuffix(text.String(), "\n")
+}
+
+func showEvents(cmd *cobra.Command, o *adminOptions, client *adminClient, from time.Time) error {
+	var events admin.Events
+	answer, err := client.ask(cmd.Context(), http.MethodGet, "events", nil, &events)
+	if err != nil {
+		return err
+	}
+	if !from.IsZero() {
+		events.Events = slices.DeleteFunc(events.Events, func(e admin.Event) bool { return e.Time.Before(from) })
+		if answer, err = json.Marshal(events); err != nil {
+			return failure(err)
+		}
+	}
+	t := &table{header: eventHeader}
+	for i := range events.Events {
+		addEvent(t, &events.Events[i])
+	}
+	return o.write(cmd, answer, t)
+}
+
+var eventHeader = []string{"TIME", "NODE", "LEVEL", "EVENT", "DETAIL"}
+
+const eventTime = "2006-01-02T15:04:05.000Z"
+
+func addEvent(t *table, e *admin.Event) {
+	colour := unmarked
+	switch e.Level {
+	case "WARN":
+		colour = caution
+	case "ERROR":
+		colour = failing
+	}
+	t.add(colour, e.Time.UTC().Format(eventTime), e.Node, e.Level, e.Event, detailOf(e))
+}
+
+// detailOf is the message, and the attributes as the log writes them as text.
+func detailOf(e *admin.Event) string {
+	text := e.Message
+	decoder := json.NewDecoder(bytes.NewReader(e.Attributes))
+	if _, err := decoder.Token(); err != nil { // the bracket
+		return text
+	}
+	for decoder.More() {
+		name, err := decoder.Token()
+		if err != nil {
+			break
+		}
+		var raw json.RawMessage
+		if decoder.Decode(&raw) != nil {
+			break
+		}
+		value := string(raw)
+		var s string
+		if json.Unmarshal(raw, &s) == nil && bareWord(s) {
+			value = s
+		}
+		text += fmt.Sprintf(" %v=%s", name, value)
+	}
+	return text
+}
+
+// bareWord reports whether a value needs no quotes.
+func bareWord(s string) bool { return s != "" && !strings.ContainsAny(s, " \"=") }
+
+// eventPrinter writes events as they come.
+type eventPrinter struct {
+	out     io.Writer
+	json    bool
+	headers bool // are yet to be written
+	from    time.Time
+	widths  [4]int // of the columns so far
+}
+
+// event writes one event. data is what the node sent.
+func (p *eventPrinter) event(e *admin.Event, data []byte) error {
+	if e.Time.Before(p.from) {
+		return nil
+	}
+	var text bytes.Buffer
+	if p.json {
+		if err := json.Compact(&text, printableJSON(data)); err != nil {
+			return failure(err)
+		}
+		text.WriteByte('\n')
+	} else {
+		p.write(&text, e)
+	}
+	_, err := p.out.Write(text.Bytes())
+	return failure(err)
+}
+
+// write aligns with what has been written: nobody knows what comes.
+func (p *eventPrinter) write(w io.Writer, e *admin.Event) {
+	t := &table{header: slices.Clone(eventHeader)}
+	addEvent(t, e)
+	if p.widths[0] == 0 {
+		p.widths = [4]int{len(eventTime), 0, len("ERROR"), 0}
+		for _, kind := range admin.EventKinds {
+			p.widths[3] = max(p.widths[3], len(kind.Name))
+		}
+	}
+	for i := range p.widths {
+		p.widths[i] = max(p.widths[i], len([]rune(t.rows[0].cells[i])), len(t.header[i]))
+		t.rows[0].cells[i] = fmt.Sprintf("%-*s", p.widths[i], t.rows[0].cells[i])
+	}
+	t.write(w, p.headers, colours(p.out))
+	p.headers = false
+}
+
+const (
+	followPause = 2 * time.Second
+	followMax   = 1 << 20 // bytes of a line of a stream
+)
+
+// patient is the client for answers that do not end.
+func (c *adminClient) patient() *adminClient {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DisableKeepAlives, transport.ResponseHeaderTimeout = true, adminTimeout
+	patient := *c
+	patient.http = &http.Client{Transport: transport, CheckRedirect: c.http.CheckRedirect}
+	return &patient
+}
+
+// follower reads a node's stream of events, and comes back when it breaks.
+type follower struct {
+	client  *adminClient
+	notes   io.Writer
+	event   func(e *admin.Event, data []byte) error
+	pause   time.Duration // before it comes back
+	silence time.Duration // after which a stream is taken for broken
+
+	reached bool   // the node has answered at least once
+	lost    bool   // it has been said that the stream is
+	last    uint64 // the event seen last; 0: none
+}
+
+// errStreamEnded is no failure: the node ends, or there is no way to it for now.
+var errStreamEnded = errors.New("the stream has ended")
+
+// run ends with ctx, and with what trying again would not change.
+func (f *follower) run(ctx context.Context) error {
+	for {
+		err := f.once(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return &exitError{code: exitInterrupt}
+		case !f.reached || !passes(err):
+			return err
+		case !f.lost:
+			f.lost = true
+			fmt.Fprintf(f.notes, "! %s: %s; trying again\n", f.client.base, printable(err.Error()))
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(f.pause):
+		}
+	}
+}
+
+// errBusy is an answer that is another one later.
+var errBusy = errors.New("the node has no stream to spare")
+
+// passes reports whether an error may be over when it is tried again.
+func passes(err error) bool {
+	return errors.Is(err, errStreamEnded) || errors.Is(err, errBusy) || errors.Is(err, errUnreachable)
+}
+
+// once reads one stream to its end. It never returns nil.
+func (f *follower) once(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	request, err := f.client.request(ctx, http.MethodGet, "events", url.Values{})
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Accept", "text/event-stream")
+	if f.last > 0 {
+		request.Header.Set("Last-Event-ID", strconv.FormatUint(f.last, 10))
+	}
+	response, err := f.client.send(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		return f.refused(response)
+	}
+	if kind := response.Header.Get("Content-Type"); kind != "text/event-stream" {
+		return f.client.stranger(response.Status)
+	}
+	if f.reached = true; f.lost {
+		f.lost = false
+		fmt.Fprintf(f.notes, "! %s answers again\n", f.client.base)
+	}
+	quiet := time.AfterFunc(f.silence, func() { cancel(fmt.Errorf("nothing came for %s", f.silence)) })
+	defer quiet.Stop()
+	lines := bufio.NewScanner(response.Body)
+	lines.Buffer(nil, followMax)
+	err = f.read(lines, func() { quiet.Reset(f.silence) })
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		err = fmt.Errorf("%w: %w", errStreamEnded, cause)
+	}
+	return err
+}
+
+func (f *follower) refused(response *http.Response) error {
+	body, err := io.ReadAll(io.LimitReader(response.Body, adminAnswerMax))
+	if err != nil {
+		return f.client.unreachable(err)
+	}
+	err = f.client.refused(response, body)
+	if response.StatusCode == http.StatusServiceUnavailable {
+		return &exitError{code: exitFailure, err: fmt.Errorf("%w: %w", errBusy, err)}
+	}
+	return err
+}
+
+// read reads messages; heard is called with each line.
+func (f *follower) read(lines *bufio.Scanner, heard func()) error {
+	var kind string
+	var data []byte
+	for lines.Scan() {
+		heard()
+		name, value, _ := strings.Cut(lines.Text(), ":")
+		value = strings.TrimPrefix(value, " ")
+		switch {
+		case lines.Text() == "":
+			if err := f.message(kind, data); err != nil {
+				return err
+			}
+			kind, data = "", nil
+		case name == "event":
+			kind = value
+		case name == "data":
+			data = append(data, value...)
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("%w: %w", errStreamEnded, err)
+	}
+	return errStreamEnded
+}
+
+func (f *follower) message(kind string, data []byte) error {
+	switch kind {
+	case "": // what the stream begins with, and heartbeats
+		return nil
+	case admin.EventMissed:
+		var gone struct {
+			Missed uint64 `json:"missed"`
+		}
+		if json.Unmarshal(data, &gone) == nil {
+			fmt.Fprintf(f.notes, "! %d events are missing here: the node did not keep them long enough\n", gone.Missed)
+		}
+		return nil
+	}
+	var e admin.Event
+	if json.Unmarshal(data, &e) != nil {
+		return f.client.stranger("what is no event")
+	}
+	f.last = e.ID
+	return f.event(&e, data)
+}
