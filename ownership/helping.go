@@ -16,11 +16,15 @@ import (
 // Help is told that this node was lent the turn of a key by its owner, and reports
 // whether it may use it. It must not if it knows better who owns the partition, or
 // has stood back for somebody: who has its word that it runs nothing of the partition
-// would hear of this turn too late. It may be lent one turn by each of two owners, after a
-// split; Helped ends one.
+// would hear of this turn too late. Then it asks to be released from that, for the next
+// turn. It may be lent one turn by each of two owners, after a split; Helped ends one.
 func (t *Table) Help(p int, key []byte, owner ring.Member) bool {
 	s := &t.parts[p]
-	if s.role == Owned || s.holder != owner || len(s.stoodBack) > 0 || !t.isLive(owner) {
+	if s.role == Owned || s.holder != owner || !t.isLive(owner) {
+		return false
+	}
+	if len(s.stoodBack) > 0 {
+		t.askRelease(p, s)
 		return false
 	}
 	i, _ := slices.BinarySearch(s.helping, string(key))

@@ -248,12 +248,7 @@ func (t *Table) settle(p int, s *partition) {
 // to release it first (rule 3).
 func (t *Table) begin(p int, s *partition) {
 	if len(s.stoodBack) > 0 {
-		if !s.asked {
-			s.asked = true
-			for _, r := range s.stoodBack {
-				t.send(r.member, Release{Partition: p, Number: r.number})
-			}
-		}
+		t.askRelease(p, s)
 		return
 	}
 	t.claims++
@@ -262,6 +257,16 @@ func (t *Table) begin(p int, s *partition) {
 		t.send(m, Claim{Partition: p, Number: s.number})
 	}
 	t.complete(p, s)
+}
+
+func (t *Table) askRelease(p int, s *partition) {
+	if s.asked {
+		return
+	}
+	s.asked = true
+	for _, r := range s.stoodBack {
+		t.send(r.member, Release{Partition: p, Number: r.number})
+	}
 }
 
 // complete makes this node the owner if nobody else is: every member that anybody
