@@ -147,8 +147,12 @@ func runChild(what string) {
 		if err := plain.Start(listener); err != nil {
 			panic(err)
 		}
-	case "lanekeeper":
-		p, err := proxy.New(benchConfig(target), queue.New(queue.Config{MaxQueued: 1 << 20, MaxQueuedBytes: 1 << 30, MaxLanes: 1 << 20, Tags: 1}), slog.New(slog.DiscardHandler))
+	case "lanekeeper", actionNone, actionShed:
+		config := benchConfig(target)
+		if kind != "lanekeeper" {
+			hotLane(&config.Routes[0].Lane, kind)
+		}
+		p, err := proxy.New(config, queue.New(queue.Config{MaxQueued: 1 << 20, MaxQueuedBytes: 1 << 30, MaxLanes: 1 << 20, Tags: 1}), slog.New(slog.DiscardHandler))
 		if err != nil {
 			panic(err)
 		}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"strconv"
 
 	"lanekeeper/queue"
 )
@@ -15,6 +16,7 @@ type fields struct {
 	expect     []byte
 	prefer     []byte
 	upload     []byte   // the length of a hidden body; see headReceived
+	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
 	holder     queue.ID // the ticket under which the request was made
 	proto      bool     // X-Forwarded-Proto is there
 	host       bool     // X-Forwarded-Host is there
@@ -45,6 +47,8 @@ func (c *call) readFields() {
 			f.drop = true
 		case headerUpload:
 			f.upload, f.drop = value, true
+		case headerRefused:
+			f.refused, f.drop = true, true
 		default:
 			f.drop = f.drop || hopByHop(name) || reserved(name)
 		}
@@ -63,6 +67,15 @@ func joined(list, line []byte) []byte {
 // of HTTP/2 is one that may be ignored, and is.
 func (f *fields) upgrades() bool {
 	return len(f.upgrade) > 0 && !bytes.EqualFold(f.upgrade, []byte("h2c")) && nominates(f.connection, []byte("Upgrade"))
+}
+
+// length is that of the hidden body.
+func (f *fields) length() int {
+	length, err := strconv.Atoi(string(f.upload))
+	if err != nil {
+		panic("proxy: a hidden body without a length")
+	}
+	return length
 }
 
 // uploads reports whether the request's body is hidden.

@@ -83,6 +83,12 @@ func (p *Proxy) expects(ctx *fasthttp.RequestCtx) int {
 		p.refuseUnread(ctx, fasthttp.ErrBodyTooLarge)
 		return ctx.Response.StatusCode()
 	}
+	if len(ctx.Request.Header.Peek(headerRefused)) > 0 {
+		c := p.begin(ctx)
+		c.arrived = time.Now() // the server has not noted it yet
+		c.serve()
+		return ctx.Response.StatusCode() // not 100, whether it is the answer or that is yet to be written
+	}
 	return fasthttp.StatusContinue
 }
 

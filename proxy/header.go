@@ -19,6 +19,7 @@ const (
 	headerDeadline = "Lanekeeper-Deadline" // to the upstream: when lanekeeper gives up; if strict, not after the lease's end
 	headerFence    = "Lanekeeper-Fence"    // to the upstream, if strict and exclusive: rises with each for the key
 	headerUpload   = "Lanekeeper-Upload"   // within this process: a body that is not read yet
+	headerRefused  = "Lanekeeper-Refused"  // within this process: nor will it be
 )
 
 // prepare turns the client's request head into the one for the upstream, less

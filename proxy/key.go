@@ -61,27 +61,9 @@ func CheckHeader(header string) bool {
 // The key is taken byte for byte: two requests share a lane exactly if their
 // keys are the same bytes after the route's normalisation.
 func (c *call) findKey() *problem {
-	k, from := &c.route.Key, c.route.from
-	c.key = append(append(c.key[:0], k.Space...), ':')
-	prefix := len(c.key)
-	for i := range from {
-		key, present, problem := c.value(c.key, &from[i])
-		if problem != nil {
-			return problem
-		}
-		if !present {
-			continue
-		}
-		if n := len(key) - prefix; n > k.MaxLength {
-			return invalidKey.because(fmt.Sprintf("%s has %d bytes; a key has at most %d", &from[i], n, k.MaxLength))
-		}
-		if from[i].readsBody() && !c.meansJSON() {
-			if problem := c.contradicted(key[prefix:], &from[i], from[i+1:]); problem != nil {
-				return problem
-			}
-		}
-		c.key = key
-		return nil
+	k := &c.route.Key
+	if found, problem := c.findKeyIn(c.route.from); found || problem != nil {
+		return problem
 	}
 	switch k.Missing {
 	case MissingBypass:
@@ -92,6 +74,33 @@ func (c *call) findKey() *problem {
 		return nil
 	}
 	return missingKey.because("none of the key's sources is present: " + sourceList(k.From))
+}
+
+// findKeyIn is findKey among the first of the route's sources.
+func (c *call) findKeyIn(from []source) (found bool, _ *problem) {
+	k := &c.route.Key
+	c.key = append(append(c.key[:0], k.Space...), ':')
+	prefix := len(c.key)
+	for i := range from {
+		key, present, problem := c.value(c.key, &from[i])
+		if problem != nil {
+			return false, problem
+		}
+		if !present {
+			continue
+		}
+		if n := len(key) - prefix; n > k.MaxLength {
+			return false, invalidKey.because(fmt.Sprintf("%s has %d bytes; a key has at most %d", &from[i], n, k.MaxLength))
+		}
+		if from[i].readsBody() && !c.meansJSON() {
+			if problem := c.contradicted(key[prefix:], &from[i], from[i+1:]); problem != nil {
+				return false, problem
+			}
+		}
+		c.key = key
+		return true, nil
+	}
+	return false, nil
 }
 
 // contradicted refuses a key from a body that not every service would look at,

@@ -206,8 +206,9 @@ type request struct {
 }
 
 // serve is the whole life of a request.
-func (p *Proxy) serve(ctx *fasthttp.RequestCtx) {
-	c := p.begin(ctx)
+func (p *Proxy) serve(ctx *fasthttp.RequestCtx) { p.begin(ctx).serve() }
+
+func (c *call) serve() {
 	defer c.unpin()
 	defer c.rescue()
 	problem := c.run()
@@ -234,6 +235,8 @@ func (c *call) run() *problem {
 		return problem
 	}
 	switch {
+	case c.fields.refused:
+		return c.refuseEarly()
 	case c.mode == bypass:
 		return c.bypass()
 	case c.lane.Mode == Observe && c.fields.uploads():
@@ -308,12 +311,7 @@ func (c *call) takeTurn() *problem {
 	if wait, ok := preferredWait(c.fields.prefer); ok {
 		c.prefers, c.patience = true, min(wait, c.patience)
 	}
-	c.place = queue.Request{
-		Key: c.key, Class: c.class(), Bytes: len(c.ctx.Request.Body()),
-		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
-		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
-		Holder: c.fields.holder, Tag: c.route.index,
-	}
+	c.place = c.placeFor(len(c.ctx.Request.Body()))
 	if cluster := c.proxy.config.Cluster; cluster != nil {
 		if err := cluster.Ready(); err != nil {
 			return notReady.because(err.Error())
@@ -327,6 +325,17 @@ func (c *call) takeTurn() *problem {
 		c.AdmitHere(queue.ID{})
 	}
 	return c.turnHere()
+}
+
+// placeFor is what the request asks the lanes for.
+func (c *call) placeFor(body int) queue.Request {
+	lane := c.lane
+	return queue.Request{
+		Key: c.key, Class: c.class(), Bytes: body,
+		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
+		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
+		Holder: c.fields.holder, Tag: c.route.index,
+	}
 }
 
 // turnHere waits for the turn of a request whose place is in this node's lanes.

@@ -26,6 +26,7 @@ type route struct {
 	index    int // among the routes, first to last; the tag of its tickets
 	path     template
 	from     []source // Key.From made ready
+	fromHead []source // the first of them, which the head alone has
 	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream
@@ -48,7 +49,7 @@ func newRoute(r Route, index int) (*route, error) {
 		return nil, fmt.Errorf("route %s: %w", r.Name, err)
 	}
 	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
-	compiled := &route{Route: r, index: index, path: path, from: from, others: exclusive}
+	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), others: exclusive}
 	for _, list := range []struct {
 		mode    mode
 		methods []string

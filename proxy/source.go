@@ -327,6 +327,27 @@ func (c *call) saysJSON() bool {
 	return bytes.HasSuffix(media, []byte("/json")) || bytes.HasSuffix(media, []byte("+json"))
 }
 
+// inHead are the first of the sources, those that need nothing but the head:
+// neither the body nor to know who sends it.
+func inHead(from []source) []source {
+	for i := range from {
+		if from[i].readsBody() || from[i].asksTrust() {
+			return from[:i]
+		}
+	}
+	return from
+}
+
+// asksTrust reports whether the value depends on who sends the request.
+func (s *source) asksTrust() bool {
+	for i := range s.parts {
+		if s.parts[i].asksTrust() {
+			return true
+		}
+	}
+	return s.forwards
+}
+
 // readsBody reports whether the value depends on the request's body.
 func (s *source) readsBody() bool {
 	for i := range s.parts {

@@ -23,20 +23,27 @@ import (
 // headReceived decides, from a request's head alone, how long its body may take
 // and whether it is hidden.
 func (p *Proxy) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
-	h.Del(headerUpload) // ours alone
+	h.Del(headerUpload) // ours alone, and the next
+	h.Del(headerRefused)
 	length := h.ContentLength()
 	if length == 0 || length == lengthless {
 		return fasthttp.RequestConfig{}
 	}
 	timeout := p.config.ReadTimeout
+	streams := length == chunked || length > inlineBody
 	switch r := p.routeOf(h); {
 	case r == nil:
 	case r.mode(h.Method()) == bypass:
-		if timeout = p.config.BypassIdleTimeout; length == chunked || length > inlineBody {
+		if timeout = p.config.BypassIdleTimeout; streams {
 			hideBody(h, length)
 		}
-	case r.Lane.Mode == Observe && (length == chunked || length > p.config.MaxBody):
-		hideBody(h, length) // a route that only watches refuses no body
+	case r.Lane.Mode == Observe:
+		if length == chunked || length > p.config.MaxBody {
+			hideBody(h, length) // a route that only watches refuses no body
+		}
+	case streams && length <= p.config.MaxBody && p.foresees(h, r, length):
+		hideBody(h, length)
+		h.Add(headerRefused, "1")
 	}
 	if timeout == 0 {
 		timeout = forever
@@ -78,10 +85,7 @@ func hideBody(h *fasthttp.RequestHeader, length int) {
 // The client's connection is closed afterwards.
 func (c *call) upload() *problem {
 	h := &c.ctx.Request.Header
-	length, err := strconv.Atoi(string(c.fields.upload))
-	if err != nil {
-		panic("proxy: a hidden body without a length")
-	}
+	length := c.fields.length()
 	c.prepare()
 	h.SetContentLength(length)
 	c.takeOver(func(client net.Conn) {

@@ -324,8 +324,15 @@ func (w *heatTwin) ask(rng *rand.Rand, key string, rules []*HotRule) {
 	}
 	before := w.now(key)
 	hot := w.judge(w.history[key]).hot
-	ticket := new(Ticket)
+	if rng.IntN(4) == 0 {
+		r.MaxBytes = 40
+	}
+	ticket, asked := new(Ticket), new(Ticket)
+	foreseen := w.lanes.Refuses(asked, &r)
 	err := w.lanes.Admit(ticket, &r)
+	if !errors.Is(err, foreseen) || err != nil && (asked.ID.IsZero() || asked.Depth != ticket.Depth || asked.Service != ticket.Service) {
+		w.t.Fatalf("%s: foreseen was %v (%+v), and it was %v (%+v)", key, foreseen, asked, err, ticket)
+	}
 	shed := hot && r.ShedDepth > 0 && before.depth >= r.ShedDepth
 	switch {
 	case errors.Is(err, ErrShed) && !shed:

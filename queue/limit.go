@@ -29,7 +29,7 @@ type Config struct {
 // reserve counts a request that has to wait against its lane and the node, or
 // returns ErrLaneFull or ErrOverloaded and counts nothing (promise 5).
 func (l *Lanes) reserve(ln *lane, r *Request) error {
-	if ln.waiting.len >= r.MaxDepth || ln.bytes+r.Bytes > r.MaxBytes {
+	if ln.full(r) {
 		return ErrLaneFull
 	}
 	// Other shards add at the same time, so add first and take it back when
@@ -44,6 +44,53 @@ func (l *Lanes) reserve(ln *lane, r *Request) error {
 		return ErrOverloaded
 	}
 	ln.bytes += r.Bytes
+	return nil
+}
+
+func (ln *lane) full(r *Request) bool {
+	return ln.waiting.len >= r.MaxDepth || ln.bytes+r.Bytes > r.MaxBytes
+}
+
+// Refuses returns the ErrLaneFull, ErrShed or ErrOverloaded that Admit would return
+// if r had to wait now, and then has named t and filled it in like Admit; or nil,
+// which promises nothing. It takes no place: it is for whoever has only a part of a
+// request and would be spared the rest.
+func (l *Lanes) Refuses(t *Ticket, r *Request) error {
+	hash := l.hash(r.Key)
+	s := l.shardOf(r.Partition, hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ln := s.find(r.Partition, hash, r.Key)
+	if ln == nil || s.closed || s.sealed(r.Partition) || !ln.delays(r) {
+		return nil
+	}
+	err := l.refuses(ln, r)
+	if err != nil {
+		t.ID, t.Depth, t.Service = l.ids.next(l.now()), ln.waiting.len, ln.service
+	}
+	return err
+}
+
+// delays reports whether r would neither run at once nor be told that it is its
+// holder's.
+func (ln *lane) delays(r *Request) bool {
+	if r.Observe || !r.Holder.IsZero() && ln.running.has(r.Holder) {
+		return false
+	}
+	t := Ticket{class: r.Class, maxShared: r.MaxShared}
+	return ln.waiting.head != nil || !ln.admits(&t)
+}
+
+// refuses is wait without the place.
+func (l *Lanes) refuses(ln *lane, r *Request) error {
+	switch {
+	case ln.sheds(r):
+		return ErrShed
+	case ln.full(r):
+		return ErrLaneFull
+	case l.queued.Load() >= int64(l.config.MaxQueued), l.bytes.Load()+int64(r.Bytes) > l.config.MaxQueuedBytes:
+		return ErrOverloaded
+	}
 	return nil
 }
 

@@ -46,6 +46,16 @@ func TestLimits(t *testing.T) {
 			before := fmt.Sprint(l.Totals(), l.lanes.Load(), l.queued.Load(), l.bytes.Load())
 			test.r.Key = []byte(test.key)
 			var ticket Ticket
+			foreseen := test.want
+			if test.key != "k" { // it has no lane yet
+				foreseen = nil
+			}
+			if err := l.Refuses(&ticket, &test.r); !errors.Is(err, foreseen) {
+				t.Fatalf("%s: Refuses = %v, want %v", test.name, err, foreseen)
+			}
+			if now := fmt.Sprint(l.Totals(), l.lanes.Load(), l.queued.Load(), l.bytes.Load()); now != before {
+				t.Errorf("%s: Refuses changed the lanes\nfrom %s\nto   %s", test.name, before, now)
+			}
 			if err := l.Admit(&ticket, &test.r); !errors.Is(err, test.want) {
 				t.Fatalf("%s: Admit = %v, want %v", test.name, err, test.want)
 			}
@@ -63,6 +73,46 @@ func TestLimits(t *testing.T) {
 				t.Errorf("%s: a refusal changed the lanes\nfrom %s\nto   %s", test.name, before, after)
 			}
 		})
+	}
+}
+
+// TestRefusesOnlyWhatWouldWait asks for what no limit concerns, in a lane whose
+// limits are reached.
+//
+// Mutants: delays is always true; a holder's request is delayed, or an observed
+// one; a closed set of lanes, or a sealed partition, refuses for its limits.
+func TestRefusesOnlyWhatWouldWait(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		running Class
+		change  func(l *Lanes, r *Request, running ID)
+		want    error
+	}{
+		{"it waits", Exclusive, func(*Lanes, *Request, ID) {}, ErrLaneFull},
+		{"exclusive waits for shared", Shared, func(*Lanes, *Request, ID) {}, ErrLaneFull},
+		{"shared beside shared", Shared, func(_ *Lanes, r *Request, _ ID) { r.Class = Shared }, nil},
+		{"shared beside too many", Shared, func(_ *Lanes, r *Request, _ ID) { r.Class, r.MaxShared = Shared, 1 }, ErrLaneFull},
+		{"a holder's", Exclusive, func(_ *Lanes, r *Request, running ID) { r.Holder = running }, nil},
+		{"another holder's", Exclusive, func(_ *Lanes, r *Request, running ID) { r.Holder = running; r.Holder[15]++ }, ErrLaneFull},
+		{"it only watches", Exclusive, func(_ *Lanes, r *Request, _ ID) { r.Observe = true }, nil},
+		{"another key", Exclusive, func(_ *Lanes, r *Request, _ ID) { r.Key = []byte("other") }, nil},
+		{"closed", Exclusive, func(l *Lanes, _ *Request, _ ID) { l.Close() }, nil},
+		{"sealed", Exclusive, func(l *Lanes, _ *Request, _ ID) { l.Seal(0) }, nil},
+	} {
+		config := roomy
+		config.Partitions = 1
+		l := New(config)
+		l.Open(0)
+		var running Ticket
+		r := Request{Key: []byte("k"), Class: test.running, Bytes: 1, MaxShared: 2}
+		if err := l.Admit(&running, &r); err != nil {
+			t.Fatal(err)
+		}
+		r.Class = Exclusive
+		test.change(l, &r, running.ID)
+		if err := l.Refuses(new(Ticket), &r); !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, want %v", test.name, err, test.want)
+		}
 	}
 }
 

@@ -42,6 +42,8 @@ var homes = map[string][]string{
 	"github.com/tidwall/gjson":           {"proxy"},
 	"github.com/HdrHistogram":            {"loadtest"},
 	"charm.land/bubbles":                 {"cmd/lanekeeper"},
+	"charm.land/bubbletea":               {"cmd/lanekeeper"},
+	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},
 	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":               {}, // tests only

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,7 +46,7 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 			if err != nil {
 				return err
 			}
-			if err := o.write(cmd, answer, keysTable(&hot, order, time.Now(), o.output == "wide")); err != nil {
+			if err := o.write(cmd, answer, keysTable(&hot, keyView{order: order, wide: o.output == "wide"}, time.Now())); err != nil {
 				return err
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), keysRemark(&hot))
@@ -79,27 +80,56 @@ var keyOrders = map[string]func(r *keyRow) float64{
 	"wait":  func(r *keyRow) float64 { return r.wait },
 }
 
-func keysTable(hot *admin.Hot, order func(*keyRow) float64, now time.Time, wide bool) *table {
+// keyView is how keys are shown.
+type keyView struct {
+	order  func(*keyRow) float64
+	wide   bool
+	bars   bool   // in front of the depths
+	filter string // a part of the key or its route; empty = all
+}
+
+func keysTable(hot *admin.Hot, view keyView, now time.Time) *table {
 	t := &table{header: []string{"SPACE/KEY", "ROUTE", "DEPTH", "RATE", "WAIT", "STATE", "SINCE"}}
-	if wide {
+	if view.wide {
 		t.header = append(t.header, "BYTES", "BUSY", "SHARE", "SERVICE", "ADMITTED")
 	}
 	rows := keyRows(hot)
 	slices.SortStableFunc(rows, func(a, b *keyRow) int {
-		return cmp.Or(cmp.Compare(order(b), order(a)), cmp.Compare(a.name, b.name))
+		return cmp.Or(cmp.Compare(view.order(b), view.order(a)), cmp.Compare(a.name, b.name))
 	})
+	deepest := 0
 	for _, r := range rows {
+		deepest = max(deepest, r.depth)
+	}
+	for _, r := range rows {
+		if !strings.Contains(r.name, view.filter) && !strings.Contains(r.route, view.filter) {
+			continue
+		}
+		depth := fmt.Sprint(r.depth)
+		if view.bars {
+			depth = bar(r.depth, deepest) + depth
+		}
 		mark, since := unmarked, "–"
 		if r.hot != nil {
 			mark, since = caution, roughly(now.Sub(r.hot.Since))
 		}
-		cells := []string{r.name, orDash(r.route), fmt.Sprint(r.depth), r.bound + perSecond(r.rate), estimate(r.wait), r.state, since}
-		if wide {
+		cells := []string{r.name, orDash(r.route), depth, r.bound + perSecond(r.rate), estimate(r.wait), r.state, since}
+		if view.wide {
 			cells = append(cells, r.details()...)
 		}
 		t.add(mark, cells...)
 	}
 	return t
+}
+
+const barWidth = 8
+
+// bar is as long as depth is of the deepest, and seen if it is not zero.
+func bar(depth, deepest int) string {
+	if deepest == 0 {
+		return ""
+	}
+	return strings.Repeat("█", (depth*barWidth+deepest-1)/deepest)
 }
 
 func keyRows(hot *admin.Hot) []*keyRow {

@@ -35,13 +35,32 @@ const (
 
 func (t *table) add(m mark, cells ...string) { t.rows = append(t.rows, row{m, cells}) }
 
-// write aligns the columns. Whatever a cell holds, it stays in its place.
+// on is text in the mark's colour.
+func (m mark) on(text string) string {
+	if m == unmarked {
+		return text
+	}
+	return "\x1b[" + string(m) + "m" + text + "\x1b[0m"
+}
+
+// write writes the lines.
 func (t *table) write(w io.Writer, headers, coloured bool) {
+	lines, marks := t.lines(headers)
+	for i, line := range lines {
+		if coloured {
+			line = marks[i].on(line)
+		}
+		fmt.Fprintln(w, line)
+	}
+}
+
+// lines aligns the columns. Whatever a cell holds, it stays in its place.
+func (t *table) lines(headers bool) (lines []string, marks []mark) {
 	var aligned bytes.Buffer
 	columns := tabwriter.NewWriter(&aligned, 0, 0, 2, ' ', 0)
-	headers = headers && t.header != nil
-	if headers {
+	if headers && t.header != nil {
 		fmt.Fprintln(columns, strings.Join(t.header, "\t"))
+		marks = append(marks, unmarked)
 	}
 	for _, r := range t.rows {
 		cells := make([]string, len(r.cells))
@@ -49,22 +68,13 @@ func (t *table) write(w io.Writer, headers, coloured bool) {
 			cells[i] = printable(cell)
 		}
 		fmt.Fprintln(columns, strings.Join(cells, "\t"))
+		marks = append(marks, r.mark)
 	}
 	columns.Flush() //nolint:errcheck // a Buffer takes everything
-	lines := strings.Split(strings.TrimSuffix(aligned.String(), "\n"), "\n")
-	if len(t.rows) == 0 && !headers {
-		return
+	for line := range strings.Lines(aligned.String()) {
+		lines = append(lines, strings.TrimRight(line, " \n"))
 	}
-	for i, line := range lines {
-		line = strings.TrimRight(line, " ")
-		if headers {
-			i--
-		}
-		if coloured && i >= 0 && t.rows[i].mark != unmarked {
-			line = "\x1b[" + string(t.rows[i].mark) + "m" + line + "\x1b[0m"
-		}
-		fmt.Fprintln(w, line)
-	}
+	return lines, marks
 }
 
 // printable replaces what would move the cursor or end the line.
