@@ -214,12 +214,15 @@ func (a *api) locate(r *http.Request, query url.Values) (int, any, *problem) {
 
 func (a *api) hot(*http.Request, url.Values) (int, any, *problem) {
 	hot := a.cluster.Hot()
-	hot.Hot, hot.Top = list(hot.Hot), list(hot.Top)
+	hot.Hot, hot.Top, hot.Spilled = list(hot.Hot), list(hot.Top), list(hot.Spilled)
 	for i := range hot.Hot {
 		hot.Hot[i].Key = escapeKey(hot.Hot[i].Key)
 	}
 	for i := range hot.Top {
 		hot.Top[i].Key = escapeKey(hot.Top[i].Key)
+	}
+	for i := range hot.Spilled {
+		hot.Spilled[i].Key = escapeKey(hot.Spilled[i].Key)
 	}
 	return http.StatusOK, hot, nil
 }

@@ -204,17 +204,32 @@ type Hot struct {
 	Hot        []HotKey `json:"hot"`         // keys that are hot by their route's rule, most waiting tickets first
 	Top        []TopKey `json:"top"`         // keys whose requests were admitted most, hot or not; most first
 	TopSeconds float64  `json:"top_seconds"` // in which those were
+
+	Spilled []SpilledKey `json:"spilled"` // keys of other nodes, most waiting requests first
+}
+
+// SpilledKey is a hot key of another node, whose requests wait where they came to, which
+// is at the answering node, and run there in turns that its owner lends.
+type SpilledKey struct {
+	Space   string `json:"space"`
+	Key     string `json:"key"`   // as Lanekeeper-Key writes it
+	Route   string `json:"route"` // of its newest request
+	Waiting int    `json:"waiting"`
+	Running int    `json:"running"`
+	Asked   int    `json:"asked"`    // turns that have been asked for and have not come
+	HasTurn bool   `json:"has_turn"` // one that has, and is not given back
 }
 
 // HotKey is a key that is hot, with what speaks for it.
 type HotKey struct {
 	Space  string    `json:"space"`
-	Key    string    `json:"key"`    // as Lanekeeper-Key writes it
-	Route  string    `json:"route"`  // of its newest request
-	Action string    `json:"action"` // of that route: none, shed
+	Key    string    `json:"key"`     // as Lanekeeper-Key writes it
+	Route  string    `json:"route"`   // of its newest request
+	Action string    `json:"action"`  // of that route: none, shed, spill
+	LentTo string    `json:"lent_to"` // the member that has the key's turn; empty: this node, or nobody
 	Since  time.Time `json:"since"`
 
-	Depth int     `json:"depth"` // waiting tickets
+	Depth int     `json:"depth"` // waiting requests, those at other nodes included as far as they have asked
 	Bytes int     `json:"bytes"` // of their bodies
 	Busy  float64 `json:"busy"`  // part of the time with a ticket that runs
 	Share float64 `json:"share"` // of all tickets that wait at the node, or of their bytes: the larger

@@ -54,6 +54,7 @@ type lentTurn struct {
 	lender  *lender
 	route   *route
 	ask     ask
+	key     string // the hop's own is gone with the answer
 	arrived time.Time
 
 	granted  atomic.Bool
@@ -67,7 +68,7 @@ type lentTurn struct {
 
 // serve takes the ticket of an ask, as ServeForwarded does that of a request.
 func (d *lender) serve(in *peer.Inbound, route *route) (*peer.Response, bool) {
-	l := &lentTurn{Inbound: in, lender: d, route: route, arrived: time.Now()}
+	l := &lentTurn{Inbound: in, lender: d, route: route, key: string(in.Key), arrived: time.Now()}
 	var err error
 	if l.ask, err = parseAsk(in.Head); err != nil {
 		return refuseTurn(notReady, err), true
@@ -247,6 +248,18 @@ func (d *lender) returned(from ring.Member, ticket queue.ID) {
 	if l != nil && l.Ingress == from {
 		l.end()
 	}
+}
+
+// LentTo is the name of the member that has the turn of a lane here; empty: none.
+func (p *Proxy) LentTo(key string) string {
+	p.lender.mu.Lock()
+	defer p.lender.mu.Unlock()
+	for _, l := range p.lender.turns {
+		if l.key == key {
+			return l.Ingress.Name
+		}
+	}
+	return ""
 }
 
 // stop ends every turn that is lent: the node ends.

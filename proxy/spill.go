@@ -48,7 +48,8 @@ type spill struct {
 	partition int
 	route     *route // of the newest request
 
-	until   time.Time     // newcomers wait here
+	hot     bool          // by its owner's last word
+	until   time.Time     // that holds, if nothing is asked for
 	lapses  *time.Timer   // looks whether that is over
 	waiting int           // requests that have not begun
 	running int           // those that have
@@ -89,7 +90,7 @@ type turn struct {
 	returned chan struct{}
 }
 
-// spillFor is how long the owner's word lasts that a key is spilled.
+// spillFor is how long the owner's word lasts that a key is hot.
 const spillFor = 2 * time.Second
 
 func newSpills(p *Proxy) *spills {
@@ -110,7 +111,14 @@ func (s *spills) hint(c *call) {
 		s.some.Add(1)
 		k.lapses = time.AfterFunc(spillFor, k.lapse)
 	}
-	k.until = time.Now().Add(spillFor)
+	k.said(true)
+}
+
+// said takes the owner's word whether the key is hot.
+func (k *spill) said(hot bool) {
+	if k.hot = hot; hot {
+		k.until = time.Now().Add(spillFor)
+	}
 }
 
 // lapse forgets the key when it is no longer spilled, and nothing of it is left.
@@ -173,7 +181,11 @@ func (k *spill) takes(c *call) bool {
 	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && k.spilled()
 }
 
-func (k *spill) spilled() bool { return !k.of.retiring && time.Now().Before(k.until) }
+// spilled reports whether newcomers wait here. The owner's next word comes with a turn, as
+// late as that may be.
+func (k *spill) spilled() bool {
+	return !k.of.retiring && (time.Now().Before(k.until) || k.hot && len(k.turns) > 0)
+}
 
 // bar has no further request begin in the turns that have been asked for: one is about
 // to be sent to the owner, where it stands behind them.
@@ -275,8 +287,11 @@ func (t *turn) await(cluster Cluster) bool {
 	if t.call.Here {
 		return t.refusal == nil && t.awaitHere()
 	}
-	if t.call.Response.Spills {
-		t.spill.renew()
+	if t.call.Response.Problem == "" {
+		s := t.spill.of
+		s.mu.Lock()
+		t.spill.said(t.call.Response.Spills)
+		s.mu.Unlock()
 	}
 	return t.may
 }
@@ -291,12 +306,6 @@ func (t *turn) awaitHere() bool {
 			return false
 		}
 	}
-}
-
-func (k *spill) renew() {
-	k.of.mu.Lock()
-	defer k.of.mu.Unlock()
-	k.until = time.Now().Add(spillFor)
 }
 
 // begin opens the turn for requests, as soon as no other one is open, and reports

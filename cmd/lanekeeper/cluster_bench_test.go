@@ -81,10 +81,14 @@ func middle(values []float64) float64 {
 	return values[len(values)/2]
 }
 
-// keysOf asks a node for keys that it owns.
+// keysOf asks a node for keys of orders that it owns.
 func (c *testCluster) keysOf(b testing.TB, i, n int) (keys []string) {
+	return c.keysOfSpace(b, "order", i, n)
+}
+
+func (c *testCluster) keysOfSpace(b testing.TB, space string, i, n int) (keys []string) {
 	for k := 0; len(keys) < n; k++ {
-		response, err := http.Get(c.admins[i] + "/api/v1/locate?space=order&key=" + strconv.Itoa(k))
+		response, err := http.Get(c.admins[i] + "/api/v1/locate?space=" + space + "&key=" + strconv.Itoa(k))
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -23,7 +23,8 @@ func keysCommand() *cobra.Command {
 lately. STATE is "hot" if a key's backlog is large and dominant by lane.hot of
 its route, "hot→shed" if its requests are refused at hot.depth, else "ok". WAIT
 is how long a request that came now would wait, by what waits and how long its
-turns take. RATE is requests per second; "≤" marks one that is at most so high,
+turns take. STATE is "hot→spill" if its requests wait at the nodes that they came to, and
+"waits here" where some of them do. RATE is requests per second; "≤" marks one that is at most so high,
 since not every key is counted apart. A key is shown by the node that owns it:
 ask each.
 
@@ -158,6 +159,10 @@ func keyRows(hot *admin.Hot) []*keyRow {
 			r.bound = "≤"
 		}
 		rows = append(rows, r)
+	}
+	for i := range hot.Spilled {
+		k := &hot.Spilled[i]
+		rows = append(rows, &keyRow{name: k.Space + "/" + k.Key, route: k.Route, state: "waits here", depth: k.Waiting})
 	}
 	return rows
 }

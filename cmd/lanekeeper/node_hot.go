@@ -92,12 +92,21 @@ func (n *node) Hot() admin.Hot {
 		h.Hot = append(h.Hot, admin.HotKey{
 			Space: space, Key: key, Route: n.config.proxy.Routes[k.Tag].Name, Action: n.action(k), Since: k.Since,
 			Depth: k.Depth, Bytes: k.Bytes, Busy: k.Busy, Share: k.Share, Rate: k.Rate,
-			ServiceSeconds: k.Service.Seconds(), WaitSeconds: waitFor(k.Depth, k.Service),
+			ServiceSeconds: k.Service.Seconds(), WaitSeconds: waitFor(k.Depth, k.Service), LentTo: n.proxy.LentTo(k.Key),
+		})
+	}
+	for _, k := range n.proxy.Spilled() {
+		space, key, _ := strings.Cut(k.Key, ":")
+		h.Spilled = append(h.Spilled, admin.SpilledKey{
+			Space: space, Key: key, Route: k.Route, Waiting: k.Waiting, Running: k.Running, Asked: k.Asked, HasTurn: k.Open,
 		})
 	}
 	counts, over := n.lanes.Top(topShown)
 	h.TopSeconds = over.Seconds()
 	for _, c := range counts {
+		if c.Partition == queue.Aside {
+			continue // it is its owner's, and among the spilled ones
+		}
 		space, key, _ := strings.Cut(c.Key, ":")
 		k := admin.TopKey{Space: space, Key: key, Hot: hot[c.Key], Count: c.Count, Error: c.Error}
 		if lane, ok := n.lanes.Lane(c.Partition, []byte(c.Key)); ok {
