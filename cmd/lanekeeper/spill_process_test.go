@@ -102,3 +102,33 @@ func TestSpilledPaused(t *testing.T) {
 		t.Errorf("%d overlaps in two pauses", n)
 	}
 }
+
+// TestStrictSpilled kills a node, and stops another for longer than leases last, while
+// strict keys are spilled: nothing runs beside anything, and fences rise, whoever's turn a
+// request runs in.
+//
+// Mutants: a turn is lent for longer than its owner's lease lasts; the fences of a turn
+// begin anew; the borrower sends each request with the first one.
+func TestStrictSpilled(t *testing.T) {
+	unhurried(t)
+	c, _ := startStrict(t, "redis", "")
+	var spilled float64
+	result, report := c.under(spilling(48), func() {
+		time.Sleep(time.Second)
+		for i := range c.nodes {
+			spilled += c.spilledAt(i)
+		}
+		c.kill(0)
+		time.Sleep(2 * strictTTL)
+		c.launch(0)
+		time.Sleep(time.Second)
+		c.nodes[1].signal(syscall.SIGSTOP)
+		time.Sleep(2 * strictTTL)
+		c.nodes[1].signal(syscall.SIGCONT)
+		time.Sleep(2 * time.Second)
+	})
+	c.fenced(result, report)
+	if spilled == 0 {
+		t.Error("nothing was spilled")
+	}
+}
