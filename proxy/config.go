@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"lanekeeper/lock"
 	"lanekeeper/queue"
 )
 
@@ -48,6 +49,15 @@ type Config struct {
 	Routes    []Route // the first that matches wins
 
 	Cluster Cluster // the nodes that share the keys; nil: this one has them all
+
+	Locks Locks // of spilled keys
+}
+
+// Locks are locks in a store, which lanes with SpillLocks want.
+type Locks struct {
+	lock.Locker               // nil: there are none
+	Timeout     time.Duration // of an Acquire
+	Name        string        // of the kind of store, in metrics
 }
 
 // Access selects the requests that are logged.
@@ -181,6 +191,10 @@ type Lane struct {
 	Spill   bool
 	Batch   int
 	Quantum time.Duration
+	// SpillLocks has every turn of a spilled key, also those of its owner's own requests,
+	// hold the key's lock in a store. The lane gives the order; the lock keeps two owners
+	// apart that a split or a false death has made. Without the store no key is spilled.
+	SpillLocks bool
 }
 
 // shedDepth is queue.Request's.

@@ -24,7 +24,7 @@ type metrics struct {
 
 	spilled  *prometheus.CounterVec
 	acquires *prometheus.HistogramVec
-	batches  prometheus.Observer
+	batches  *prometheus.HistogramVec
 	lost     prometheus.Counter
 
 	local          prometheus.Counter
@@ -61,7 +61,7 @@ func newMetrics(p *Proxy) *metrics {
 		m.forwardingTime = m.histogram("lanekeeper_forward_duration_seconds", "From the request's place in its partition to its owner's answer, the wait for its turn included.", append(slices.Clone(buckets), 30, 60), "result")
 		m.spilled = m.counter("lanekeeper_spilled_total", "Requests that ran at this node in a turn that their key's owner lent.", "route")
 		m.acquires = m.histogram("lanekeeper_lock_acquire_seconds", "From this node's asking for the turn of a spilled key to its having it.", append([]float64{.0001, .00025, .0005, .001, .0025}, buckets...), "backend", "result")
-		m.batches = m.histogram("lanekeeper_lock_batch_size", "Requests that ran in one turn of a spilled key.", []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256}, "backend").WithLabelValues(backendOwner)
+		m.batches = m.histogram("lanekeeper_lock_batch_size", "Requests that ran in one turn of a spilled key.", []float64{0, 1, 2, 4, 8, 16, 32, 64, 128, 256}, "backend")
 		m.lost = m.counter("lanekeeper_lock_lost_total", "Turns of this node's lanes that were lent, and not given back in time.", "backend").WithLabelValues(backendOwner)
 		local := m.counter("lanekeeper_local_total", "Requests whose lane was this node's when they came.")
 		m.local = local.WithLabelValues()
@@ -79,16 +79,16 @@ func newMetrics(p *Proxy) *metrics {
 	return m
 }
 
-// backendOwner is the owner of a lane, who lends its turns.
+// backendOwner is the owner of a lane, who lends its turns, and nothing besides.
 const backendOwner = "owner"
 
 // acquired notes what became of an ask.
-func (m *metrics) acquired(ok bool, after time.Duration) {
+func (m *metrics) acquired(backend string, ok bool, after time.Duration) {
 	result := "failed"
 	if ok {
 		result = "ok"
 	}
-	m.acquires.WithLabelValues(backendOwner, result).Observe(after.Seconds())
+	m.acquires.WithLabelValues(backend, result).Observe(after.Seconds())
 }
 
 func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {

@@ -446,7 +446,9 @@ func (c *call) guard() *problem {
 		return nil
 	}
 	if c.borrowed() {
-		return c.underLoan()
+		if problem := c.underLoan(); problem != nil || !c.lent.call.Here {
+			return problem
+		}
 	}
 	if cluster == nil || c.place.Partition == queue.Unowned {
 		if c.strict() {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,7 @@ type spill struct {
 
 	hot     bool          // by its owner's last word
 	until   time.Time     // that holds, if nothing is asked for
+	unlock  time.Time     // until then no lock could be had, and newcomers do not wait here
 	lapses  *time.Timer   // looks whether that is over
 	waiting int           // requests that have not begun
 	running int           // those that have
@@ -74,7 +76,9 @@ type turn struct {
 
 	ticket  queue.Ticket // in this node's own lane
 	refusal error
+	turned  bool // it has come there
 
+	lease   lock.Lease // of the key's lock; nil: the lane needs none
 	loan    loan
 	may     bool           // this node told that it helps
 	extends []lock.Sending // the requests for more time
@@ -89,6 +93,9 @@ type turn struct {
 	extended chan note
 	returned chan struct{}
 }
+
+// lockless is for how long a key is not spilled whose lock could not be had.
+const lockless = 5 * time.Second
 
 // spillFor is how long the owner's word lasts that a key is hot.
 const spillFor = 2 * time.Second
@@ -184,7 +191,8 @@ func (k *spill) takes(c *call) bool {
 // spilled reports whether newcomers wait here. The owner's next word comes with a turn, as
 // late as that may be.
 func (k *spill) spilled() bool {
-	return !k.of.retiring && (time.Now().Before(k.until) || k.hot && len(k.turns) > 0)
+	now := time.Now()
+	return !k.of.retiring && !now.Before(k.unlock) && (now.Before(k.until) || k.hot && len(k.turns) > 0)
 }
 
 // bar has no further request begin in the turns that have been asked for: one is about
@@ -300,6 +308,7 @@ func (t *turn) awaitHere() bool {
 	for {
 		err := t.ticket.Wait(t.until)
 		if err == nil {
+			t.turned = true
 			return true
 		}
 		if err != queue.ErrNotYet || t.ticket.Leave() { //nolint:errorlint // Wait returns it as it is
@@ -317,6 +326,11 @@ func (t *turn) begin(cluster Cluster) bool {
 		s.mu.Lock()
 		s.lent[t.call.Ticket] = t
 		s.mu.Unlock()
+	}
+	if k.route.Lane.SpillLocks && !t.lock() {
+		return false
+	}
+	if !t.call.Here {
 		// An ask that has waited for long leaves little of its loan.
 		if t.term.Left() < t.loan.validFor/2 && !t.extend(cluster) {
 			return false
@@ -332,12 +346,15 @@ func (t *turn) begin(cluster Cluster) bool {
 		<-other.done
 	}
 	defer s.mu.Unlock()
+	if t.left() <= 0 {
+		return false // it has waited for too long
+	}
 	t.began = time.Now()
 	t.ends = t.began.Add(k.route.Lane.Quantum)
 	k.open, k.failed = t, 0
 	close(k.opened)
 	k.opened = make(chan struct{})
-	s.proxy.metrics.acquired(true, time.Since(t.asked))
+	s.proxy.metrics.acquired(t.backend(), true, time.Since(t.asked))
 	t.look()
 	return true
 }
@@ -351,7 +368,7 @@ func (t *turn) look() {
 	t.over = true
 	k.open = nil
 	k.forget(t)
-	k.of.proxy.metrics.batches.Observe(float64(t.used))
+	k.of.proxy.metrics.batches.WithLabelValues(t.backend()).Observe(float64(t.used))
 	close(t.done)
 }
 
@@ -361,7 +378,52 @@ func (k *spill) forget(t *turn) {
 
 // spent reports whether no further request begins in the turn.
 func (t *turn) spent() bool {
-	return t.used >= t.size || !time.Now().Before(t.ends) || !t.call.Here && t.term.Left() <= 0
+	return t.used >= t.size || !time.Now().Before(t.ends) || t.left() <= 0
+}
+
+// left is how long the turn certainly lasts, if it does not get more time.
+func (t *turn) left() time.Duration {
+	left := unbounded
+	if !t.call.Here {
+		left = t.term.Left()
+	}
+	if t.lease != nil {
+		left = min(left, t.lease.ValidFor())
+	}
+	return left
+}
+
+// unbounded is longer than any turn: one in this node's own lane, without a lock, lasts
+// until it is given up.
+const unbounded = time.Duration(1<<63 - 1)
+
+// backend is where the turn comes from, for metrics.
+func (t *turn) backend() string {
+	if t.spill.route.Lane.SpillLocks {
+		return t.spill.of.proxy.config.Locks.Name
+	}
+	return backendOwner
+}
+
+// lock takes the key's lock. If it cannot be had the key is not spilled for a while: its
+// requests go to the owner.
+func (t *turn) lock() bool {
+	k, locks := t.spill, &t.spill.of.proxy.config.Locks
+	ctx, cancel := context.WithTimeout(context.Background(), locks.Timeout)
+	defer cancel()
+	var err error
+	if t.lease, err = locks.Acquire(ctx, string(k.key)); err == nil {
+		return true
+	}
+	t.lease = nil
+	k.of.mu.Lock()
+	first := !time.Now().Before(k.unlock)
+	k.unlock = time.Now().Add(lockless)
+	k.of.mu.Unlock()
+	if first {
+		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "route", k.route.Name, "error", err)
+	}
+	return false
 }
 
 // hold waits for the end of the turn, and has it last as long as that takes.
@@ -427,6 +489,11 @@ func (t *turn) extend(cluster Cluster) bool {
 
 // giveBack tells the owner that the turn is over, until it knows.
 func (t *turn) giveBack(cluster Cluster) {
+	if t.lease != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), t.spill.of.proxy.config.Locks.Timeout)
+		t.lease.Release(ctx) //nolint:errcheck // it is given up all the same, and ends by itself at the latest
+		cancel()
+	}
 	if t.call.Here {
 		t.ticket.Done()
 		return
@@ -470,12 +537,15 @@ func (t *turn) fail(cluster Cluster) {
 	k.pause = time.Now().Add(pause)
 	k.forget(t)
 	t.over = true
+	if t.call.Here && t.refusal == nil && t.turned {
+		defer t.giveBack(cluster)
+	}
 	lent := !t.call.Here && (t.call.Response.Problem == "" || t.call.Response.Executed == peer.Unknown)
 	if lent {
 		s.lent[t.call.Ticket] = t
 	}
 	s.mu.Unlock()
-	s.proxy.metrics.acquired(false, 0)
+	s.proxy.metrics.acquired(t.backend(), false, time.Since(t.asked))
 	if lent {
 		// It may have been lent without this node's having heard of it.
 		go t.giveBack(cluster) // ends with the owner's word, its end, or stop
@@ -638,7 +708,7 @@ func (c *call) borrow() *problem {
 // its fence, or refuses it.
 func (c *call) underLoan() *problem {
 	now := time.Now()
-	validFor := c.lent.term.Left()
+	validFor := c.lent.left()
 	if validFor <= 0 {
 		return ownershipMoved.because("the time of the turn is over that its key's owner has lent")
 	}

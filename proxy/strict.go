@@ -37,7 +37,7 @@ func (c *call) underLease() *problem {
 // its turn: of a lease, or of the turn itself if it was lent.
 func (c *call) tethered() bool { return c.strict() || c.borrowed() }
 
-func (c *call) borrowed() bool { return c.lent != nil && !c.lent.call.Here }
+func (c *call) borrowed() bool { return c.lent != nil && (!c.lent.call.Here || c.lent.lease != nil) }
 
 // leash has the connection ask for more time when that is up.
 func (c *call) leash() {
@@ -54,11 +54,12 @@ func (c *call) extend(now time.Time) bool {
 	if now.Before(c.deadline) {
 		return false
 	}
-	validFor := time.Duration(0)
+	validFor := unbounded
 	if c.borrowed() {
-		validFor = c.lent.term.Left()
-	} else {
-		validFor = c.proxy.config.Cluster.ValidFor(c.place.Partition)
+		validFor = c.lent.left()
+	}
+	if c.strict() && (c.lent == nil || c.lent.call.Here) {
+		validFor = min(validFor, c.proxy.config.Cluster.ValidFor(c.place.Partition))
 	}
 	until := earlier(c.limit, now.Add(validFor))
 	if !until.After(now) {
