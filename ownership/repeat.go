@@ -23,10 +23,10 @@ func (t *Table) repeat(m ring.Member) {
 		if !t.isLive(m) {
 			continue
 		}
-		t.ask(p, s, m)
 		if s.role == Owned && !s.unconfirmed {
 			t.send(m, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 		}
+		t.ask(p, s, m)
 	}
 	t.checkAgain(m)
 }
@@ -44,11 +44,7 @@ func (t *Table) ask(p int, s *partition, m ring.Member) {
 	} else if s.role == Claiming {
 		t.send(m, Claim{Partition: p, Number: s.number})
 	}
-	for _, w := range s.waits {
-		if slices.Contains(w.on, m) {
-			keys = append(keys, w.key)
-		}
-	}
+	keys = append(keys, s.waitsOn(m)...)
 	if keys != nil {
 		t.send(m, Ask{Partition: p, Keys: keys})
 	}
@@ -71,6 +67,9 @@ func (t *Table) Retry() {
 			s.pending[i].age++
 		}
 		s.pending = slices.DeleteFunc(s.pending, func(c petition) bool { return c.age > memory && !t.isLive(c.from) })
+		if s.refused { // without end, if a claim was given up
+			s.asked, s.refused = true, false
+		}
 		for _, m := range t.live {
 			if s.given != nil && s.given.to == m {
 				t.send(m, t.giveOf(p, s))

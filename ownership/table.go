@@ -112,6 +112,7 @@ type partition struct {
 	pending []petition // what waits for an answer, by member
 
 	asked       bool // those in stoodBack have been asked for release
+	refused     bool // because of them this node has refused a turn that it was lent
 	unconfirmed bool
 	reported    Change
 }
@@ -212,7 +213,7 @@ func (t *Table) greet(p int, s *partition, m ring.Member) {
 func (t *Table) lose(p int, s *partition, m ring.Member) {
 	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.from == m })
 	if s.title.prev == "" || s.title.prevMember != m {
-		t.await(p, s, m, nil) // else what it runs ends with its lease
+		t.bury(p, s, m) // else what it runs ends with its lease
 	}
 	for i := range s.pending {
 		if s.pending[i].from == m {

@@ -312,8 +312,11 @@ func (t *Table) passed(p int, s *partition, lease string, over bool) {
 	s.title.prev, s.title.prevMember = "", ring.Member{}
 	t.arbiter.waits--
 	t.arbiter.changed = append(t.arbiter.changed, p)
-	if over || !t.isLive(m) {
+	switch {
+	case over:
 		t.await(p, s, m, nil)
+	case !t.isLive(m):
+		t.bury(p, s, m)
 	}
 }
 

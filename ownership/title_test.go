@@ -349,10 +349,12 @@ func TestTitlePrevIsWaitedFor(t *testing.T) {
 	b.End()
 	b.want("without a lease, and b there", b.blocked(), "x")
 	b.sees(ma, mc)
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"}) // it is asked whether b had lent it the turn
 	b.want("without a lease, and b dead", b.blocked(), "")
 	b = drained(t)
 	b.sees(ma, mc)
 	b.End()
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"})
 	b.want("b dead, then without a lease", b.blocked(), "")
 }
 
