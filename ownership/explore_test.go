@@ -331,6 +331,10 @@ var scenarios = []scenario{
 	// a gives to b, and takes it for dead before b has the title.
 	{name: "false death of the taker", before: 1, doubts: 1, losses: 1,
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	// The same, with nothing lost: then what a still runs ends, and the store hears of it.
+	{name: "the taker is back", before: 1, doubts: 1,
+		rules:  small("ab", among("ba"), 1, step{join, 1, 0}).with(strictly),
+		script: func(w *world) { w.do(action{admit, 0, 0}); w.next() }},
 	// a has given to b, which dies, maybe before it has the title.
 	{name: "strict death of the taker", before: 1, losses: 1,
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}).with(strictly)},
@@ -397,6 +401,10 @@ var scenarios = []scenario{
 	{name: "strict death of the lender", before: 3, lends: 1,
 		rules: small("cba", among("acb"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 2, 0}).with(strictly).with(helpedBy("b"))},
 	// The rest are mixtures, for the nights.
+	{name: "turns lent to anybody, and a move", before: 2, lends: 2, breaks: 1, deep: true,
+		rules: small("abc", among("cba"), 3, step{join, 1, 0}, step{join, 2, 0}, step{crash, 0, 0})},
+	{name: "strict turns lent to anybody, false death", before: 2, lends: 2, doubts: 1, lapses: 1, pauses: 1, deep: true,
+		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}).with(strictly)},
 	{name: "everybody comes and goes", before: 1, breaks: 1, deep: true,
 		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}, step{leave, 1, 0})},
 	{name: "comes, goes and dies", before: 2, breaks: 1, deep: true,

@@ -68,6 +68,8 @@ func (t *Table) Helped(p int, key []byte) {
 	s.helping = slices.Delete(slices.Clone(s.helping), i, i+1)
 	if s.role == Owned {
 		t.await(p, s, t.self, s.helping)
+	} else {
+		t.clear(p, s, false)
 	}
 	t.ran(p, s, string(key))
 	t.finish(p, s)
