@@ -96,7 +96,7 @@ var mutants = []struct{ name, file, from, to, test string }{
 		"s.asked, s.floor, s.given = false, s.number, nil", "s.asked, s.floor = false, s.number",
 		"TestKeptGiveEndsWhenStandingBack"},
 	{"a returned partition stays away", "handoff.go",
-		"	case t.view.Enough:\n		t.own", "	case false:\n		t.own",
+		"	case t.view.Enough:\n		t.win", "	case false:\n		t.win",
 		"TestReturnedGive"},
 	{"a giver answers at once", "claim.go",
 		"	case s.given != nil && t.isLive(s.given.to), t.wants(p):", "	case t.wants(p):",
@@ -137,7 +137,7 @@ var mutants = []struct{ name, file, from, to, test string }{
 		"		if len(w.on) == 0 {\n", "		if len(w.on) <= 1 && w.on != nil && !slices.Contains(keys, w.key) {\n",
 		"TestNewestListCounts"},
 	{"opens before it blocks", "table.go",
-		"	for _, a := range answers {\n		t.await(p, s, a.from, a.keys)\n	}\n	t.lanes.Open(p)\n", "	t.lanes.Open(p)\n	for _, a := range answers {\n		t.await(p, s, a.from, a.keys)\n	}\n",
+		"	for _, a := range answers {\n", "	t.lanes.Open(p)\n	for _, a := range answers {\n", // and more, below
 		"TestBlocksBeforeItOpens"},
 	{"who asks is not told", "handoff.go",
 		"			s.told = insert(s.told, from)\n		case", "			_ = from\n		case",
@@ -176,7 +176,7 @@ var mutants = []struct{ name, file, from, to, test string }{
 		"scenario:join"},
 	// Rule 9.
 	{"what waited through a standstill runs", "handoff.go",
-		"	if s.unconfirmed {\n", "	if false {\n",
+		"	if s.unconfirmed || s.role", "	if s.role",
 		"TestTheUnconfirmedIsGivenItsPartition"},
 	{"who asked too early is forgotten", "presence.go",
 		"		for _, m := range t.asking {\n			t.send(m, Again{})\n		}\n", "",
@@ -382,6 +382,9 @@ var mutants = []struct{ name, file, from, to, test string }{
 
 // also are further edits that some mutants need.
 var also = map[string][][3]string{
+	"opens before it blocks": {
+		{"table.go", "	t.lanes.Open(p)\n	t.announce", "	t.announce"},
+	},
 	"a Give repeats its first list": {
 		{"handoff.go", "		Keys: s.listed(), Sections", "		Keys: s.given.first, Sections"},
 		{"table.go", "	claim  uint64\n	epoch  uint64\n}", "	claim  uint64\n	epoch  uint64\n	first  []string\n}"},
