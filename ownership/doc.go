@@ -74,7 +74,7 @@
 //     Or a gives to b and b to a, and each waits for the other.
 //  6. Answers list what may still run at the one who answers, whatever it is, and
 //     its newest list counts. A wait ends with KeyDone, or with that incarnation's
-//     death.
+//     death, but for what it may have lent (rule 15).
 //     Without: a runs x and gave to b; b dies; c claims, a answers, c runs x.
 //  7. What a member gives that is not in view is not believed: it would list keys
 //     whose end nobody tells any more. If it lives, it says it again.
@@ -109,7 +109,7 @@
 //
 //   - A member dies: its partitions are taken over when the survivors' views say
 //     so. What it ran is unknown and may overlap with what comes next. Waits for it
-//     end.
+//     end when all others have answered whether it has lent them anything (rule 15).
 //   - A live member doesn't answer: a Give needs nobody's answer but the owner's.
 //     Partitions without an owner wait for it until it is declared dead. [State]
 //     names it.
@@ -125,7 +125,7 @@
 //     a sign of it.
 //
 // Not covered by any rule, since nobody can know of it: a node that owns a
-// partition, and another that has heard nothing of it, when all those are gone by
+// partition or was lent a turn of it, and another that has heard nothing of it, when all those are gone by
 // which it could. That is a split, if a short one. It takes a join, the end of the
 // member that knew both, and messages that are later than the verdict on that.
 //
@@ -135,11 +135,21 @@
 //
 //  15. Who was lent a turn may still run that key, and lists it like a draining one
 //     until it doesn't. It takes no turn from whom it does not take for the owner, or
-//     when it has stood back for somebody. If it becomes the owner itself, it waits
-//     for itself.
+//     when it has stood back for somebody, or has heard from somebody out of its view
+//     that it is a later owner. If it becomes the owner itself, it waits for itself. And
+//     a wait for a member that dies (rule 6) goes on until each of the others has said
+//     that it was not lent this turn; they hear first who is the owner.
 //     Without: a lends b the turn of x0 and dies; c claims, b answers that it runs
 //     nothing, and c runs x1. Or c claims and b stands back, and only then reads that a has
-//     lent it a turn. Or b takes over itself.
+//     lent it a turn. Or b takes over itself. Or a gives to c, lends b the turn of x0,
+//     which drains, before b has heard of c, and dies; for c, which waited for a, that is
+//     the end of x0, and it runs x1.
+//
+// The rest is the lender's and the helper's to keep. A lender's ticket ends when the
+// helper has said so, or when its time is over, and nothing that the helper has begun
+// may be at work then; with a coordinator it is over before the lender's lease is. A
+// helper reads of its turn and takes it in one step, and from nobody who has left its
+// view.
 //
 // # The coordinator
 //

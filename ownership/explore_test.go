@@ -23,8 +23,8 @@ type scenario struct {
 	// script goes on from there, to where it becomes interesting.
 	script func(*world)
 
-	breaks, doubts, freezes       int
-	losses, lapses, pauses, aways int // at the store
+	breaks, doubts, freezes, lends int
+	losses, lapses, pauses, aways  int // at the store
 
 	deep bool // only with -states: too large for CI
 }
@@ -65,7 +65,7 @@ func (s *scenario) begin() *world {
 	if s.script != nil {
 		s.script(w)
 	}
-	w.breaks, w.doubts, w.freezes = s.breaks, s.doubts, s.freezes
+	w.breaks, w.doubts, w.freezes, w.lends = s.breaks, s.doubts, s.freezes, s.lends
 	if w.store != nil {
 		w.store.losses, w.store.lapses, w.store.pauses, w.store.away = s.losses, s.lapses, s.pauses, s.aways
 	}
@@ -77,7 +77,7 @@ func (w *world) next() { w.do(action{planStep, w.plan, 0}) }
 
 // run lets everything happen that happens sooner or later, but that nothing is
 // read from the given connections: "ab" leads from a to b. "done": no request
-// ends.
+// ends. "lent": no helper reads that it was lent a turn.
 func (w *world) run(held ...string) { w.runUnseen(0, 0, held...) }
 
 // runUnseen does the same, but that two nodes do not get to see each other.
@@ -86,7 +86,8 @@ func (w *world) runUnseen(i, j int, held ...string) {
 		can := slices.DeleteFunc(w.actions(false), func(a action) bool {
 			return a.what == deliver && slices.Contains(held, w.nodes[a.a].member.Name+w.nodes[a.b].member.Name) ||
 				a.what == learn && i != j && (a.a == i && a.b == j || a.a == j && a.b == i) ||
-				a.what == finish && slices.Contains(held, "done")
+				(a.what == finish || a.what == giveBack) && slices.Contains(held, "done") ||
+				a.what == borrow && slices.Contains(held, "lent")
 		})
 		if len(can) == 0 {
 			return
@@ -219,6 +220,9 @@ func (r rules) with(change func(*rules)) rules {
 
 func strictly(r *rules) { r.strict, r.anyDeath = true, true }
 
+// helpedBy lets turns be lent to one node alone.
+func helpedBy(name string) func(*rules) { return func(r *rules) { r.helper = name } }
+
 var scenarios = []scenario{
 	// a owns, b comes and should.
 	{name: "join", before: 1, breaks: 2,
@@ -327,6 +331,10 @@ var scenarios = []scenario{
 	// a gives to b, and takes it for dead before b has the title.
 	{name: "false death of the taker", before: 1, doubts: 1, losses: 1,
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	// The same, with nothing lost: then what a still runs ends, and the store hears of it.
+	{name: "the taker is back", before: 1, doubts: 1,
+		rules:  small("ab", among("ba"), 1, step{join, 1, 0}).with(strictly),
+		script: func(w *world) { w.do(action{admit, 0, 0}); w.next() }},
 	// a has given to b, which dies, maybe before it has the title.
 	{name: "strict death of the taker", before: 1, losses: 1,
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}).with(strictly)},
@@ -341,7 +349,62 @@ var scenarios = []scenario{
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
 	{name: "the store is away, and a member dies", before: 2, lapses: 1, aways: 1,
 		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{crash, 1, 0}).with(strictly)},
+	// From here on the owner may lend the turn of a key.
+	// a owns and dies while b may run what it was lent the turn of; c takes over.
+	{name: "death of the lender", before: 3, lends: 1,
+		rules: small("cba", among("acb"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 2, 0}).with(helpedBy("b"))},
+	// The same, but b itself takes over.
+	{name: "death of the lender, the helper takes over", before: 2, lends: 2, breaks: 1,
+		rules: small("ba", among("ab"), 3, step{join, 1, 0}, step{crash, 1, 0})},
+	// a gives to b with a turn lent to it, or c takes it with a turn lent to b.
+	{name: "join with a turn lent", before: 1, lends: 2, breaks: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0})},
+	{name: "a turn lent to a third", before: 2, lends: 1,
+		rules: small("abc", among("cab"), 2, step{join, 1, 0}, step{join, 2, 0}).with(helpedBy("b"))},
+	{name: "join and leave with a turn lent", before: 1, lends: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}, step{leave, 1, 0})},
+	// a has given to c, may still lend to b what drains, and dies.
+	{name: "death of the lender and giver", before: 2, lends: 1,
+		rules: small("abc", among("cab"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 0, 0}).with(helpedBy("b"))},
+	// The same, but b does not see c, which has given up waiting for a sign of b.
+	{name: "the new owner is out of sight", before: 2, lends: 1,
+		rules: small("abc", among("cab"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 0, 0}).with(helpedBy("b")),
+		script: func(w *world) {
+			w.do(action{admit, 0, 0})
+			w.next()
+			w.runUnseen(1, 2, "done")
+			for w.retries = patience + 1; w.retries > 0; {
+				w.do(action{retry, 2, 0})
+			}
+			w.runUnseen(1, 2, "done")
+		}},
+	// The same, but b hears nothing of c at first.
+	{name: "the word of the new owner is lost", before: 2, lends: 1, breaks: 1,
+		rules:  small("abc", among("cab"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 0, 0}).with(helpedBy("b")).with(func(r *rules) { r.quiet = false }),
+		script: func(w *world) { w.do(action{admit, 0, 0}); w.next(); w.run("done", "cb") }},
+	// b dies with a turn of a, which goes on when its time is over.
+	{name: "death of the helper", before: 2, lends: 2, breaks: 1,
+		rules: small("ab", among("ab"), 3, step{join, 1, 0}, step{crash, 1, 0})},
+	// b goes, and may have been lent a turn.
+	{name: "departure of the helper", before: 2, lends: 1, breaks: 1,
+		rules: small("ab", among("ab"), 2, step{join, 1, 0}, step{leave, 1, 0})},
+	{name: "false death with a turn lent", before: 2, lends: 1, doubts: 2,
+		rules: small("ab", among("ba"), 1, step{join, 1, 0}).with(func(r *rules) { r.anyDeath = true })},
+	{name: "the lease of the lender ends", before: 2, lends: 1, lapses: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict join with a turn lent", before: 1, lends: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict, a turn lent to a third", before: 2, lends: 1,
+		rules: small("abc", among("cab"), 2, step{join, 1, 0}, step{join, 2, 0}).with(strictly).with(helpedBy("b"))},
+	{name: "a frozen helper", before: 2, lends: 1, lapses: 1, pauses: 1,
+		rules: small("ab", among("ba"), 2, step{join, 1, 0}).with(strictly)},
+	{name: "strict death of the lender", before: 3, lends: 1,
+		rules: small("cba", among("acb"), 2, step{join, 1, 0}, step{join, 2, 0}, step{crash, 2, 0}).with(strictly).with(helpedBy("b"))},
 	// The rest are mixtures, for the nights.
+	{name: "turns lent to anybody, and a move", before: 2, lends: 2, breaks: 1, deep: true,
+		rules: small("abc", among("cba"), 3, step{join, 1, 0}, step{join, 2, 0}, step{crash, 0, 0})},
+	{name: "strict turns lent to anybody, false death", before: 2, lends: 2, doubts: 1, lapses: 1, pauses: 1, deep: true,
+		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}).with(strictly)},
 	{name: "everybody comes and goes", before: 1, breaks: 1, deep: true,
 		rules: small("abc", among("cba"), 2, step{join, 1, 0}, step{join, 2, 0}, step{leave, 1, 0})},
 	{name: "comes, goes and dies", before: 2, breaks: 1, deep: true,

@@ -145,6 +145,16 @@ func (t *Table) await(p int, s *partition, m ring.Member, keys []string) {
 	s.waits = kept
 }
 
+// waitsOn are the keys that this node waits for from m, sorted.
+func (s *partition) waitsOn(m ring.Member) (keys []string) {
+	for _, w := range s.waits {
+		if slices.Contains(w.on, m) {
+			keys = append(keys, w.key)
+		}
+	}
+	return keys
+}
+
 // keyDone ends a wait.
 func (t *Table) keyDone(p int, s *partition, from ring.Member, d KeyDone) {
 	if a := s.answer(from); a != nil && slices.Contains(a.keys, d.Key) {
@@ -156,13 +166,7 @@ func (t *Table) keyDone(p int, s *partition, from ring.Member, d KeyDone) {
 		return
 	}
 	t.state.Import(p, d.Sections)
-	var rest []string
-	for _, w := range s.waits {
-		if w.key != d.Key && slices.Contains(w.on, from) {
-			rest = append(rest, w.key)
-		}
-	}
-	t.await(p, s, from, rest)
+	t.await(p, s, from, withoutKey(s.waitsOn(from), d.Key))
 }
 
 // Drained is told that the last ticket of a key in a sealed partition has gone.

@@ -20,16 +20,42 @@ import (
 // turn. It may be lent one turn by each of two owners, after a split; Helped ends one.
 func (t *Table) Help(p int, key []byte, owner ring.Member) bool {
 	s := &t.parts[p]
-	if s.role == Owned || s.holder != owner || !t.isLive(owner) {
+	if s.holder != owner || !t.isLive(owner) || s.toldOfLater() {
 		return false
 	}
 	if len(s.stoodBack) > 0 {
-		t.askRelease(p, s)
+		t.askRelease(p, s) // it is without end, if the claim was given up
 		return false
 	}
 	i, _ := slices.BinarySearch(s.helping, string(key))
 	s.helping = slices.Insert(slices.Clone(s.helping), i, string(key))
 	return true
+}
+
+// toldOfLater reports whether somebody says that it owns the partition who cannot be
+// believed yet, being out of view: it may have asked this node what it runs, and have
+// its word.
+func (s *partition) toldOfLater() bool {
+	return slices.ContainsFunc(s.pending, func(c petition) bool { return c.held && c.epoch > s.epoch })
+}
+
+// bury ends the waits for a member that is gone, whose own runs are over. But it may
+// have lent the turn of a key for which this node waits, which is the owner: everybody
+// else is asked, and takes no such turn from here on, for they hear first who the owner
+// is.
+func (t *Table) bury(p int, s *partition, m ring.Member) {
+	keys := s.waitsOn(m)
+	for _, o := range t.live {
+		if len(keys) == 0 {
+			break
+		}
+		t.await(p, s, o, append(s.waitsOn(o), keys...))
+		if !s.unconfirmed {
+			t.send(o, Held{Partition: p, Epoch: s.epoch, Number: s.number})
+		}
+		t.send(o, Ask{Partition: p, Keys: keys})
+	}
+	t.await(p, s, m, nil)
 }
 
 // Helped ends what Help began: this node runs the key no more.
@@ -42,6 +68,8 @@ func (t *Table) Helped(p int, key []byte) {
 	s.helping = slices.Delete(slices.Clone(s.helping), i, i+1)
 	if s.role == Owned {
 		t.await(p, s, t.self, s.helping)
+	} else {
+		t.clear(p, s, false)
 	}
 	t.ran(p, s, string(key))
 	t.finish(p, s)

@@ -48,7 +48,7 @@ type history struct {
 	steps int
 	moves int
 	nets  int
-	kinds [askAgain + 1]float64
+	kinds [actionKinds]float64
 	pairs [64]float64
 }
 
@@ -91,6 +91,9 @@ func (h *history) run(seed uint64) string {
 		w.doubts, w.freezes = rng.IntN(6), rng.IntN(3)
 	}
 	w.retries = rng.IntN(4)
+	if rng.IntN(2) == 0 {
+		w.lends = rng.IntN(30)
+	}
 	h.prefer()
 	for {
 		for w.plan < len(r.plan) && r.plan[w.plan].what == stopHere && len(w.actions(false)) == 0 {

@@ -23,10 +23,10 @@ func (t *Table) repeat(m ring.Member) {
 		if !t.isLive(m) {
 			continue
 		}
-		t.ask(p, s, m)
 		if s.role == Owned && !s.unconfirmed {
 			t.send(m, Held{Partition: p, Epoch: s.epoch, Number: s.number})
 		}
+		t.ask(p, s, m)
 	}
 	t.checkAgain(m)
 }
@@ -44,11 +44,7 @@ func (t *Table) ask(p int, s *partition, m ring.Member) {
 	} else if s.role == Claiming {
 		t.send(m, Claim{Partition: p, Number: s.number})
 	}
-	for _, w := range s.waits {
-		if slices.Contains(w.on, m) {
-			keys = append(keys, w.key)
-		}
-	}
+	keys = append(keys, s.waitsOn(m)...)
 	if keys != nil {
 		t.send(m, Ask{Partition: p, Keys: keys})
 	}

@@ -46,6 +46,7 @@ type storeCall struct {
 	fence              uint64
 	landed             bool
 	frozen             bool // it lands when nobody expects it any more
+	lent               bool // its node has it from the holder of the lease
 	given              bool // up: its lease was not valid any more, and its lane is held
 }
 
@@ -209,7 +210,7 @@ func (w *world) landed(c int) {
 }
 
 func (s *store) callOf(node, key int) int {
-	return slices.IndexFunc(s.calls, func(c storeCall) bool { return c.node == node && c.key == key })
+	return slices.IndexFunc(s.calls, func(c storeCall) bool { return c.node == node && c.key == key && !c.lent })
 }
 
 // storeActions returns what may happen at the store, and on the way there.
@@ -276,7 +277,7 @@ func (w *world) storeActions(choices bool) (can []action) {
 			if choices && s.pauses > 0 && !call.frozen {
 				add(freezeCall, c, 0)
 			}
-		} else if !w.nodes[call.node].alive() || w.nodes[call.node].holder.lease != call.lease {
+		} else if !w.nodes[call.node].alive() || !call.lent && w.nodes[call.node].holder.lease != call.lease {
 			add(endCall, c, 0)
 		}
 	}
@@ -350,9 +351,11 @@ func (w *world) doStore(a action) {
 		s.late = slices.Delete(s.late, a.a, a.a+1)
 	case lapse:
 		s.lapses--
-		w.own(a.a).holder.lapsed = true
+		h := &w.own(a.a).holder
+		h.lapsed = true
+		w.voidLoans(func(l loan) bool { return l.lease == h.lease }) // no helper takes it for longer
 		for c := range s.calls {
-			if call := &s.calls[c]; call.node == a.a {
+			if call := &s.calls[c]; !call.lent && call.node == a.a || call.lent && call.lease == h.lease {
 				call.given = true
 				if !call.landed && !call.frozen {
 					w.landed(c) // it was written before
@@ -368,6 +371,7 @@ func (w *world) doStore(a action) {
 		w.event(a.a, func(t *Table) { t.Begin(leaseName(n.holder.lease)) })
 	case expire:
 		s.leases[a.a-1].alive = false
+		w.voidLoans(func(l loan) bool { return l.lease == a.a })
 	case hearDone:
 		w.own(a.a).holder.lapsed = true
 		w.event(a.a, func(t *Table) { t.End() })
@@ -398,7 +402,7 @@ func (w *world) doStore(a action) {
 	case endCall:
 		call := s.calls[a.a]
 		s.calls = slices.Delete(s.calls, a.a, a.a+1)
-		if n := w.nodes[call.node]; n.alive() && n.lanes.lanes[call.key].running {
+		if n := w.nodes[call.node]; n.alive() && !call.lent && n.lanes.lanes[call.key].running {
 			w.ends(call.node, call.key)
 		}
 	}
@@ -453,7 +457,7 @@ func (s *store) appendState(b []byte) []byte {
 	b = appendNumbers(b, s.highest...)
 	for _, c := range s.calls {
 		b = appendNumbers(b, uint64(c.node), uint64(c.key), uint64(c.request), uint64(c.lease), c.fence)
-		b = append(b, bit(c.landed, 1)|bit(c.frozen, 2)|bit(c.given, 4))
+		b = append(b, bit(c.landed, 1)|bit(c.frozen, 2)|bit(c.given, 4)|bit(c.lent, 8))
 	}
 	return b
 }

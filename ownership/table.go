@@ -212,7 +212,7 @@ func (t *Table) greet(p int, s *partition, m ring.Member) {
 func (t *Table) lose(p int, s *partition, m ring.Member) {
 	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.from == m })
 	if s.title.prev == "" || s.title.prevMember != m {
-		t.await(p, s, m, nil) // else what it runs ends with its lease
+		t.bury(p, s, m) // else what it runs ends with its lease
 	}
 	for i := range s.pending {
 		if s.pending[i].from == m {

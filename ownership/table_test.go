@@ -352,8 +352,8 @@ func TestNewestListCounts(t *testing.T) {
 	b.want("c is done twice", blocked(), "x")
 	b.reads(mb, Give{Partition: 0, Number: 1, Claim: 1, Epoch: 9, Keys: []string{"y"}})
 	b.want("b was an owner too", blocked(), "y")
-	b.sees(ma, mc)
-	b.want("b is dead", blocked(), "")
+	b.sees(ma)
+	b.want("both are dead", blocked(), "")
 }
 
 // TestBlocksBeforeItOpens: no request of a key that may run elsewhere gets in

@@ -196,7 +196,8 @@ func (t *Table) Took(lease string, takes []lock.Take, taken []lock.Taken) {
 func (t *Table) hold(p int, s *partition) {
 	r := s.title.known
 	s.title.tenure, s.title.stamp, s.title.lapsed = r.Tenure, r.Stamp, false
-	s.title.clears = nil // this node is prev no more
+	// This node is prev no more, but for what it took and has let go since.
+	s.title.clears = slices.DeleteFunc(slices.Clone(s.title.clears), func(tenure uint64) bool { return tenure < r.Tenure })
 	if s.title.prev != r.Prev {
 		t.passed(p, s, s.title.prev, true)
 	}
@@ -326,8 +327,11 @@ func (t *Table) passed(p int, s *partition, lease string, over bool) {
 	s.title.prev, s.title.prevMember = "", ring.Member{}
 	t.arbiter.waits--
 	t.arbiter.changed = append(t.arbiter.changed, p)
-	if over || !t.isLive(m) {
+	switch {
+	case over:
 		t.await(p, s, m, nil)
+	case !t.isLive(m):
+		t.bury(p, s, m)
 	}
 }
 
@@ -361,13 +365,14 @@ func (t *Table) cede(s *partition) (lease string, tenure uint64) {
 		return "", 0
 	}
 	s.title.ceded = max(s.title.ceded, s.title.bound())
+	t.drains(s)
 	return t.arbiter.lease, s.title.ceded
 }
 
-// drains notes under which tenures the draining keys run. None of them is begun again:
-// the word that they have drained may come late.
+// drains notes under which tenures others may take what is listed to run. None of them
+// is begun again: the word that nothing does any more may come late.
 func (t *Table) drains(s *partition) {
-	if s.title.bound() == 0 || len(s.draining) == 0 {
+	if s.title.bound() == 0 || len(s.listed()) == 0 {
 		return
 	}
 	s.title.ceded = max(s.title.ceded, s.title.bound())
@@ -378,11 +383,11 @@ func (t *Table) drains(s *partition) {
 	}
 }
 
-// clear tells the coordinator that nothing drains here any more. for is said when the
+// clear tells the coordinator that nothing is listed here any more. It is told when the
 // last key has gone, and once more when the next owner has been heard of: until then
 // the record may come to name this node again.
 func (t *Table) clear(p int, s *partition, next bool) {
-	if len(s.draining) > 0 {
+	if len(s.listed()) > 0 {
 		return
 	}
 	for _, tenure := range s.title.clears {

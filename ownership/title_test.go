@@ -349,10 +349,12 @@ func TestTitlePrevIsWaitedFor(t *testing.T) {
 	b.End()
 	b.want("without a lease, and b there", b.blocked(), "x")
 	b.sees(ma, mc)
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"}) // it is asked whether b had lent it the turn
 	b.want("without a lease, and b dead", b.blocked(), "")
 	b = drained(t)
 	b.sees(ma, mc)
 	b.End()
+	b.reads(mc, KeyDone{Partition: 0, Key: "x"})
 	b.want("b dead, then without a lease", b.blocked(), "")
 }
 
@@ -684,6 +686,36 @@ func TestTitleClears(t *testing.T) {
 	b.want("given", b.consent(), "Give A/2")
 	end(0)
 	b.want("both", b.Drops(), []lock.Tenure{{Partition: 0, Tenure: 1}, {Partition: 0, Tenure: 2}})
+}
+
+// TestTitleOfAHelper: a node lets go what it has had, and lists what it was lent since:
+// the record may come to say that something of it runs on under its lease. So the store
+// is told of the end of that as well.
+//
+// Mutants: "a helper clears nothing", "what is lent is over when nothing drains".
+func TestTitleOfAHelper(t *testing.T) {
+	b := titled(t)
+	b.lanes.admit(1, 1)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1}, Taken{Partition: 0, Number: 1}, Held{Partition: 0, Epoch: 2, Number: 1})
+	b.want("is lent a turn", b.help("b"), true)
+	b.lanes.finish(1, testKeys[1])
+	b.Drained(0, []byte("y"))
+	b.want("nothing drains", b.Drops(), []lock.Tenure(nil))
+	b.sees(mc, mc)
+	b.said()
+	b.reads(mc, Claim{0, 1})
+	b.want("stands back", b.consent(), "Answer A/1")
+	b.Helped(0, []byte("x"))
+	b.want("the turn is over", b.Drops(), []lock.Tenure{{Partition: 0, Tenure: 1}})
+
+	b = titled(t)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1}, Taken{Partition: 0, Number: 1}, Held{Partition: 0, Epoch: 2, Number: 1})
+	b.help("b")
+	b.reads(mc, Held{Partition: 0, Epoch: 3, Number: 1})
+	b.Helped(0, []byte("x"))
+	b.want("nothing drained before", b.Drops(), []lock.Tenure{{Partition: 0, Tenure: 1}})
 }
 
 // TestTitleConsentTravels: the lease and the tenure in Answer and Give are written and read.

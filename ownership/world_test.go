@@ -23,9 +23,10 @@ type world struct {
 	links []link // from*len(nodes)+to
 	keys  []traffic
 	store *store // nil: there is no coordinator
+	loans []loan // turns of keys that are lent
 
-	breaks, crashes, doubts, retries, freezes int // that may still happen
-	plan                                      int // the next step of rules.plan
+	breaks, crashes, doubts, retries, freezes, lends int // that may still happen
+	plan                                             int // the next step of rules.plan
 
 	wrong string // what must never be
 }
@@ -38,18 +39,19 @@ type rules struct {
 	requests   int // of each key
 	target     func(p int, active []string) string
 	plan       []step
-	anyDeath   bool // deaths may be false: then nothing is promised about overlaps
-	lateEmpty  bool // Emptied may come late
-	codec      bool // messages go through the encoding
-	quiet      bool // connections to members that come into view are there at once
-	enough     int  // min_members
-	batches    bool // who learns something learns everything
-	upFirst    bool // a connection to a member may be there before it is in view
-	loose      bool // see connected
-	stay       bool // who leaves never goes
-	linksStay  bool // connections outlive the view of whom they lead to
-	strict     bool // there is a coordinator, and all requests are strict
-	releases   bool // a call that is given up frees its lane, which is wrong
+	anyDeath   bool   // deaths may be false: then nothing is promised about overlaps
+	lateEmpty  bool   // Emptied may come late
+	codec      bool   // messages go through the encoding
+	quiet      bool   // connections to members that come into view are there at once
+	enough     int    // min_members
+	batches    bool   // who learns something learns everything
+	upFirst    bool   // a connection to a member may be there before it is in view
+	loose      bool   // see connected
+	stay       bool   // who leaves never goes
+	linksStay  bool   // connections outlive the view of whom they lead to
+	strict     bool   // there is a coordinator, and all requests are strict
+	releases   bool   // a call that is given up frees its lane, which is wrong
+	helper     string // the only one that turns are lent to; empty: there is none such
 }
 
 type testKey struct {
@@ -245,6 +247,7 @@ func (w *world) know(i int, about ...int) {
 		}
 		fresh = nil
 	}
+	w.unseenLoans(i)
 	w.event(i, func(t *Table) { t.View(w.view(i)) })
 	for _, j := range fresh {
 		w.up(i, j)
@@ -342,17 +345,7 @@ func (w *world) note(i int) {
 		w.noteStrict(i)
 	}
 	for _, s := range n.lanes.started {
-		k := &w.keys[s.key]
-		if !w.rules.anyDeath {
-			if k.running > 0 {
-				w.fail("%s runs request %d of %s beside another", n.member.Name, s.request, w.rules.keys[s.key].name)
-			}
-			if s.request < k.started {
-				w.fail("%s runs request %d of %s after request %d", n.member.Name, s.request, w.rules.keys[s.key].name, k.started)
-			}
-		}
-		k.started = s.request
-		k.running++
+		w.starts(i, s)
 	}
 	n.lanes.started = nil
 	n.emptied = append(n.emptied, n.lanes.emptied...)
@@ -362,6 +355,21 @@ func (w *world) note(i int) {
 			w.drained(i)
 		}
 	}
+}
+
+func (w *world) starts(i int, s startedRequest) {
+	n := w.nodes[i]
+	k := &w.keys[s.key]
+	if !w.rules.anyDeath {
+		if k.running > 0 {
+			w.fail("%s runs request %d of %s beside another", n.member.Name, s.request, w.rules.keys[s.key].name)
+		}
+		if s.request < k.started {
+			w.fail("%s runs request %d of %s after request %d", n.member.Name, s.request, w.rules.keys[s.key].name, k.started)
+		}
+	}
+	k.started = s.request
+	k.running++
 }
 
 // noteStrict has the coordinator's word on what began.
@@ -421,9 +429,11 @@ func (w *world) actions(choices bool) (can []action) {
 	if w.store != nil {
 		can = append(can, w.storeActions(choices)...)
 	}
+	can = append(can, w.loanActions()...)
 	if !choices {
 		return can
 	}
+	can = append(can, w.lendActions()...)
 	if w.plan < len(w.rules.plan) {
 		if s := w.rules.plan[w.plan]; s.what != stopHere && (s.what != crash || w.connected(s.node)) {
 			can = append(can, action{planStep, w.plan, 0})
@@ -448,7 +458,7 @@ func (w *world) actions(choices bool) (can []action) {
 			can = append(can, action{freeze, i, 0})
 		}
 		for j := range w.nodes {
-			if w.breaks > 0 && len(w.links[i*len(w.nodes)+j].queue) > 0 {
+			if w.breaks > 0 && w.carries(i, j) {
 				can = append(can, action{breakLink, i, j})
 			}
 			if w.doubts > 0 && i != j && n.knows[j] != unknown && n.knows[j] != gone {
@@ -459,8 +469,18 @@ func (w *world) actions(choices bool) (can []action) {
 	return can
 }
 
-// mayFinish reports whether a call can end: it has to be there first.
+// carries reports whether anything is on its way from i to j.
+func (w *world) carries(i, j int) bool {
+	return len(w.links[i*len(w.nodes)+j].queue) > 0 ||
+		slices.ContainsFunc(w.loans, func(l loan) bool { return l.owner == i && l.helper == j && l.phase == offered })
+}
+
+// mayFinish reports whether a call can end: it has to be here, and to have reached its
+// service.
 func (w *world) mayFinish(i, k int) bool {
+	if w.loanOf(i, k) >= 0 {
+		return false
+	}
 	if w.store == nil {
 		return true
 	}
@@ -470,7 +490,7 @@ func (w *world) mayFinish(i, k int) bool {
 
 // connected reports whether node i may go: whether each of the others can hear,
 // from those it sees or has a sign of, and from those they see, of everybody who
-// owns or claims anything. If not, that is a split of which nobody can know. With
+// owns or claims anything, or has been lent a turn. If not, that is a split of which nobody can know. With
 // rules.loose it is enough that of every two one hears of the other.
 func (w *world) connected(without int) bool {
 	for i, n := range w.nodes {
@@ -483,7 +503,7 @@ func (w *world) connected(without int) bool {
 			if j == without || !o.alive() || reached[j] {
 				continue
 			}
-			if counts := o.table.Counts(); counts.Owned+counts.Claiming > 0 {
+			if counts := o.table.Counts(); counts.Owned+counts.Claiming > 0 || w.helps(j) {
 				return false
 			}
 		}
@@ -562,11 +582,16 @@ func (w *world) do(a action) {
 			w.die(s.node)
 		}
 	case depart:
+		if slices.ContainsFunc(w.loans, func(l loan) bool { return l.helper == a.a && l.phase == atWork }) {
+			w.fail("%s goes, and runs what it was lent the turn of", w.nodes[a.a].member.Name)
+		}
 		w.own(a.a).status = gone
 		w.cut(a.a)
+		w.loansOfDead(a.a)
 	case breakLink:
 		w.breaks--
 		w.links[a.a*n+a.b] = link{}
+		w.voidLoans(func(l loan) bool { return l.owner == a.a && l.helper == a.b })
 		w.own(a.a)
 		w.up(a.a, a.b)
 	case die:
@@ -579,6 +604,7 @@ func (w *world) do(a action) {
 		if !w.rules.linksStay {
 			w.links[a.a*n+a.b] = link{}
 		}
+		w.unseenLoans(a.a)
 		w.event(a.a, func(t *Table) { t.View(w.view(a.a)) })
 	case retry:
 		w.retries--
@@ -591,6 +617,7 @@ func (w *world) do(a action) {
 		for j := range w.nodes {
 			w.links[j*n+a.a].queue = nil
 		}
+		w.voidLoans(func(l loan) bool { return l.helper == a.a })
 		w.event(a.a, func(t *Table) { t.Confirm(); t.Listen() })
 		for j, other := range w.nodes {
 			if k := other.knows[a.a]; j != a.a && other.alive() && (k == active || k == draining) {
@@ -602,6 +629,8 @@ func (w *world) do(a action) {
 	case askAgain:
 		w.own(a.a)
 		w.event(a.a, func(t *Table) { t.AskAgain() })
+	case lend, borrow, giveBack, endTurn:
+		w.doLoan(a)
 	default:
 		w.doStore(a)
 	}
@@ -612,11 +641,12 @@ func (w *world) die(i int) {
 	n := w.own(i)
 	n.status = gone
 	for k := range w.keys {
-		if n.lanes.busy(k) && n.lanes.lanes[k].running && w.store == nil {
+		if n.lanes.busy(k) && n.lanes.lanes[k].running && w.store == nil && w.loanOf(i, k) < 0 {
 			w.keys[k].running--
 		}
 	}
 	w.cut(i)
+	w.loansOfDead(i)
 }
 
 func (w *world) cut(i int) {
@@ -648,7 +678,7 @@ func (w *world) settled() string {
 			switch {
 			case s.Role != want:
 				return fmt.Sprintf("%s is %v to partition %d, and its target is %v", n.member, s.Role, p, v.Targets[p])
-			case s.Waits > 0 || s.Draining > 0 || s2.given != nil && n.table.isLive(s2.given.to):
+			case s.Waits > 0 || s.Draining > 0 || s.Helping > 0 || s2.given != nil && n.table.isLive(s2.given.to):
 				return fmt.Sprintf("%s has left over of partition %d: %+v", n.member, p, s)
 			case n.lanes.open[p] != (want == Owned):
 				return fmt.Sprintf("%s: partition %d is open: %v", n.member, p, n.lanes.open[p])
@@ -661,6 +691,9 @@ func (w *world) settled() string {
 				return fmt.Sprintf("%s has a lane for %s", n.member, w.rules.keys[k].name)
 			}
 		}
+	}
+	if len(w.loans) > 0 {
+		return fmt.Sprintf("there are turns that are lent: %+v", w.loans)
 	}
 	if w.store != nil {
 		return w.unrecorded()
@@ -805,7 +838,7 @@ func (w *world) clone() *world {
 	c := *w
 	c.nodes = slices.Clone(w.nodes) // each is cloned before it is changed
 	c.links = slices.Clone(w.links) // queues are never changed in place
-	c.keys = slices.Clone(w.keys)
+	c.keys = slices.Clone(w.keys)   // so are loans
 	if w.store != nil {
 		c.store = w.store.clone()
 	}
@@ -848,7 +881,10 @@ func (t *Table) clone(l Lanes) *Table {
 
 // appendState appends everything that the future of w depends on.
 func (w *world) appendState(b []byte) []byte {
-	b = append(b, byte(w.breaks), byte(w.crashes), byte(w.doubts), byte(w.retries), byte(w.freezes), byte(w.plan))
+	b = append(b, byte(w.breaks), byte(w.crashes), byte(w.doubts), byte(w.retries), byte(w.freezes), byte(w.lends), byte(w.plan), byte(len(w.loans)))
+	for _, l := range w.loans {
+		b = l.appendState(b)
+	}
 	for _, k := range w.keys {
 		b = append(b, byte(k.admitted), byte(k.started), byte(k.running))
 	}
@@ -992,8 +1028,8 @@ func (w *world) String() string {
 		fmt.Fprintf(&b, "  %s status %d knows %v lanes %+v open %v emptied %d strangers %v\n", n.member, n.status, n.knows, n.lanes.lanes, n.lanes.open, len(n.emptied), n.table.strangers)
 		for p := range n.table.parts {
 			s := &n.table.parts[p]
-			fmt.Fprintf(&b, "    p%d %v holder %v epoch %d number %d floor %d stood back %v answers %+v waits %v draining %v told %v given %+v taken %v pending %+v\n",
-				p, s.role, s.holder, s.epoch, s.number, s.floor, s.stoodBack, s.answers, s.waits, s.draining, s.told, s.given, s.taken, s.pending)
+			fmt.Fprintf(&b, "    p%d %v holder %v epoch %d number %d floor %d stood back %v answers %+v waits %v draining %v told %v given %+v taken %v pending %+v helping %v\n",
+				p, s.role, s.holder, s.epoch, s.number, s.floor, s.stoodBack, s.answers, s.waits, s.draining, s.told, s.given, s.taken, s.pending, s.helping)
 		}
 		for j := range w.nodes {
 			if l := w.links[i*len(w.nodes)+j]; len(l.queue) > 0 || l.up {
@@ -1046,6 +1082,9 @@ func (w *world) describe(a action) string {
 		return fmt.Sprintf("%s notices that it stood still", name(a.a))
 	case askAgain:
 		return fmt.Sprintf("%s looks for somebody to ask", name(a.a))
+	}
+	if a.what >= lend {
+		return w.describeLoan(a)
 	}
 	return w.describeStore(a)
 }

@@ -149,7 +149,7 @@ func (l *lentTurn) lend() (*loan, *problem) {
 	if err := cluster.Guard(l.Partition, l.arrived); err != nil {
 		return nil, ownershipMoved.because(err.Error())
 	}
-	lent := &loan{validFor: loanTime}
+	lent := &loan{validFor: l.lasts()}
 	if l.Strict {
 		fence, validFor, err := cluster.StrictFew(l.Partition, max(l.ask.batch, 1))
 		if err != nil {
@@ -161,6 +161,17 @@ func (l *lentTurn) lend() (*loan, *problem) {
 		return nil, draining.because("this node ends")
 	}
 	return lent, nil
+}
+
+// lasts is how long the turn may take from now. While this node has a lease that is its
+// bound, also for what is not strict: who takes over when it has ended asks nobody what
+// this node has lent.
+func (l *lentTurn) lasts() time.Duration {
+	left := l.lender.proxy.config.Cluster.ValidFor(l.Partition)
+	if left <= 0 && !l.Strict {
+		return loanTime // the members' word is enough
+	}
+	return min(left, loanTime)
 }
 
 func (d *lender) register(l *lentTurn, validFor time.Duration) bool {
@@ -230,10 +241,7 @@ func (d *lender) extend(from ring.Member, ticket queue.ID) time.Duration {
 	if l == nil || l.Ingress != from {
 		return 0
 	}
-	validFor := loanTime
-	if l.Strict {
-		validFor = min(validFor, d.proxy.config.Cluster.ValidFor(l.Partition))
-	}
+	validFor := l.lasts()
 	if until := time.Now().Add(validFor); until.After(l.until) {
 		l.until = until
 	}
