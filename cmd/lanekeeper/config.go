@@ -215,6 +215,7 @@ type HotConfig struct {
 	For       Duration `json:"for" doc:"all of this must hold for so long" min:"1ms"`
 	CoolAfter Duration `json:"cool_after" doc:"a key is no longer hot when, even with depth, bytes and share halved, this has not held for so long" min:"1ms"`
 	Action    string   `json:"action" doc:"none shows hot keys and does nothing. shed refuses further requests of a hot key at depth, below max_depth: 429 lane-full. spill has them wait at the nodes that they came to, for turns that the owner lends" enum:"none shed spill"`
+	Backend   string   `json:"backend" doc:"what a spilled key's turns rest on: owner, its lane alone. coordinator: each turn also holds the key's lock in the coordinator's store, which keeps two owners apart that a split or a false death has made" enum:"owner coordinator"`
 	Batch     int      `json:"batch" doc:"requests of a spilled key that a node runs in one turn, at most" min:"1" max:"4096"`
 	Quantum   Duration `json:"quantum" doc:"how long after the beginning of such a turn another request of it may begin" min:"1ms"`
 }
@@ -311,6 +312,7 @@ func Default() Config {
 					For:       Duration(5 * time.Second),
 					CoolAfter: Duration(30 * time.Second),
 					Action:    "none",
+					Backend:   "owner",
 					Batch:     16,
 					Quantum:   Duration(50 * time.Millisecond),
 				},

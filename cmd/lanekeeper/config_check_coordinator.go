@@ -223,8 +223,23 @@ func (c *checker) checkStrict() {
 			c.checkStrictTimeout(i, warned)
 		}
 	}
-	if ok && !store.fences() && !c.report.blames("coordinator.type") {
-		c.warnf("coordinator.type", "%s is used for nothing yet: it has no fencing token, so no route can be strict with it, and sharing hot keys by it is %s", store.kind, notYet)
+	if ok && !store.fences() && !c.cfg.spillsUnderLocks() && !c.report.blames("coordinator.type") {
+		c.warnf("coordinator.type", "%s is used for nothing: it has no fencing token, so no route can be strict with it, and no route has lane.hot with action: spill and backend: coordinator", store.kind)
+	}
+	c.checkSpillLocks()
+}
+
+// checkSpillLocks asks for a store for the locks of spilled keys.
+func (c *checker) checkSpillLocks() {
+	_, ok := c.cfg.Coordinator.store()
+	for i, r := range c.cfg.Routes {
+		switch {
+		case !r.Lane.Hot.underLocks():
+		case !ok:
+			c.errorf(c.lanePath(i, "hot.backend"), "coordinator, and coordinator.type is none: name a store there (etcd, zookeeper, redis, redlock), or write owner")
+		case !c.cfg.Cluster.Enabled:
+			c.errorf(c.lanePath(i, "hot.backend"), "coordinator needs cluster.enabled: true: nodes that share no keys have nothing to lock; or write owner")
+		}
 	}
 }
 

@@ -66,7 +66,7 @@ func TestConfigStrictRestsOnACoordinator(t *testing.T) {
 			"lk.yaml:1:15: error: coordinator.type: redlock has no fencing token; routes[1] (transfers) is strict",
 		}},
 		{"redlock, no strict route", redlock(strictRoutes("")), []string{
-			"lk.yaml:1:15: warning: coordinator.type: redlock is used for nothing yet: it has no fencing token, so no route can be strict with it, and sharing hot keys by it is not yet supported in this version",
+			"lk.yaml:1:15: warning: coordinator.type: redlock is used for nothing: it has no fencing token, so no route can be strict with it, and no route has lane.hot with action: spill and backend: coordinator",
 		}},
 		{"a type that is none of them", "coordinator: {type: consul}\n" + strictRoutes(strictLane), []string{
 			`lk.yaml:1:15: error: coordinator.type: "consul" is not one of none, etcd, zookeeper, redis, redlock`,
@@ -139,7 +139,7 @@ func TestConfigStoreAddresses(t *testing.T) {
 	}
 	const (
 		forms   = "https://host:port, http://host:port or host:port"
-		redlock = "lk.yaml:2:3: warning: coordinator.type: redlock is used for nothing yet: it has no fencing token, so no route can be strict with it, and sharing hot keys by it is not yet supported in this version"
+		redlock = "lk.yaml:2:3: warning: coordinator.type: redlock is used for nothing: it has no fencing token, so no route can be strict with it, and no route has lane.hot with action: spill and backend: coordinator"
 	)
 	wrong := func(place, path, message string) []string {
 		return []string{"lk.yaml:" + place + ": error: coordinator." + path + ": " + message}

@@ -15,7 +15,7 @@ routes:
   - {name: b, match: {host: b}, upstream: app, key: {space: b, from: [{header: H}]}, lane: {hot: }}
   - {name: c, match: {host: c}, upstream: app, key: {space: c, from: [{header: H}]}}
 `)
-	plain := HotConfig{Depth: 32, Bytes: 8 * MiB, Busy: 0.5, Share: 0.1, For: Duration(7 * time.Second), CoolAfter: Duration(30 * time.Second), Action: "none", Batch: 16, Quantum: Duration(50 * time.Millisecond)}
+	plain := HotConfig{Depth: 32, Bytes: 8 * MiB, Busy: 0.5, Share: 0.1, For: Duration(7 * time.Second), CoolAfter: Duration(30 * time.Second), Action: "none", Backend: "owner", Batch: 16, Quantum: Duration(50 * time.Millisecond)}
 	shed := plain
 	shed.Depth, shed.Action = 64, "shed"
 	for i, want := range []HotConfig{shed, plain, plain} {
@@ -49,6 +49,8 @@ func TestConfigHotIsChecked(t *testing.T) {
 		{"seen beyond max_depth", hot("depth: 41"), nil},
 		{"spilled", hot("action: spill, batch: 4096, quantum: 1ms"), nil},
 		{"spilled and never hot", hot("action: spill, depth: 0, bytes: 0"), at("1:40", "action", "spill, but hot.depth and hot.bytes are 0: no key is ever hot")},
+		{"spilled under locks of nobody", hot("action: spill, backend: coordinator"), at("1:55", "backend", "coordinator, and coordinator.type is none: name a store there (etcd, zookeeper, redis, redlock), or write owner")},
+		{"spilled by nobody", hot("action: spill, backend: redis"), at("1:55", "backend", `"redis" is not one of owner, coordinator`)},
 		{"an empty batch", hot("batch: 0"), at("1:40", "batch", "0 is too small: at least 1")},
 		{"too large a batch", hot("batch: 4097"), at("1:40", "batch", "4097 is too large: at most 4096")},
 		{"no quantum", hot("quantum: 0s"), at("1:40", "quantum", "0s is too small: at least 1ms")},

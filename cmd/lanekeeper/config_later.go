@@ -40,7 +40,6 @@ var laterSettings = []struct{ path, off string }{
 	{"*.idempotency.mode", "none"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
-	{"*.lane.hot.backend", "owner"},
 	{"*.sequence.mode", "none"},
 }
 

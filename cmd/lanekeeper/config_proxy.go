@@ -52,6 +52,9 @@ func (c *Config) proxyConfig() proxy.Config {
 		LogKeys:                  keysWords[c.Log.Keys],
 		NativeHistograms:         c.Metrics.NativeHistograms,
 	}
+	if store, ok := c.Coordinator.store(); ok {
+		p.Locks.Name, p.Locks.Timeout = store.kind, time.Duration(c.Coordinator.AcquireTimeout)
+	}
 	for _, text := range c.Server.TrustedProxies {
 		p.TrustedProxies = append(p.TrustedProxies, netip.MustParsePrefix(text))
 	}
@@ -154,6 +157,7 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		Spill:           l.Hot.Action == "spill" && l.Mode == "enforce",
 		Batch:           l.Hot.Batch,
 		Quantum:         time.Duration(l.Hot.Quantum),
+		SpillLocks:      l.Hot.underLocks() && l.Mode == "enforce",
 	}
 }
 

@@ -83,6 +83,7 @@ func TestConfigForTheProxy(t *testing.T) {
 	rule := queue.HotRule{Depth: 17, Bytes: 9 << 20, Busy: 0.25, Share: 1, Rate: 10.5, For: 37 * time.Second, CoolAfter: 38 * time.Second}
 	ownRule := rule
 	ownRule.Depth = 26
+	want.Locks = proxy.Locks{Timeout: 12 * time.Second, Name: "etcd"} // which are opened later
 	want.Routes[0].Lane, want.Routes[1].Lane = lane, lane
 	want.Routes[0].Lane.MaxDepth, want.Routes[0].Lane.Hot, want.Routes[1].Lane.Hot = 27, &ownRule, &rule
 	want.Routes[0].Lane.Exclusive, want.Routes[0].Lane.Shared, want.Routes[0].Lane.Bypass = []string{}, []string{"GET"}, []string{"*"}

@@ -39,6 +39,7 @@ type nodeConfig struct {
 
 	coordinator lock.Coordinator // of strict routes, which the node closes; nil: there is none
 	strict      bool             // it is not ready without a lease
+	locks       lock.Locker      // of spilled keys, which the node closes; nil: there are none
 
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
@@ -93,6 +94,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if err := n.makeLanes(); err != nil {
 		return nil, err
 	}
+	n.config.proxy.Locks.Locker = n.config.locks
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
@@ -200,6 +202,7 @@ func (n *node) release() {
 	} else if n.config.coordinator != nil {
 		n.config.coordinator.Close(context.Background()) //nolint:errcheck // nothing was held
 	}
+	n.closeLocks()
 	if n.traffic != nil {
 		n.traffic.Close()
 	}
@@ -361,6 +364,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	if n.cluster != nil {
 		n.cluster.stop(ctx)
 	}
+	n.closeLocks()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
@@ -372,6 +376,18 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.wg.Wait()
 	n.log.Info("stopped")
 	return err
+}
+
+// closeLocks gives the locks of spilled keys up: nothing runs under them any more.
+func (n *node) closeLocks() {
+	if n.config.locks == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+	defer cancel()
+	if err := n.config.locks.Close(ctx); err != nil {
+		n.log.Warn("the locks of spilled keys could not be given up, and end by themselves", "error", err)
+	}
 }
 
 func wait(d time.Duration, now <-chan struct{}) {

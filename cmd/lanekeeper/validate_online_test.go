@@ -262,7 +262,7 @@ func TestValidateRedlockOnline(t *testing.T) {
 	redlock := func(addresses ...string) string {
 		return "  type: redlock\n  redlock:\n    addresses:\n      - \"" + strings.Join(addresses, "\"\n      - \"") + "\"\n"
 	}
-	unused := finding{"2:3: warning: coordinator.type: ", "redlock is used for nothing yet", ""}
+	unused := finding{"2:3: warning: coordinator.type: ", "redlock is used for nothing", ""}
 	_, port, _ := net.SplitHostPort(masters[0])
 	runOnlineTests(t, []onlineTest{
 		{"good", redlock(masters...), []finding{unused}},
