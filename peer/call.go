@@ -28,7 +28,7 @@ type Local interface {
 // ends once: with its ticket taken Here, or with a Response.
 type Call struct {
 	Partition int
-	Ticket    queue.ID // given by Send
+	Ticket    queue.ID // given by Send, unless the request has had one since nothing of its key was sent
 
 	// Turn: it asks for the turn of a key, and has no place aside. Ended is then told,
 	// under a lock, that the call has ended, before anything else is read from the

@@ -205,8 +205,10 @@ func (h *Hop) Send(c *Call) {
 }
 
 func (s *stripe) send(c *Call) {
-	// Drawn under the lock, so that ticket order is the order of entering.
-	c.Ticket, c.stripe = s.hop.config.NextID(), s
+	if c.stripe = s; c.Ticket.IsZero() {
+		// Drawn under the lock, so that ticket order is the order of entering.
+		c.Ticket = s.hop.config.NextID()
+	}
 	copy(c.payload[ticketAt:], c.Ticket[:])
 	if !s.charge(c) {
 		c.state = ended

@@ -86,6 +86,9 @@ func (c *call) forward() *problem {
 		call = new(peer.Call)
 	}
 	call.Reset(c.place.Partition, c, &r, c.arrived.Add(c.patience))
+	if c.first != nil {
+		call.Ticket = c.first.ID // those that wait here have later ones
+	}
 	c.proxy.config.Cluster.Send(call)
 	c.passOn()
 	c.id = call.Ticket

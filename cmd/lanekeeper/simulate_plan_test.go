@@ -30,6 +30,7 @@ type scenario struct {
 	spilled         bool
 	batch           int
 	quantum, coolIn time.Duration
+	locked          bool // turns hold locks
 
 	link      membertest.Link
 	service   loadtest.WitnessConfig
@@ -106,6 +107,7 @@ func (s *scenario) beSpilled() {
 	s.batch = []int{1, 2, 4, 16}[r.IntN(4)]
 	s.quantum = time.Duration(1+r.IntN(50)) * time.Millisecond
 	s.coolIn = time.Duration(5+r.IntN(300)) * time.Millisecond
+	s.locked = r.IntN(2) == 0
 }
 
 func (s scenario) String() string {
@@ -117,7 +119,7 @@ func (s scenario) String() string {
 		class += fmt.Sprintf(", strict, TTL %v, margin %v, grace %v", s.ttl, s.margin, s.grace)
 	}
 	if s.spilled {
-		class += fmt.Sprintf(", spilled, batch %d, quantum %v, cool in %v", s.batch, s.quantum, s.coolIn)
+		class += fmt.Sprintf(", spilled, batch %d, quantum %v, cool in %v, locked %v", s.batch, s.quantum, s.coolIn, s.locked)
 	}
 	return fmt.Sprintf("%s: %d nodes, min %d, %d partitions, %d stripes, secure %v, settle %v, handoff %v, rejoin %v, delay %v, link %+v, service %v+%v, 3%% +%v, %d keys every %v, pinned to %s",
 		class, s.nodes, s.minMembers, s.partitions, s.stripes, s.secure, s.settle, s.handoff, s.rejoin, s.delay, s.link,

@@ -18,9 +18,11 @@ import (
 	"time"
 
 	"lanekeeper/loadtest"
+	"lanekeeper/lock"
 	"lanekeeper/lock/locktest"
 	"lanekeeper/membership"
 	"lanekeeper/membership/membertest"
+	"lanekeeper/proxy"
 	"lanekeeper/queue"
 	"lanekeeper/ring"
 )
@@ -45,6 +47,7 @@ type world struct {
 	random  *rand.Rand       // of the one who plans
 	traced  int              // partition; -1: none
 	store   *locktest.Memory // strict: the coordinator
+	locks   *lock.Local      // of spilled keys
 
 	work sync.WaitGroup // everything that must have ended before the bubble does
 
@@ -70,6 +73,7 @@ type simProcess struct {
 	id          string // n1#4
 	gate        *gate
 	store       *locktest.Node // strict: its way to the coordinator
+	locks       lock.Locker    // of spilled keys, or nil
 	node        *node
 	witness     *loadtest.Witness
 	gone        chan struct{} // closed when it has ended, or is to
@@ -182,7 +186,7 @@ log: {access: none}
 func newWorld(s scenario, base *Config) *world {
 	w := &world{
 		scenario: s, base: base, network: membertest.New(s.seed), clock: loadtest.NewClock(), began: time.Now(),
-		tally: newTally(), random: rand.New(rand.NewPCG(s.seed, 0x73696d)), kick: make(chan struct{}, 1), traced: -1,
+		tally: newTally(), random: rand.New(rand.NewPCG(s.seed, 0x73696d)), kick: make(chan struct{}, 1), traced: -1, locks: lock.NewLocal(),
 	}
 	if *simKey != "" {
 		layout := ring.DefaultLayout(base.Cluster.Name)
@@ -242,6 +246,11 @@ func (w *world) config(p *simProcess) (nodeConfig, error) {
 			l := &c.proxy.Routes[i].Lane
 			l.Spill, l.Batch, l.Quantum = true, w.batch, w.quantum
 			l.Hot = &queue.HotRule{Depth: 1, For: time.Millisecond, CoolAfter: w.coolIn}
+			l.SpillLocks = w.locked
+		}
+		if w.locked {
+			p.locks = w.locks.Open()
+			c.locks, c.proxy.Locks = p.locks, proxy.Locks{Timeout: time.Second, Name: "memory"}
 		}
 	}
 	order.QueueTimeout, order.UpstreamTimeout = w.patience, w.upstreamTimeout
