@@ -24,10 +24,10 @@ import (
 
 // BenchmarkSpilled compares ways to run the requests of one hot key one at a time, in
 // alternating rounds: three entrances with 21 connections each, 1 KiB bodies, and a
-// service that takes 1 ms. They are: lanekeeper with the key not spilled, and spilled, and
-// what is built without it, where each request takes a lock: in Redis as most do it (SET
-// NX, and try again in a moment), and in Redis, ZooKeeper and etcd with a queue that wakes
-// who is next. It reports medians of the requests per second, and of how much longer the
+// service that takes 1 ms. They are: lanekeeper with the key not spilled, and spilled, by
+// its owner alone and with a lock in a store for each turn; and what is built without it,
+// where each request takes a lock: in Redis as most do it (SET NX, and try again in a
+// moment), and in Redis, ZooKeeper and etcd with a queue that wakes who is next. It reports medians of the requests per second, and of how much longer the
 // longest wait was than the median; ns/op means nothing here.
 //
 //	go test ./cmd/lanekeeper -run '^$' -bench Spilled -benchtime 9x
@@ -40,6 +40,9 @@ func BenchmarkSpilled(b *testing.B) {
 	}{
 		{"not spilled", "/orders/1/", c.targets},
 		{"spilled", "/spilled/1/", c.targets},
+		{"spilled, Redis", "/spilled/1/", spilledBy(b, service, "redis")},
+		{"spilled, ZooKeeper", "/spilled/1/", spilledBy(b, service, "zookeeper")},
+		{"spilled, etcd", "/spilled/1/", spilledBy(b, service, "etcd")},
 		{"plain Redis lock", "/", locking(b, service, plainRedis(b))},
 		{"Redis", "/", locking(b, service, lockRedis)},
 		{"ZooKeeper", "/", locking(b, service, lockZooKeeper)},
@@ -49,18 +52,27 @@ func BenchmarkSpilled(b *testing.B) {
 	for n := range b.N + 1 {
 		for i, way := range ways {
 			r := crowd(b, way.entrances, way.path, 21, 2*time.Second)
-			b.Logf("%-16s %5.0f/s, wait p50 %v, p99 %v, max %v", way.name, r.rate, r.p50, r.p99, r.most)
+			b.Logf("%-18s %5.0f/s, wait p50 %v, p99 %v, max %v", way.name, r.rate, r.p50, r.p99, r.most)
 			if n > 0 { // the first is to get warm, or hot
 				rates[i], waits[i] = append(rates[i], r.rate), append(waits[i], float64(r.most)/float64(r.p50))
 			}
 		}
 	}
 	for i, way := range ways {
-		name := strings.ReplaceAll(way.name, " ", "-")
+		name := strings.NewReplacer(", ", "-by-", " ", "-").Replace(way.name)
 		b.ReportMetric(middle(rates[i]), name+"/s")
 		b.ReportMetric(middle(waits[i]), name+"-max/p50")
 	}
 	b.ReportMetric(middle(rates[1])/middle(rates[0]), "spilled-ratio")
+}
+
+// spilledBy starts three members whose spilled keys have locks in a store.
+func spilledBy(b *testing.B, service, kind string) (entrances []string) {
+	b.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_BACKEND", "coordinator")
+	b.Setenv("LANEKEEPER_DEFAULTS_LANE_GUARANTEE", "best_effort")
+	server, section := storeKinds[kind](b)
+	c := startMembers(b, 3, service, fmt.Sprintf("coordinator: {type: %s, lease_ttl: 10s, safety_margin: 2s, %s}\n", kind, fmt.Sprintf(section, server.Address))+"shutdown: {delay: 0s, drain_timeout: 1s}\n")
+	return c.targets
 }
 
 type crowdRound struct {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
+	"maps"
 	"syscall"
 	"testing"
 	"time"
 
 	"lanekeeper/loadtest"
+	"lanekeeper/lock/locktest"
 )
 
 // The tests of this file have a few keys that are spilled as long as requests wait for
@@ -130,5 +133,51 @@ func TestStrictSpilled(t *testing.T) {
 	c.fenced(result, report)
 	if spilled == 0 {
 		t.Error("nothing was spilled")
+	}
+}
+
+// TestSpilledUnderLocks has each turn of a spilled key hold a lock in a store, which then
+// stands still for longer than a lock is waited for, and goes on: requests go to their
+// owners meanwhile. None is refused, and no order is broken.
+//
+// Mutants: who cannot have the lock is refused; it waits for the lock as long as it waits
+// itself; the lock is not given back.
+func TestSpilledUnderLocks(t *testing.T) {
+	unhurried(t)
+	kinds := map[string]func(testing.TB) (*locktest.Server, string){"redlock": func(t testing.TB) (*locktest.Server, string) {
+		masters := []*locktest.Server{locktest.Redis(t), locktest.Redis(t), locktest.Redis(t)}
+		return masters[0], fmt.Sprintf("redlock: {addresses: [%%q, %q, %q]}", masters[1].Address, masters[2].Address)
+	}}
+	maps.Copy(kinds, storeKinds)
+	t.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_BACKEND", "coordinator")
+	t.Setenv("LANEKEEPER_DEFAULTS_LANE_GUARANTEE", "best_effort")
+	for kind, open := range kinds {
+		t.Run(kind, func(t *testing.T) {
+			server, section := open(t)
+			extra := fmt.Sprintf("coordinator: {type: %s, lease_ttl: 4s, safety_margin: 1s, acquire_timeout: 500ms, %s}\n", kind, fmt.Sprintf(section, server.Address))
+			c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 2 * time.Millisecond}, extra)
+			locked := fmt.Sprintf(`lanekeeper_lock_acquire_seconds_count{backend=%q,result="ok"}`, kind)
+			turns := func() (n float64) {
+				for i := range c.nodes {
+					n += c.metric(i, locked)
+				}
+				return n
+			}
+			result, report := c.under(spilling(48), func() {
+				c.await("turns under locks", func() bool { return turns() > 20 })
+				if kind == "redlock" {
+					return // one master of three is not missed
+				}
+				server.Freeze()
+				time.Sleep(2 * time.Second)
+				server.Thaw()
+				before := turns()
+				c.await("turns under locks again", func() bool { return turns() > before+20 })
+			})
+			t.Logf("statuses %v; longest gap %s, max %s\n%s", result.Statuses(), result.LongestGap, result.LatencyAt(100), report)
+			if !report.OK() || report.Vacuous() || result.Statuses()[200] != len(result.Sent) {
+				t.Error("order was broken, or a request was refused")
+			}
+		})
 	}
 }
