@@ -49,6 +49,10 @@ var EventKinds = []EventKind{
 	{"coordinator-back", "there is one again"},
 	{"key-hot", "a key's backlog is large and dominant by lane.hot of its route"},
 	{"key-cooled", "that has ended"},
+	{"key-spilled", "requests of another node's hot key wait here, for turns that it lends"},
+	{"key-spilled-ended", "none does any more"},
+	{"turn-lost", "a turn that was lent was not given back in time: its borrower has died, or is cut off"},
+	{"lock-away", "the lock of a spilled key cannot be had: its requests go to its owner"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

@@ -48,9 +48,7 @@ type Cluster interface {
 // own lanes.
 func (c *call) AdmitHere(id queue.ID) bool {
 	c.place.ID = id
-	if c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place); c.refusal == nil && c.lane.SpillLocks && c.ticket.Hot && c.mode == exclusive {
-		c.proxy.spills.hint(c) // the owner's own requests need the lock as well
-	}
+	c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
 	return c.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
 }
 

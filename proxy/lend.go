@@ -228,7 +228,7 @@ func (l *lentTurn) expired() {
 
 func (l *lentTurn) lost() {
 	p := l.lender.proxy
-	p.log.Warn("a turn that was lent was not given back, and its lane goes on", "route", l.route.Name, "ticket", l.Request.Ticket.String(), "to", l.Ingress.Name)
+	p.log.Warn("a turn that was lent was not given back, and its lane goes on", "event", "turn-lost", "route", l.route.Name, "ticket", l.Request.Ticket.String(), "to", l.Ingress.Name)
 	p.metrics.lost.Inc()
 	l.end()
 }

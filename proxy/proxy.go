@@ -357,7 +357,12 @@ func (c *call) turnHere() *problem {
 	return problem
 }
 
-func (c *call) admitted() { c.id, c.depth = c.ticket.ID, c.ticket.Depth }
+func (c *call) admitted() {
+	c.id, c.depth = c.ticket.ID, c.ticket.Depth
+	if c.lane.SpillLocks && c.ticket.Hot && c.mode == exclusive {
+		c.proxy.spills.hint(c) // the owner's own requests need the lock as well
+	}
+}
 
 func (c *call) notAdmitted(err error) *problem {
 	switch {

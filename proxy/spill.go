@@ -106,19 +106,28 @@ func newSpills(p *Proxy) *spills {
 
 // hint notes that the owner of c's key lends turns of it.
 func (s *spills) hint(c *call) {
+	if k, began := s.note(c); began {
+		s.proxy.log.Info("requests of another node's hot key wait here", "event", "key-spilled", "route", k.route.Name, s.proxy.config.LogKeys.Attr(k.key))
+	}
+}
+
+// note reports whether the key is one from now on.
+func (s *spills) note(c *call) (k *spill, began bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := s.keys[string(c.key)]
+	k = s.keys[string(c.key)]
 	if k == nil {
 		if s.retiring || s.ended {
-			return
+			return nil, false
 		}
+		began = true
 		k = &spill{of: s, key: append([]byte(nil), c.key...), partition: c.place.Partition, route: c.route, opened: make(chan struct{})}
 		s.keys[string(k.key)] = k
 		s.some.Add(1)
 		k.lapses = time.AfterFunc(spillFor, k.lapse)
 	}
 	k.said(true)
+	return k, began
 }
 
 // said takes the owner's word whether the key is hot.
@@ -130,14 +139,22 @@ func (k *spill) said(hot bool) {
 
 // lapse forgets the key when it is no longer spilled, and nothing of it is left.
 func (k *spill) lapse() {
+	p := k.of.proxy
+	if k.forgotten() {
+		p.log.Info("no request of another node's hot key waits here any more", "event", "key-spilled-ended", "route", k.route.Name, p.config.LogKeys.Attr(k.key))
+	}
+}
+
+func (k *spill) forgotten() bool {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
 	if k.waiting+k.running+len(k.turns) > 0 || time.Now().Before(k.until) {
 		k.lapses.Reset(spillFor)
-		return
+		return false
 	}
 	delete(k.of.keys, string(k.key))
 	k.of.some.Add(-1)
+	return true
 }
 
 // Aside takes the place of a request that is to wait here for a turn that is lent: see
@@ -421,7 +438,7 @@ func (t *turn) lock() bool {
 	k.unlock = time.Now().Add(lockless)
 	k.of.mu.Unlock()
 	if first {
-		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "route", k.route.Name, "error", err)
+		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "event", "lock-away", "route", k.route.Name, "error", err)
 	}
 	return false
 }

@@ -52,7 +52,7 @@ func BenchmarkSpilled(b *testing.B) {
 	for n := range b.N + 1 {
 		for i, way := range ways {
 			r := crowd(b, way.entrances, way.path, 21, 2*time.Second)
-			b.Logf("%-18s %5.0f/s, wait p50 %v, p99 %v, max %v", way.name, r.rate, r.p50, r.p99, r.most)
+			b.Logf("%-18s %v", way.name, r)
 			if n > 0 { // the first is to get warm, or hot
 				rates[i], waits[i] = append(rates[i], r.rate), append(waits[i], float64(r.most)/float64(r.p50))
 			}
@@ -66,6 +66,80 @@ func BenchmarkSpilled(b *testing.B) {
 	b.ReportMetric(middle(rates[1])/middle(rates[0]), "spilled-ratio")
 }
 
+// BenchmarkNeighbours measures what a hot key does to other keys of its owner: their 99th
+// percentile at 200 requests a second, with a crowd at the other two nodes whose requests,
+// of 64 KiB, are all of one key, against no crowd, in alternating rounds. It reports
+// medians of the ratios, and the CPU that the owner takes for each request of the crowd.
+//
+//	go test ./cmd/lanekeeper -run '^$' -bench Neighbours -benchtime 9x
+func BenchmarkNeighbours(b *testing.B) {
+	service := startService(b, 2*time.Millisecond)
+	c := startMembers(b, 3, service, "shutdown: {delay: 0s, drain_timeout: 1s}\n")
+	orders := c.keysOf(b, 0, 65)
+	hot, neighbours := orders[0], orders[1:]
+	paths := map[string]string{
+		"not-spilled": "/orders/" + hot + "/",
+		"spilled":     "/spilled/" + c.keysOfSpace(b, "spilled", 0, 1)[0] + "/",
+	}
+	ratios, cpus := make(map[string][]float64), make(map[string][]float64)
+	for n := range b.N + 1 {
+		quiet := c.neighbours(b, neighbours, nil)
+		for name, path := range paths {
+			var crowded crowdRound
+			before := cpuOf(b, c.nodes[0].cmd.Process.Pid)
+			loud := c.neighbours(b, neighbours, func() { crowded = crowdOf(b, c.targets[1:], path, 32, 2*time.Second, 64<<10) })
+			cpu := cpuOf(b, c.nodes[0].cmd.Process.Pid) - before
+			b.Logf("%-12s neighbours' p99 %v, without the crowd %v; the crowd's %v, %v of the owner's CPU each", name, loud, quiet, crowded, cpu/time.Duration(crowded.n))
+			if n > 0 {
+				ratios[name], cpus[name] = append(ratios[name], float64(loud)/float64(quiet)), append(cpus[name], float64(cpu.Microseconds())/float64(crowded.n))
+			}
+		}
+	}
+	for name := range paths {
+		b.ReportMetric(middle(ratios[name]), name+"-p99-ratio")
+		b.ReportMetric(middle(cpus[name]), name+"-owner-µs")
+	}
+}
+
+// neighbours sends requests of many keys to their owner, one every 5 ms, and returns the
+// 99th percentile of their times; beside something.
+func (c *testCluster) neighbours(b *testing.B, keys []string, beside func()) time.Duration {
+	address := strings.TrimPrefix(c.targets[0], "http://")
+	client := fasthttp.HostClient{Addr: address, MaxConns: 64, MaxIdemponentCallAttempts: 1}
+	defer client.CloseIdleConnections()
+	var mu sync.Mutex
+	var all []time.Duration
+	var wg sync.WaitGroup
+	if beside != nil {
+		wg.Go(beside)
+	}
+	start := time.Now()
+	for i := range 400 {
+		due := start.Add(time.Duration(i) * 5 * time.Millisecond)
+		time.Sleep(time.Until(due))
+		wg.Go(func() {
+			request, response := fasthttp.AcquireRequest(), fasthttp.AcquireResponse()
+			defer fasthttp.ReleaseRequest(request)
+			defer fasthttp.ReleaseResponse(response)
+			request.Header.SetMethod("POST")
+			request.SetRequestURI("http://" + address + "/orders/" + keys[i%len(keys)] + "/items")
+			if err := client.Do(request, response); err != nil || response.StatusCode() != 200 {
+				b.Errorf("%v, status %d", err, response.StatusCode())
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, time.Since(due))
+		})
+	}
+	wg.Wait()
+	if b.Failed() {
+		b.FailNow()
+	}
+	slices.Sort(all)
+	return all[len(all)*99/100]
+}
+
 // spilledBy starts three members whose spilled keys have locks in a store.
 func spilledBy(b *testing.B, service, kind string) (entrances []string) {
 	b.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_BACKEND", "coordinator")
@@ -76,13 +150,22 @@ func spilledBy(b *testing.B, service, kind string) (entrances []string) {
 }
 
 type crowdRound struct {
+	n              int
 	rate           float64
 	p50, p99, most time.Duration
 }
 
+func (r crowdRound) String() string {
+	return fmt.Sprintf("%5.0f/s, wait p50 %v, p99 %v, max %v", r.rate, r.p50, r.p99, r.most)
+}
+
 // crowd has clients at each entrance send one request after the other.
 func crowd(b *testing.B, entrances []string, path string, each int, during time.Duration) crowdRound {
-	body := make([]byte, 1024)
+	return crowdOf(b, entrances, path, each, during, 1024)
+}
+
+func crowdOf(b *testing.B, entrances []string, path string, each int, during time.Duration, size int) crowdRound {
+	body := make([]byte, size)
 	var mu sync.Mutex
 	var all []time.Duration
 	start := time.Now()
@@ -119,7 +202,7 @@ func crowd(b *testing.B, entrances []string, path string, each int, during time.
 		b.FailNow()
 	}
 	slices.Sort(all)
-	return crowdRound{float64(len(all)) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
+	return crowdRound{len(all), float64(len(all)) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
 }
 
 // taking takes a lock, and returns what gives it back.
