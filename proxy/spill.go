@@ -67,6 +67,7 @@ type spill struct {
 // many of those that wait.
 type turn struct {
 	spill *spill
+	route *route // the key's, when it was asked for
 	call  *peer.Call
 	batch int
 	asked time.Time
@@ -106,19 +107,19 @@ func newSpills(p *Proxy) *spills {
 
 // hint notes that the owner of c's key lends turns of it.
 func (s *spills) hint(c *call) {
-	if k, began := s.note(c); began {
-		s.proxy.log.Info("requests of another node's hot key wait here", "event", "key-spilled", "route", k.route.Name, s.proxy.config.LogKeys.Attr(k.key))
+	if s.note(c) {
+		s.proxy.log.Info("requests of another node's hot key wait here", "event", "key-spilled", "route", c.route.Name, s.proxy.config.LogKeys.Attr(c.key))
 	}
 }
 
 // note reports whether the key is one from now on.
-func (s *spills) note(c *call) (k *spill, began bool) {
+func (s *spills) note(c *call) (began bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k = s.keys[string(c.key)]
+	k := s.keys[string(c.key)]
 	if k == nil {
 		if s.retiring || s.ended {
-			return nil, false
+			return false
 		}
 		began = true
 		k = &spill{of: s, key: append([]byte(nil), c.key...), partition: c.place.Partition, route: c.route, opened: make(chan struct{})}
@@ -127,7 +128,7 @@ func (s *spills) note(c *call) (k *spill, began bool) {
 		k.lapses = time.AfterFunc(spillFor, k.lapse)
 	}
 	k.said(true)
-	return k, began
+	return began
 }
 
 // said takes the owner's word whether the key is hot.
@@ -140,7 +141,7 @@ func (k *spill) said(hot bool) {
 // lapse forgets the key when it is no longer spilled, and nothing of it is left.
 func (k *spill) lapse() {
 	p := k.of.proxy
-	if k.forgotten() {
+	if k.forgotten() { // and so nobody changes it any more
 		p.log.Info("no request of another node's hot key waits here any more", "event", "key-spilled-ended", "route", k.route.Name, p.config.LogKeys.Attr(k.key))
 	}
 }
@@ -245,7 +246,7 @@ func (k *spill) cover() *turn {
 func (k *spill) ask(size int) *turn {
 	p, lane := k.of.proxy, &k.route.Lane
 	t := &turn{
-		spill: k, size: size, batch: max(lane.Batch, 1), asked: time.Now(),
+		spill: k, route: k.route, size: size, batch: max(lane.Batch, 1), asked: time.Now(),
 		done: make(chan struct{}), extended: make(chan note, 1), returned: make(chan struct{}),
 	}
 	t.until = t.asked.Add(lane.QueueTimeout)
@@ -269,10 +270,9 @@ func (k *spill) ask(size int) *turn {
 
 // AdmitHere implements peer.Local: the lane is this node's own by now.
 func (t *turn) AdmitHere(id queue.ID) bool {
-	k := t.spill
-	lane := &k.route.Lane
+	k, lane := t.spill, &t.route.Lane
 	t.refusal = k.of.proxy.lanes.Admit(&t.ticket, &queue.Request{
-		Key: k.key, Partition: k.partition, Class: queue.Exclusive, Bytes: len(k.key), ID: id, Tag: k.route.index,
+		Key: k.key, Partition: k.partition, Class: queue.Exclusive, Bytes: len(k.key), ID: id, Tag: t.route.index,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, Hot: lane.Hot,
 	})
 	return t.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
@@ -344,7 +344,7 @@ func (t *turn) begin(cluster Cluster) bool {
 		s.lent[t.call.Ticket] = t
 		s.mu.Unlock()
 	}
-	if k.route.Lane.SpillLocks && !t.lock() {
+	if t.route.Lane.SpillLocks && !t.lock() {
 		return false
 	}
 	if !t.call.Here {
@@ -367,7 +367,7 @@ func (t *turn) begin(cluster Cluster) bool {
 		return false // it has waited for too long
 	}
 	t.began = time.Now()
-	t.ends = t.began.Add(k.route.Lane.Quantum)
+	t.ends = t.began.Add(t.route.Lane.Quantum)
 	k.open, k.failed = t, 0
 	close(k.opened)
 	k.opened = make(chan struct{})
@@ -416,7 +416,7 @@ const unbounded = time.Duration(1<<63 - 1)
 
 // backend is where the turn comes from, for metrics.
 func (t *turn) backend() string {
-	if t.spill.route.Lane.SpillLocks {
+	if t.route.Lane.SpillLocks {
 		return t.spill.of.proxy.config.Locks.Name
 	}
 	return backendOwner
@@ -438,7 +438,7 @@ func (t *turn) lock() bool {
 	k.unlock = time.Now().Add(lockless)
 	k.of.mu.Unlock()
 	if first {
-		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "event", "lock-away", "route", k.route.Name, "error", err)
+		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "event", "lock-away", "route", t.route.Name, "error", err)
 	}
 	return false
 }
