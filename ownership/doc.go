@@ -180,6 +180,12 @@
 //  14. What is cut off at its lease's end holds its lane: a call that was given up has
 //     not stopped, and the lease may yet be renewed. This is the caller's to keep.
 //
+// A fence is drawn when its request is sent, or, for those of a lent turn, when that is
+// lent. That makes it rise for each key: a lane lets one after the other run, and who
+// gets a title gets a higher stamp. (It would rise as well if it were drawn when the
+// ticket is taken, for tickets run in their order, and rule 11 sends away what waited
+// while another had the title. So no scenario tells the two apart.)
+//
 // If the store cannot be reached and the lease is not valid any more, the members' word
 // is enough again: what is not strict goes on. When the store is back, titles are taken
 // for what is owned; who finds another's record there gives way.
