@@ -48,6 +48,7 @@ type spill struct {
 	key       []byte
 	partition int
 	route     *route // of the newest request
+	strict    bool   // the route of some request is
 
 	hot     bool          // by its owner's last word
 	until   time.Time     // that holds, if nothing is asked for
@@ -66,14 +67,15 @@ type spill struct {
 // turn is one that this node asks for, and then runs requests in: its size is for how
 // many of those that wait.
 type turn struct {
-	spill *spill
-	route *route // the key's, when it was asked for
-	call  *peer.Call
-	batch int
-	asked time.Time
-	until time.Time // it waits
-	sent  lock.Sending
-	term  lock.Term // of the loan; never begun for a turn in this node's own lane
+	spill  *spill
+	route  *route // the key's, when it was asked for
+	call   *peer.Call
+	batch  int
+	behind queue.Load
+	asked  time.Time
+	until  time.Time // it waits
+	sent   lock.Sending
+	term   lock.Term // of the loan; never begun for a turn in this node's own lane
 
 	ticket  queue.Ticket // in this node's own lane
 	refusal error
@@ -149,7 +151,10 @@ func (k *spill) lapse() {
 func (k *spill) forgotten() bool {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
-	if k.waiting+k.running+len(k.turns) > 0 || time.Now().Before(k.until) {
+	switch {
+	case k.of.ended:
+		return false
+	case k.waiting+k.running+len(k.turns) > 0 || time.Now().Before(k.until):
 		k.lapses.Reset(spillFor)
 		return false
 	}
@@ -191,7 +196,7 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 	if c.refusal = s.proxy.lanes.Admit(ticket, &place); c.refusal != nil {
 		return true, nil
 	}
-	c.aside, k.route = k, c.route
+	c.aside, k.route, k.strict = k, c.route, k.strict || c.lane.Strict
 	k.waiting++
 	k.news.Depth, k.news.Bytes = k.news.Depth+1, k.news.Bytes+c.place.Bytes
 	if t := k.cover(); t != nil {
@@ -250,10 +255,11 @@ func (k *spill) ask(size int) *turn {
 		done: make(chan struct{}), extended: make(chan note, 1), returned: make(chan struct{}),
 	}
 	t.until = t.asked.Add(lane.QueueTimeout)
-	wish := ask{batch: t.batch, behind: queue.Load{Depth: max(k.news.Depth-1, 0), Bytes: k.news.Bytes}}
+	t.behind = queue.Load{Depth: max(k.news.Depth-1, 0), Bytes: k.news.Bytes}
 	k.news = queue.Load{}
+	wish := ask{batch: t.batch, behind: t.behind}
 	r := peer.Request{
-		Key: k.key, Route: k.route.Name, Class: queue.Exclusive, Turn: true, Strict: lane.Strict,
+		Key: k.key, Route: k.route.Name, Class: queue.Exclusive, Turn: true, Strict: k.strict,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
 		UpstreamTimeout: lane.UpstreamTimeout, Head: wish.append(nil),
 	}
@@ -272,7 +278,7 @@ func (k *spill) ask(size int) *turn {
 func (t *turn) AdmitHere(id queue.ID) bool {
 	k, lane := t.spill, &t.route.Lane
 	t.refusal = k.of.proxy.lanes.Admit(&t.ticket, &queue.Request{
-		Key: k.key, Partition: k.partition, Class: queue.Exclusive, Bytes: len(k.key), ID: id, Tag: t.route.index,
+		Key: k.key, Partition: k.partition, Class: queue.Exclusive, Bytes: len(k.key), ID: id, Tag: t.route.index, Behind: t.behind,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, Hot: lane.Hot,
 	})
 	return t.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
@@ -309,16 +315,17 @@ func (t *turn) await(cluster Cluster) bool {
 		for !t.call.Wait(time.Now().Add(time.Minute)) { // the hop ends every call
 		}
 	}
+	lent, hot := t.may, t.call.Response.Spills
 	if t.call.Here {
-		return t.refusal == nil && t.awaitHere()
+		lent, hot = t.refusal == nil && t.awaitHere(), t.ticket.Hot && t.route.Lane.SpillLocks
 	}
-	if t.call.Response.Problem == "" {
+	if lent {
 		s := t.spill.of
 		s.mu.Lock()
-		t.spill.said(t.call.Response.Spills)
+		t.spill.said(hot)
 		s.mu.Unlock()
 	}
-	return t.may
+	return lent
 }
 
 func (t *turn) awaitHere() bool {
@@ -592,9 +599,12 @@ func (k *spill) more(cluster Cluster) {
 // enter begins the first request of those that wait in the open turn, and returns that;
 // or else what is closed when another one is opened. It is to go onward if the key is not
 // spilled any more.
-func (k *spill) enter() (t *turn, opened <-chan struct{}, onward bool) {
+func (k *spill) enter(strict bool) (t *turn, opened <-chan struct{}, onward bool) {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
+	if t := k.open; t != nil && strict && !t.call.Here && t.loan.fence == 0 {
+		t.size = t.used // it was lent for requests that need no fence
+	}
 	if t := k.open; t != nil && !t.spent() {
 		t.used++
 		k.waiting--
@@ -687,7 +697,7 @@ func (c *call) borrow() *problem {
 	skips := c.lane.ClientGone == Skip
 	deadline := c.arrived.Add(c.patience)
 	for look := firstLook; ; look = min(2*look, lastLook) {
-		t, opened, onward := c.aside.enter()
+		t, opened, onward := c.aside.enter(c.lane.Strict)
 		switch {
 		case t != nil:
 			c.lent, c.laneWait = t, time.Since(c.arrived)
