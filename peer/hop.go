@@ -205,8 +205,9 @@ func (h *Hop) Send(c *Call) {
 }
 
 func (s *stripe) send(c *Call) {
-	// Drawn under the lock, so that ticket order is the order of entering.
-	c.Ticket, c.stripe = s.hop.config.NextID(), s
+	if c.stripe = s; c.Ticket.IsZero() {
+		c.Ticket = s.hop.config.NextID() // under the lock, so that ticket order is the order of entering
+	}
 	copy(c.payload[ticketAt:], c.Ticket[:])
 	if !s.charge(c) {
 		c.state = ended
