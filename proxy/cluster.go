@@ -84,6 +84,9 @@ func (c *call) forward() *problem {
 		call = new(peer.Call)
 	}
 	call.Reset(c.place.Partition, c, &r, c.arrived.Add(c.patience))
+	if c.first != nil {
+		call.Ticket = c.first.ID
+	}
 	c.proxy.config.Cluster.Send(call)
 	c.passOn()
 	c.id = call.Ticket
@@ -92,7 +95,9 @@ func (c *call) forward() *problem {
 		c.elsewhere = call
 	}
 	if problem == nil && call.Here {
-		c.proxy.metrics.forwarded("local", time.Since(began))
+		if c.aside == nil {
+			c.proxy.metrics.forwarded("local", time.Since(began))
+		}
 		return c.turnHere()
 	}
 	if problem == nil {
