@@ -86,7 +86,8 @@ func TestTheRateOfWhatWaitsElsewhere(t *testing.T) {
 
 // TestATicketKnowsWhetherItsLaneIsHot, when it is admitted, or refused.
 //
-// Mutants: only those that wait know; the ticket's last lane is meant.
+// Mutants: a refused one does not know, or one that is let in; the ticket's last lane is
+// meant.
 func TestATicketKnowsWhetherItsLaneIsHot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(roomy)
@@ -113,6 +114,16 @@ func TestATicketKnowsWhetherItsLaneIsHot(t *testing.T) {
 		k.request.Key = []byte("k")
 		if k.join(1); !k.tickets[0].Turn() || !k.tickets[0].Hot {
 			t.Error("one that has its turn at once does not know")
+		}
+		k.done(1)
+		again := new(Ticket)
+		if err := l.Admit(again, &k.request); err != nil || !again.Hot {
+			t.Errorf("%v, hot is %v", err, again.Hot)
+		}
+		again.Done()
+		l.Close()
+		if err := l.Admit(again, &k.request); !errors.Is(err, ErrClosed) || again.Hot {
+			t.Errorf("%v, hot is %v", err, again.Hot)
 		}
 	})
 }
