@@ -47,7 +47,7 @@ type spill struct {
 	of        *spills
 	key       []byte
 	partition int
-	route     *route // of the newest request
+	route     *route // of the newest exclusive request
 
 	until   time.Time     // newcomers wait here
 	lapses  *time.Timer   // looks whether that is over
@@ -159,7 +159,9 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 	if c.refusal = s.proxy.lanes.Admit(ticket, &place); c.refusal != nil {
 		return true, nil
 	}
-	k.route = c.route
+	if c.mode == exclusive { // those of a key's routes agree on what a turn is
+		k.route = c.route
+	}
 	k.waiting++
 	k.news.Depth, k.news.Bytes = k.news.Depth+1, k.news.Bytes+c.place.Bytes
 	if t := k.cover(); t != nil {
