@@ -1479,13 +1479,14 @@ type turmoil struct {
 	alone  map[string]int
 	last   map[string]string // ticket of an exclusive one, by key and the process that drew it
 	newest map[string]string // of any
+	long   map[string]bool   // answers that stream, by path
 	slow   int               // one in so many takes seconds; 0: none does
 }
 
 func newTurmoil(t *testing.T, seed uint64) *turmoil {
 	return &turmoil{
 		t: t, random: rand.New(rand.NewPCG(seed, 1)), ran: make(map[string]int), shared: make(map[string]int),
-		alone: make(map[string]int), last: make(map[string]string), newest: make(map[string]string),
+		alone: make(map[string]int), last: make(map[string]string), newest: make(map[string]string), long: make(map[string]bool),
 	}
 }
 
@@ -1508,7 +1509,13 @@ func (s *turmoil) answer(x *exchange) {
 	}
 	s.end(key, exclusive) // before the answer: nobody can know later
 	sum := fmt.Sprintf("%s %x", x.path(), sha256.Sum256([]byte(x.body)))
-	switch s.number(12) {
+	kind := s.number(12)
+	if kind == 1 || kind == 2 {
+		s.mu.Lock()
+		s.long[x.path()] = true
+		s.mu.Unlock()
+	}
+	switch kind {
 	case 0:
 		x.conn.Close()
 	case 1:
@@ -1519,6 +1526,13 @@ func (s *turmoil) answer(x *exchange) {
 	default:
 		x.ok(sum)
 	}
+}
+
+// broke reports whether an answer may have broken off, even before its first byte.
+func (s *turmoil) broke(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.long[path]
 }
 
 func (s *turmoil) begin(path, key, ticket string, exclusive bool) {
@@ -1583,6 +1597,9 @@ func (s *turmoil) client(p *pair, name string, n int) {
 			c.conn.Close()
 			c = nil
 			continue
+		}
+		if _, err := c.reader.Peek(1); err != nil && !s.broke(path) {
+			s.t.Errorf("%s has no answer: %v", path, err)
 		}
 		a, err := c.read(method)
 		if err != nil {

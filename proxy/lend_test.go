@@ -130,7 +130,8 @@ func TestALentTurnLasts(t *testing.T) {
 //
 // Mutants: a call outlives the loan; the loan counts from its answer; a turn begins beside
 // one that is not over; its outcome is said to be known; the lane goes on
-// before the loan's end, or with it although the helper lives, or never; a dead helper
+// before the loan's end, or with it although the helper lives, or never; a helper denies
+// what it has; a dead helper
 // is waited for; what is lost is not counted.
 func TestAHelperThatIsCutOff(t *testing.T) {
 	for name, test := range map[string]struct {
@@ -176,6 +177,20 @@ func TestAHelperThatIsCutOff(t *testing.T) {
 			p.settled()
 		})
 	}
+	bubble(t, "alive, and can be asked", func(t *testing.T) {
+		p, x, lent, own := lend(t, nil)
+		p.nodes[1].edge.lose(sayExtend, 1000)
+		(<-lent).is(t, "what ran", 504, "upstream-timeout", "unknown")
+		time.Sleep(10 * time.Second)
+		p.quiet("the service is at work")
+		if asked := len(p.nodes[0].edge.said(sayAsk)); asked < 8 || asked > 11 {
+			t.Errorf("it was asked %d times whether the turn is over", asked)
+		}
+		x.finish("")
+		p.ran("/orders/7/own", p.nodes[0]).finish("")
+		(<-own).is(t, "the owner's own", 200, "", "")
+		p.settled()
+	})
 	bubble(t, "dead, and what it ran is at work still", func(t *testing.T) {
 		p, x, lent, own := lend(t, nil)
 		next := p.nodes[1].post("/orders/7/next")
@@ -533,6 +548,51 @@ func TestFencesOfLentTurnsRise(t *testing.T) {
 			last = max(last, fence)
 			x.finish("")
 		}
+		for _, check := range checks {
+			check()
+		}
+		p.settled()
+	})
+}
+
+// Reads of another route may share the lanes of one that is strict, and spilled. What
+// they ask for is asked for as the others would.
+//
+// Mutant: an ask is like the newest request, whatever it is.
+func TestARouteOfReadsSharesASpilledKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := strict(spilled(nil))
+		before := config.proxy
+		config.proxy = func(node int, c *proxy.Config) {
+			before(node, c)
+			reads := c.Routes[0]
+			reads.Name, reads.Match.Path = "read", "/reads/{id}/{rest...}"
+			reads.Lane.Exclusive, reads.Lane.Strict, reads.Lane.Spill, reads.Lane.Quantum = nil, false, false, 0
+			c.Routes = append([]proxy.Route{reads}, c.Routes...)
+		}
+		p := startPair(t, config, nil)
+		owner, ingress := p.nodes[0], p.nodes[1]
+		owner.edge.lasts(time.Hour)
+		p.spill("/orders/7/hot")
+		checks := []func(){owner.post("/orders/7/own")}
+		x := p.ran("/orders/7/own", owner)
+		for i := range 3 { // all that one ask is for
+			checks = append(checks, ingress.post("/orders/7/"+strconv.Itoa(i)))
+		}
+		_, read := ingress.async("GET", "/reads/7", nil, "")
+		checks = append(checks, ingress.post("/orders/7/3"))
+		for i := range 3 {
+			x.finish("")
+			x = p.ran("/orders/7/"+strconv.Itoa(i), ingress)
+		}
+		x.finish("")
+		p.ran("/reads/7", ingress).finish("")
+		x = p.ran("/orders/7/3", ingress)
+		if fence := x.get("Lanekeeper-Fence"); fence != "8" { // the first of its loan, after four and a loan of three
+			t.Errorf("it has the fence %q", fence)
+		}
+		x.finish("")
+		(<-read).is(t, "the read", 200, "", "")
 		for _, check := range checks {
 			check()
 		}
