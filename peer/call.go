@@ -28,7 +28,9 @@ type Local interface {
 // ends once: with its ticket taken Here, or with a Response.
 type Call struct {
 	Partition int
-	Ticket    queue.ID // given by Send, unless the request has had one since nothing of its key was sent
+	// Ticket is given by Send, unless it has been set between Reset and Send: to that of
+	// a place aside, behind which everything has stood that came since.
+	Ticket queue.ID
 
 	// Turn: it asks for the turn of a key, and has no place aside. Ended is then told,
 	// under a lock, that the call has ended, before anything else is read from the

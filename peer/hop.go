@@ -206,8 +206,7 @@ func (h *Hop) Send(c *Call) {
 
 func (s *stripe) send(c *Call) {
 	if c.stripe = s; c.Ticket.IsZero() {
-		// Drawn under the lock, so that ticket order is the order of entering.
-		c.Ticket = s.hop.config.NextID()
+		c.Ticket = s.hop.config.NextID() // under the lock, so that ticket order is the order of entering
 	}
 	copy(c.payload[ticketAt:], c.Ticket[:])
 	if !s.charge(c) {

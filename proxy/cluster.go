@@ -95,7 +95,9 @@ func (c *call) forward() *problem {
 		c.elsewhere = call
 	}
 	if problem == nil && call.Here {
-		c.proxy.metrics.forwarded("local", time.Since(began))
+		if c.aside == nil {
+			c.proxy.metrics.forwarded("local", time.Since(began))
+		}
 		return c.turnHere()
 	}
 	if problem == nil {

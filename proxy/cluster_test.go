@@ -80,6 +80,10 @@ type edge struct {
 	refuses bool     // every turn that is lent to it
 	helping []string // keys with a turn that was lent
 	asleep  error
+	asked   int                     // how often it was lent one
+	gate    chan struct{}           // what has no place here waits for it, before it is sent
+	notes   []spoken                // that this node sent
+	loses   func(note *spoken) bool // one that it sends; nil: none
 
 	member *member
 }
@@ -126,11 +130,25 @@ func (e *edge) Lives(m ring.Member) bool {
 func (e *edge) Help(partition int, key []byte, owner ring.Member) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.asked++
 	if e.refuses {
 		return false
 	}
 	e.helping = append(e.helping, string(key))
 	return true
+}
+
+func (e *edge) Enter(partition int, local peer.Local) bool {
+	if e.Hop.Enter(partition, local) {
+		return true
+	}
+	e.mu.Lock()
+	gate := e.gate
+	e.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+	return false
 }
 
 func (e *edge) Helped(_ int, key []byte) {
@@ -1459,7 +1477,17 @@ type turmoil struct {
 	ran    map[string]int // by path
 	shared map[string]int // now at the service, by key
 	alone  map[string]int
-	last   map[string]string // ticket, by key and the process that drew it
+	last   map[string]string // ticket of an exclusive one, by key and the process that drew it
+	newest map[string]string // of any
+	long   map[string]bool   // answers that stream, by path
+	slow   int               // one in so many takes seconds; 0: none does
+}
+
+func newTurmoil(t *testing.T, seed uint64) *turmoil {
+	return &turmoil{
+		t: t, random: rand.New(rand.NewPCG(seed, 1)), ran: make(map[string]int), shared: make(map[string]int),
+		alone: make(map[string]int), last: make(map[string]string), newest: make(map[string]string), long: make(map[string]bool),
+	}
 }
 
 func (s *turmoil) number(n int) int {
@@ -1476,10 +1504,18 @@ func (s *turmoil) answer(x *exchange) {
 	exclusive := !strings.HasPrefix(x.start, "GET")
 	key, ticket := x.get("Lanekeeper-Key"), x.get("Lanekeeper-Ticket")
 	s.begin(x.path(), key, ticket, exclusive)
-	time.Sleep(s.pause(20 * time.Millisecond))
+	if time.Sleep(s.pause(20 * time.Millisecond)); s.slow > 0 && s.number(s.slow) == 0 {
+		time.Sleep(s.pause(8 * time.Second))
+	}
 	s.end(key, exclusive) // before the answer: nobody can know later
 	sum := fmt.Sprintf("%s %x", x.path(), sha256.Sum256([]byte(x.body)))
-	switch s.number(12) {
+	kind := s.number(12)
+	if kind == 1 || kind == 2 {
+		s.mu.Lock()
+		s.long[x.path()] = true
+		s.mu.Unlock()
+	}
+	switch kind {
 	case 0:
 		x.conn.Close()
 	case 1:
@@ -1492,6 +1528,13 @@ func (s *turmoil) answer(x *exchange) {
 	}
 }
 
+// broke reports whether an answer may have broken off, even before its first byte.
+func (s *turmoil) broke(path string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.long[path]
+}
+
 func (s *turmoil) begin(path, key, ticket string, exclusive bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -1501,12 +1544,17 @@ func (s *turmoil) begin(path, key, ticket string, exclusive bool) {
 	if s.alone[key] > 0 || exclusive && s.shared[key] > 0 {
 		s.t.Errorf("%s runs beside %d exclusive and %d shared ones of %s", path, s.alone[key], s.shared[key], key)
 	}
+	process := key + ticket[len(ticket)-12:]
+	before := s.last[process]
+	if exclusive {
+		before = s.newest[process]
+	}
+	if before > ticket {
+		s.t.Errorf("%s of %s runs after %s", ticket, key, before)
+	}
+	s.newest[process] = max(s.newest[process], ticket)
 	if exclusive {
 		s.alone[key]++
-		process := key + ticket[len(ticket)-12:]
-		if before := s.last[process]; before > ticket {
-			s.t.Errorf("%s of %s runs after %s", ticket, key, before)
-		}
 		s.last[process] = ticket
 	} else {
 		s.shared[key]++
@@ -1550,6 +1598,9 @@ func (s *turmoil) client(p *pair, name string, n int) {
 			c = nil
 			continue
 		}
+		if _, err := c.reader.Peek(1); err != nil && !s.broke(path) {
+			s.t.Errorf("%s has no answer: %v", path, err)
+		}
 		a, err := c.read(method)
 		if err != nil {
 			c.conn.Close()
@@ -1589,7 +1640,7 @@ func (s *turmoil) check(a *answer, path, body string) {
 func TestNothingGetsMixedUp(t *testing.T) {
 	for seed := range uint64(3) {
 		bubble(t, fmt.Sprint(seed), func(t *testing.T) {
-			s := &turmoil{t: t, random: rand.New(rand.NewPCG(seed, 1)), ran: make(map[string]int), shared: make(map[string]int), alone: make(map[string]int), last: make(map[string]string)}
+			s := newTurmoil(t, seed)
 			p := startPair(t, change{proxy: func(_ int, c *proxy.Config) {
 				l := &c.Routes[0].Lane
 				l.MaxDepth, l.QueueTimeout, l.MaxShared = 8, 2*time.Second, 3
@@ -1598,33 +1649,37 @@ func TestNothingGetsMixedUp(t *testing.T) {
 			for i := range 12 {
 				clients.Go(func() { s.client(p, fmt.Sprintf("c%d", i), 25) })
 			}
-			over := make(chan struct{})
-			var trouble sync.WaitGroup
-			trouble.Go(func() {
-				for {
-					select {
-					case <-over:
-						return
-					case <-time.After(s.pause(400 * time.Millisecond)):
-					}
-					key := fmt.Sprint(s.number(3))
-					owner, _ := p.owner(partition(key))
-					switch to := p.other(owner); {
-					case s.number(3) == 0:
-						p.sever()
-						time.Sleep(s.pause(200 * time.Millisecond))
-						p.heal()
-					case !to.lanes.Busy(partition(key), []byte("order:"+key)):
-						p.move(key, to)
-					}
-				}
-			})
-			clients.Wait()
-			close(over)
-			trouble.Wait()
+			s.trouble(p, &clients, func() time.Duration { return s.pause(200 * time.Millisecond) })
 			if len(s.ran) < 50 {
 				t.Errorf("only %d requests ran", len(s.ran))
 			}
 		})
+	}
+}
+
+// trouble moves partitions and breaks connections, for a time that cut tells, until the
+// clients are done.
+func (s *turmoil) trouble(p *pair, clients *sync.WaitGroup, cut func() time.Duration) {
+	over := make(chan struct{})
+	go func() { clients.Wait(); close(over) }()
+	for {
+		select {
+		case <-over:
+			return
+		case <-time.After(s.pause(400 * time.Millisecond)):
+		}
+		for _, n := range p.nodes {
+			n.lanes.Cool()
+		}
+		key := fmt.Sprint(s.number(3))
+		owner, _ := p.owner(partition(key))
+		switch to := p.other(owner); {
+		case s.number(3) == 0:
+			p.sever()
+			time.Sleep(cut())
+			p.heal()
+		case !to.lanes.Busy(partition(key), []byte("order:"+key)):
+			p.move(key, to)
+		}
 	}
 }

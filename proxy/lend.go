@@ -188,16 +188,24 @@ func (d *lender) register(l *lentTurn, validFor time.Duration) bool {
 
 // end lets the lane go on.
 func (l *lentTurn) end() {
-	d := l.lender
-	d.mu.Lock()
-	ended := l.ended
-	l.ended = true
-	l.watch.Stop()
-	delete(d.turns, l.Request.Ticket)
-	d.mu.Unlock()
-	if !ended {
+	l.lender.mu.Lock()
+	ends := l.endLocked()
+	l.lender.mu.Unlock()
+	if ends {
 		l.Ticket.Done()
 	}
+}
+
+// endLocked has nobody extend the turn any more, and reports whether somebody could:
+// then the lane may go on.
+func (l *lentTurn) endLocked() bool {
+	if l.ended {
+		return false
+	}
+	l.ended = true
+	l.watch.Stop()
+	delete(l.lender.turns, l.Request.Ticket)
+	return true
 }
 
 // watchLent is how often a turn is looked at that was not given back in time.
@@ -221,16 +229,18 @@ func (l *lentTurn) expired() {
 		question := note{kind: noteAsk, ticket: l.Request.Ticket}
 		defer d.proxy.config.Cluster.Note(l.Ingress, question.append(nil))
 	default:
+		l.endLocked() // now: after this look nobody may be told that it lasts
 		defer l.lost()
 	}
 	d.mu.Unlock()
 }
 
+// lost lets the lane go on after a turn that was not given back.
 func (l *lentTurn) lost() {
 	p := l.lender.proxy
 	p.log.Warn("a turn that was lent was not given back, and its lane goes on", "event", "turn-lost", "route", l.route.Name, "ticket", l.Request.Ticket.String(), "to", l.Ingress.Name)
 	p.metrics.lost.Inc()
-	l.end()
+	l.Ticket.Done()
 }
 
 // extend has a turn last longer, and returns for how long from now; 0: it is over.

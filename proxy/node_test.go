@@ -302,11 +302,24 @@ func hasLabels(m *dto.Metric, pairs []string) bool {
 }
 
 type logBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
+	mu   sync.Mutex // guards the rest
+	buf  bytes.Buffer
+	told func(line string) // if it is not nil, has each line first
+}
+
+func (b *logBuffer) tell(f func(line string)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.told = f
 }
 
 func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	told := b.told
+	b.mu.Unlock()
+	if told != nil {
+		told(string(p))
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.buf.Write(p)

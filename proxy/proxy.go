@@ -320,7 +320,9 @@ func (c *call) takeTurn() *problem {
 		if !cluster.Enter(c.place.Partition, c) {
 			return c.forward()
 		}
-		c.proxy.metrics.local.Inc()
+		if c.aside == nil {
+			c.proxy.metrics.local.Inc()
+		}
 	} else {
 		c.AdmitHere(queue.ID{})
 	}

@@ -25,8 +25,9 @@ import (
 //     one at a time begins.
 //   - What is asked for serves only what came before the next request that is sent
 //     to the owner (bar): that one stands behind the asks of before.
-//   - When the key is not spilled any more, those that wait are sent to the owner
-//     one after the other, from the first (onward).
+//   - When the key is not spilled any more, those that no turn is asked for are sent
+//     to the owner one after the other, from the first, with the tickets that they
+//     have (onward).
 //
 // No message has to be believed for that. The owner's word that a key is spilled is a
 // hint, where requests had better wait.
@@ -47,7 +48,7 @@ type spill struct {
 	of        *spills
 	key       []byte
 	partition int
-	route     *route // of the newest request
+	route     *route // of the newest exclusive request
 	strict    bool   // the route of some request is
 
 	hot     bool          // by its owner's last word
@@ -55,7 +56,8 @@ type spill struct {
 	unlock  time.Time     // until then no lock could be had, and newcomers do not wait here
 	lapses  *time.Timer   // looks whether that is over
 	waiting int           // requests that have not begun
-	running int           // those that have
+	running int           // those that have: one, or none
+	runs    queue.ID      // the ticket of the last one
 	news    queue.Load    // that came since the last ask
 	turns   []*turn       // asked for, oldest first; the one that is open among them
 	open    *turn         // that requests run in; nil: none
@@ -93,8 +95,8 @@ type turn struct {
 	over  bool
 	done  chan struct{} // closed when it is
 
-	extended chan note
-	returned chan struct{}
+	extended chan note     // holds one
+	returned chan struct{} // holds one when the owner knows that it is over
 }
 
 // lockless is for how long a key is not spilled whose lock could not be had.
@@ -192,11 +194,14 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 	place.Partition, place.Hot, place.ShedDepth = queue.Aside, nil, 0 // whether it is hot is its owner's to say
 	place.Class = queue.Exclusive                                     // so that they look for turns in their order
 	ticket := new(queue.Ticket)                                       // not c's own, which it may need for the lane itself
-	c.ticket = ticket
+	c.ticket, c.aside = ticket, k
 	if c.refusal = s.proxy.lanes.Admit(ticket, &place); c.refusal != nil {
 		return true, nil
 	}
-	c.aside, k.route, k.strict = k, c.route, k.strict || c.lane.Strict
+	c.aside, k.strict = k, k.strict || c.lane.Strict
+	if c.mode == exclusive { // those of a key's routes agree on what a turn is
+		k.route = c.route
+	}
 	k.waiting++
 	k.news.Depth, k.news.Bytes = k.news.Depth+1, k.news.Bytes+c.place.Bytes
 	if t := k.cover(); t != nil {
@@ -206,9 +211,11 @@ func (s *spills) admit(c *call) (aside bool, ask *peer.Call) {
 }
 
 // takes reports whether c waits here. Whoever comes while others wait stands behind
-// them; otherwise shared requests are better off at the owner, beside each other.
+// them; otherwise shared requests are better off at the owner, beside each other. One
+// that is made in the turn of the one that runs here is refused here: only here its
+// ticket is known.
 func (k *spill) takes(c *call) bool {
-	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && k.spilled()
+	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && k.spilled() || k.running > 0 && c.place.Holder == k.runs
 }
 
 // spilled reports whether newcomers wait here. The owner's next word comes with a turn, as
@@ -216,6 +223,20 @@ func (k *spill) takes(c *call) bool {
 func (k *spill) spilled() bool {
 	now := time.Now()
 	return !k.of.retiring && !now.Before(k.unlock) && (now.Before(k.until) || k.hot && len(k.turns) > 0)
+}
+
+// goesOnward reports whether what waits here has no turn to wait for, and will have none.
+func (k *spill) goesOnward() bool {
+	if k.spilled() || k.of.ended {
+		return false
+	}
+	return k.of.retiring || !slices.ContainsFunc(k.turns, func(t *turn) bool { return t.used < t.size })
+}
+
+// stir has whoever looks for a turn look again.
+func (k *spill) stir() {
+	close(k.opened)
+	k.opened = make(chan struct{})
 }
 
 // bar has no further request begin in the turns that have been asked for: one is about
@@ -252,7 +273,7 @@ func (k *spill) ask(size int) *turn {
 	p, lane := k.of.proxy, &k.route.Lane
 	t := &turn{
 		spill: k, route: k.route, size: size, batch: max(lane.Batch, 1), asked: time.Now(),
-		done: make(chan struct{}), extended: make(chan note, 1), returned: make(chan struct{}),
+		done: make(chan struct{}), extended: make(chan note, 1), returned: make(chan struct{}, 1),
 	}
 	t.until = t.asked.Add(lane.QueueTimeout)
 	t.behind = queue.Load{Depth: max(k.news.Depth-1, 0), Bytes: k.news.Bytes}
@@ -302,7 +323,7 @@ func (t *turn) keep(cluster Cluster) {
 		t.fail(cluster)
 		return
 	}
-	t.hold(cluster)
+	t.keepUntil(t.done, cluster)
 	t.spill.more(cluster)
 	t.giveBack(cluster)
 }
@@ -351,36 +372,35 @@ func (t *turn) begin(cluster Cluster) bool {
 		s.lent[t.call.Ticket] = t
 		s.mu.Unlock()
 	}
+	for other := k.opens(); other != nil; other = k.opens() {
+		t.keepUntil(other.done, cluster)
+	}
 	if t.route.Lane.SpillLocks && !t.lock() {
 		return false
 	}
-	if !t.call.Here {
-		// An ask that has waited for long leaves little of its loan.
-		if t.term.Left() < t.loan.validFor/2 && !t.extend(cluster) {
-			return false
-		}
+	// An ask that has waited for long leaves little of its loan.
+	if !t.call.Here && t.term.Left() < t.loan.validFor/2 && !t.extend(cluster) {
+		return false
 	}
-	for {
-		s.mu.Lock()
-		other := k.open
-		if other == nil {
-			break
-		}
-		s.mu.Unlock()
-		<-other.done
-	}
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if t.left() <= 0 {
-		return false // it has waited for too long
+	if t.left() <= 0 || k.open != nil { // by now
+		return false
 	}
 	t.began = time.Now()
 	t.ends = t.began.Add(t.route.Lane.Quantum)
 	k.open, k.failed = t, 0
-	close(k.opened)
-	k.opened = make(chan struct{})
+	k.stir()
 	s.proxy.metrics.acquired(t.backend(), true, time.Since(t.asked))
 	t.look()
 	return true
+}
+
+// opens returns the turn that requests run in.
+func (k *spill) opens() *turn {
+	k.of.mu.Lock()
+	defer k.of.mu.Unlock()
+	return k.open
 }
 
 // look ends the turn if nothing runs in it and nothing more will. It needs mu.
@@ -392,6 +412,9 @@ func (t *turn) look() {
 	t.over = true
 	k.open = nil
 	k.forget(t)
+	if t.call.Here && t.route.Lane.SpillLocks && t.ticket.Hot || !t.call.Here && t.call.Response.Spills {
+		k.until = time.Now().Add(spillFor) // what was in the way of newer word is over
+	}
 	k.of.proxy.metrics.batches.WithLabelValues(t.backend()).Observe(float64(t.used))
 	close(t.done)
 }
@@ -450,18 +473,20 @@ func (t *turn) lock() bool {
 	return false
 }
 
-// hold waits for the end of the turn, and has it last as long as that takes.
-func (t *turn) hold(cluster Cluster) {
+// keepUntil has the turn last, as far as its owner lets it, until done is closed.
+func (t *turn) keepUntil(done <-chan struct{}, cluster Cluster) {
 	for {
 		wait := time.NewTimer(t.nextLook())
 		select {
-		case <-t.done:
+		case <-done:
 			wait.Stop()
 			return
 		case <-wait.C:
 		}
 		t.spill.of.mu.Lock()
-		t.look()
+		if t.spill.open == t {
+			t.look()
+		}
 		t.spill.of.mu.Unlock()
 		if !t.call.Here && t.term.Left() < t.loan.validFor*2/3 {
 			t.extend(cluster)
@@ -583,11 +608,14 @@ func (t *turn) fail(cluster Cluster) {
 	}
 }
 
-// more asks for turns for what is not covered any more.
+// more asks for turns for what is not covered any more, or sees to it that it goes onward.
 func (k *spill) more(cluster Cluster) {
 	for {
 		k.of.mu.Lock()
 		t := k.cover()
+		if t == nil && k.goesOnward() {
+			k.stir()
+		}
 		k.of.mu.Unlock()
 		if t == nil {
 			return
@@ -596,27 +624,28 @@ func (k *spill) more(cluster Cluster) {
 	}
 }
 
-// enter begins the first request of those that wait in the open turn, and returns that;
-// or else what is closed when another one is opened. It is to go onward if the key is not
-// spilled any more.
-func (k *spill) enter(strict bool) (t *turn, opened <-chan struct{}, onward bool) {
+// enter begins the first request of those that wait, whose ticket is given, in the open
+// turn, and returns that; or else what is closed when it is to look again, and whether it
+// is to go onward.
+func (k *spill) enter(ticket queue.ID, strict bool) (t *turn, opened <-chan struct{}, onward bool) {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
 	if t := k.open; t != nil && strict && !t.call.Here && t.loan.fence == 0 {
 		t.size = t.used // it was lent for requests that need no fence
 	}
-	if t := k.open; t != nil && !t.spent() {
+	if t := k.open; t != nil && !t.spent() && !k.of.ended {
 		t.used++
 		k.waiting--
 		k.running++
+		k.runs = ticket
 		return t, nil, false
 	} else if t != nil {
 		t.look()
 	}
-	return nil, k.opened, !k.spilled()
+	return nil, k.opened, k.goesOnward()
 }
 
-// onward sends the request to its lane.
+// onward sends the request to its lane. Whatever has a later ticket stands behind it.
 func (c *call) onward() *problem {
 	c.first, c.ticket, c.turn = c.ticket, &c.own, false
 	return c.forward()
@@ -683,8 +712,7 @@ func (p *Proxy) Spill(may bool) {
 	defer s.mu.Unlock()
 	s.retiring = !may
 	for _, k := range s.keys {
-		close(k.opened) // whoever looks for a turn looks at this
-		k.opened = make(chan struct{})
+		k.stir()
 	}
 }
 
@@ -697,7 +725,11 @@ func (c *call) borrow() *problem {
 	skips := c.lane.ClientGone == Skip
 	deadline := c.arrived.Add(c.patience)
 	for look := firstLook; ; look = min(2*look, lastLook) {
-		t, opened, onward := c.aside.enter(c.lane.Strict)
+		if skips && hungUp(c.ctx.Conn()) {
+			c.laneWait = time.Since(c.arrived)
+			return clientGone.because("")
+		}
+		t, opened, onward := c.aside.enter(c.id, c.lane.Strict)
 		switch {
 		case t != nil:
 			c.lent, c.laneWait = t, time.Since(c.arrived)
@@ -721,11 +753,8 @@ func (c *call) borrow() *problem {
 			return draining.because(ErrStopping.Error())
 		case <-wait.C:
 		}
-		c.laneWait = time.Since(c.arrived)
-		switch {
-		case skips && hungUp(c.ctx.Conn()):
-			return clientGone.because("")
-		case !time.Now().Before(deadline):
+		if !time.Now().Before(deadline) {
+			c.laneWait = time.Since(c.arrived)
 			return laneTimeout.because("it waited " + c.patience.String() + " for a turn that its key's owner lends")
 		}
 	}
@@ -793,7 +822,10 @@ func (s *spills) noted(from ring.Member, n note) {
 	switch n.kind {
 	case noteReturned:
 		delete(s.lent, n.ticket)
-		close(t.returned)
+		select {
+		case t.returned <- struct{}{}:
+		default: // the owner has been asked twice
+		}
 	case noteExtended:
 		select {
 		case t.extended <- n:

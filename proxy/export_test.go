@@ -1,0 +1,18 @@
+package proxy
+
+// Spilling is what a node has of turns, lent or borrowed.
+type Spilling struct{ Keys, Waiting, Running, Asked, Borrowed, Lent int }
+
+// Spilling is what is left of spilled keys at a moment.
+func (p *Proxy) Spilling() (now Spilling) {
+	p.spills.mu.Lock()
+	defer p.spills.mu.Unlock()
+	for _, k := range p.spills.keys {
+		now.Keys, now.Waiting, now.Running, now.Asked = now.Keys+1, now.Waiting+k.waiting, now.Running+k.running, now.Asked+len(k.turns)
+	}
+	now.Borrowed = len(p.spills.lent)
+	p.lender.mu.Lock()
+	defer p.lender.mu.Unlock()
+	now.Lent = len(p.lender.turns)
+	return now
+}
