@@ -50,6 +50,7 @@ type spill struct {
 	route     *route // of the newest exclusive request
 
 	until   time.Time     // newcomers wait here
+	unfit   time.Time     // but not before: this node may not run the key
 	lapses  *time.Timer   // looks whether that is over
 	waiting int           // requests that have not begun
 	running int           // those that have: one, or none
@@ -178,14 +179,17 @@ func (k *spill) takes(c *call) bool {
 	return k.waiting > 0 || c.mode == exclusive && c.lane.Spill && k.spilled() || k.running > 0 && c.place.Holder == k.runs
 }
 
-func (k *spill) spilled() bool { return !k.of.retiring && time.Now().Before(k.until) }
+func (k *spill) spilled() bool {
+	now := time.Now()
+	return !k.of.retiring && now.Before(k.until) && !now.Before(k.unfit)
+}
 
 // goesOnward reports whether what waits here has no turn to wait for, and will have none.
 func (k *spill) goesOnward() bool {
 	if k.spilled() || k.of.ended {
 		return false
 	}
-	return k.of.retiring || !slices.ContainsFunc(k.turns, func(t *turn) bool { return t.used < t.size })
+	return k.of.retiring || time.Now().Before(k.unfit) || !slices.ContainsFunc(k.turns, func(t *turn) bool { return t.used < t.size })
 }
 
 // stir has whoever looks for a turn look again.
@@ -473,7 +477,8 @@ const (
 	askMost  = 250 * time.Millisecond
 )
 
-// fail ends an ask that no turn came of. What it was for goes on waiting, for another.
+// fail ends an ask that no turn came of. What it was for goes on waiting, for another, or
+// goes onward if this node may not run it.
 func (t *turn) fail(cluster Cluster) {
 	k, s := t.spill, t.spill.of
 	s.mu.Lock()
@@ -485,6 +490,9 @@ func (t *turn) fail(cluster Cluster) {
 	lent := !t.call.Here && (t.call.Response.Problem == "" || t.call.Response.Executed == peer.Unknown)
 	if lent {
 		s.lent[t.call.Ticket] = t
+	}
+	if lent && t.call.Response.Problem == "" && !t.may {
+		k.unfit = time.Now().Add(spillFor) // which may last: its owner runs what waits here meanwhile
 	}
 	s.mu.Unlock()
 	s.proxy.metrics.acquired(false, 0)

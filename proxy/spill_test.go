@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -285,6 +286,8 @@ func TestSharedRequestsKeepTheirPlaceInASpilledKey(t *testing.T) {
 	})
 }
 
+var errTest = errors.New("a test")
+
 // A key that is no longer spilled has those that wait go to its owner, in order, at once
 // and by the tickets that they have.
 //
@@ -323,13 +326,21 @@ func TestWhatWaitsGoesOnwardWhenTheKeyCools(t *testing.T) {
 		p.settled()
 	})
 	bubble(t, "after asks that failed", func(t *testing.T) {
-		p, _, ingress := startSpilled(t, func(l *proxy.Lane) { l.ClientGone = proxy.Run })
-		ingress.edge.refuses = true
+		p, owner, ingress := startSpilled(t, func(l *proxy.Lane) { l.ClientGone = proxy.Run })
+		owner.edge.refuse(errTest)
 		p.cool("/orders/7")
 		check := ingress.post("/orders/7/0")
-		began := time.Now()
-		p.awaits("/orders/7/0").finish("")
-		lateBy(t, "its turn", time.Since(began), 2*time.Second)
+		time.Sleep(1900 * time.Millisecond)
+		if now := ingress.proxy.Spilling(); now.Waiting != 1 {
+			t.Errorf("%+v, within the owner's word", now)
+		}
+		owner.edge.refuse(nil)
+		time.Sleep(300 * time.Millisecond)
+		x := p.next()
+		if x == nil {
+			t.Fatal("nobody has it run")
+		}
+		x.finish("")
 		check()
 		p.settled()
 	})
