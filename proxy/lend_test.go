@@ -651,8 +651,8 @@ func TestALoanEndsWithTheOwnersLease(t *testing.T) {
 // What is lent by a node that loses the partition is still a turn of the key: the new
 // owner's begins after it. And what waits at the new owner runs in its own lane.
 //
-// Mutants: a node lends what it has given away; what waits is sent to itself over the
-// hop; the turn in the own lane does not end.
+// Mutants: a node lends what it has given away; a turn in the own lane does not end, or is
+// not waited for.
 func TestASpilledKeyMoves(t *testing.T) {
 	bubble(t, "to the ingress", func(t *testing.T) {
 		p, x, lent, own := lend(t, nil)
