@@ -399,41 +399,48 @@ func TestALostTurnIsNotExtended(t *testing.T) {
 	})
 }
 
-// Who is asked to help, and knows better, runs nothing in the turn, and gives it back.
+// Who is asked to help, and knows better, runs nothing in the turn, and gives it back. It
+// may know better for long: so what waits goes to the owner, in order, and nothing is
+// spilled again for a while.
 //
-// Mutants: it runs all the same; the turn is kept; it is not asked for again, or at once
-// and for ever, or for more than batch requests; nobody counts that it failed.
+// Mutants: it runs all the same; the turn is kept; it is asked for again and again; what
+// waits goes onward only when all asks have been answered; newcomers are spilled again at
+// once, or never.
 func TestARefusedTurnIsGivenBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, owner, ingress := startSpilled(t, nil)
 		ingress.edge.refuseTurns(true)
-		var checks []func()
-		for i := range 5 {
+		checks := []func(){owner.post("/orders/7/own")}
+		x := p.ran("/orders/7/own", owner)
+		for i := range 5 { // two asks, and one between them
+			if i == 3 {
+				checks = append(checks, owner.post("/orders/7/late"))
+			}
 			checks = append(checks, ingress.post("/orders/7/"+strconv.Itoa(i)))
 		}
-		own := owner.post("/orders/7/own")
-		p.awaits("/orders/7/own").finish("")
-		own()
-		time.Sleep(1500 * time.Millisecond) // within the owner's word
-		p.quiet("it may not help")
-		if n := ingress.metric("lanekeeper_lock_acquire_seconds", "result", "failed"); n < 5 || n > 20 {
-			t.Errorf("%v asks failed", n)
+		x.finish("")
+		time.Sleep(300 * time.Millisecond) // the failed ask's pause
+		if n := owner.lanes.Totals()[0].Waiting; n != 6 {
+			t.Errorf("%d wait at the owner, want the second ask and all that it was for", n)
+		}
+		p.ran("/orders/7/late", owner).finish("")
+		for i := range 5 {
+			p.ran("/orders/7/"+strconv.Itoa(i), owner).finish("")
+		}
+		checks = append(checks, ingress.post("/orders/7/5"))
+		p.ran("/orders/7/5", owner).finish("") // whose answer says again that it is hot
+		if n := ingress.metric("lanekeeper_lock_acquire_seconds", "result", "failed"); n != 2 {
+			t.Errorf("%v asks failed, want 2", n)
 		}
 		ingress.edge.refuseTurns(false)
-		began := time.Now()
-		x := p.awaits("/orders/7/0")
-		if took := time.Since(began); took > 300*time.Millisecond || x.by() != ingress.self.Name {
-			t.Errorf("it ran by %s after %v", x.by(), took)
-		}
-		x.finish("")
-		for i := range 4 {
-			p.ran("/orders/7/"+strconv.Itoa(i+1), ingress).finish("")
-		}
+		time.Sleep(1500 * time.Millisecond)
+		checks = append(checks, ingress.post("/orders/7/6"))
+		p.ran("/orders/7/6", owner).finish("")
+		time.Sleep(500 * time.Millisecond)
+		checks = append(checks, ingress.post("/orders/7/7"))
+		p.ran("/orders/7/7", ingress).finish("")
 		for _, check := range checks {
 			check()
-		}
-		if n := ingress.metric("lanekeeper_lock_batch_size"); n != 2 {
-			t.Errorf("five ran in %v turns of three", n)
 		}
 		p.settled()
 	})
@@ -644,8 +651,8 @@ func TestALoanEndsWithTheOwnersLease(t *testing.T) {
 // What is lent by a node that loses the partition is still a turn of the key: the new
 // owner's begins after it. And what waits at the new owner runs in its own lane.
 //
-// Mutants: a node lends what it has given away; what waits is sent to itself over the
-// hop; the turn in the own lane does not end.
+// Mutants: a node lends what it has given away; a turn in the own lane does not end, or is
+// not waited for.
 func TestASpilledKeyMoves(t *testing.T) {
 	bubble(t, "to the ingress", func(t *testing.T) {
 		p, x, lent, own := lend(t, nil)
@@ -693,7 +700,8 @@ func TestASpilledKeyMoves(t *testing.T) {
 
 // An ask that makes no sense is refused, and one that is answered by no turn is made again.
 //
-// Mutants: it is lent all the same; it is not made again; an ask whose requests have no
+// Mutants: it is lent all the same; it is not made again, or at once and for ever, or for
+// more than batch requests; nobody counts that it failed; an ask whose requests have no
 // patience left waits on.
 func TestAskIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -712,6 +720,10 @@ func TestAskIsRefused(t *testing.T) {
 		}
 		x := p.ran("/orders/7/own0", owner)
 		checks = append(checks, ingress.post("/orders/7/0"))
+		time.Sleep(1500 * time.Millisecond) // within the owner's word
+		if n := ingress.metric("lanekeeper_lock_acquire_seconds", "result", "failed"); n < 5 || n > 20 {
+			t.Errorf("%v asks failed", n)
+		}
 		x.finish("")
 		x = p.ran("/orders/7/own1", owner)
 		time.Sleep(time.Second)
@@ -727,13 +739,21 @@ func TestAskIsRefused(t *testing.T) {
 		p, owner, ingress := startSpilled(t, nil)
 		own := owner.post("/orders/7/own")
 		x := p.ran("/orders/7/own", owner)
-		check := ingress.post("/orders/7/0")
+		var checks []func()
+		for i := range 5 {
+			checks = append(checks, ingress.post("/orders/7/"+strconv.Itoa(i)))
+		}
 		owner.lanes.EvictPartition(partition("7"), errors.New("a test"))
 		time.Sleep(time.Second)
 		x.finish("")
 		own()
-		p.ran("/orders/7/0", ingress).finish("")
-		check()
+		for i, check := range checks {
+			p.ran("/orders/7/"+strconv.Itoa(i), ingress).finish("")
+			check()
+		}
+		if n := ingress.metric("lanekeeper_lock_batch_size"); n != 2 {
+			t.Errorf("five ran in %v turns of three", n)
+		}
 		p.settled()
 	})
 	bubble(t, "too late", func(t *testing.T) {

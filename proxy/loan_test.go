@@ -51,6 +51,8 @@ func FuzzWordsOfTurns(f *testing.F) {
 	f.Add((&ask{batch: 1, behind: queue.Load{Depth: 2, Bytes: 3}}).append(nil))
 	f.Add((&loan{validFor: time.Second, fence: 7}).append(nil))
 	f.Add((&note{kind: noteExtended, ticket: queue.ID{1}, number: 3, validFor: time.Second}).append(nil))
+	f.Add(make([]byte, 11))
+	f.Add(make([]byte, 24))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		says := func(what string, least int, err error, again []byte) {
 			t.Helper()

@@ -53,7 +53,7 @@ type spill struct {
 
 	hot     bool          // by its owner's last word
 	until   time.Time     // that holds, if nothing is asked for
-	unlock  time.Time     // until then no lock could be had, and newcomers do not wait here
+	unfit   time.Time     // until then newcomers do not wait here: no lock could be had, or this node may not run the key
 	lapses  *time.Timer   // looks whether that is over
 	waiting int           // requests that have not begun
 	running int           // those that have: one, or none
@@ -222,7 +222,7 @@ func (k *spill) takes(c *call) bool {
 // late as that may be.
 func (k *spill) spilled() bool {
 	now := time.Now()
-	return !k.of.retiring && !now.Before(k.unlock) && (now.Before(k.until) || k.hot && len(k.turns) > 0)
+	return !k.of.retiring && !now.Before(k.unfit) && (now.Before(k.until) || k.hot && len(k.turns) > 0)
 }
 
 // goesOnward reports whether what waits here has no turn to wait for, and will have none.
@@ -230,7 +230,7 @@ func (k *spill) goesOnward() bool {
 	if k.spilled() || k.of.ended {
 		return false
 	}
-	return k.of.retiring || !slices.ContainsFunc(k.turns, func(t *turn) bool { return t.used < t.size })
+	return k.of.retiring || time.Now().Before(k.unfit) || !slices.ContainsFunc(k.turns, func(t *turn) bool { return t.used < t.size })
 }
 
 // stir has whoever looks for a turn look again.
@@ -464,8 +464,8 @@ func (t *turn) lock() bool {
 	}
 	t.lease = nil
 	k.of.mu.Lock()
-	first := !time.Now().Before(k.unlock)
-	k.unlock = time.Now().Add(lockless)
+	first := !time.Now().Before(k.unfit)
+	k.unfit = time.Now().Add(lockless)
 	k.of.mu.Unlock()
 	if first {
 		k.of.proxy.log.Warn("the lock of a spilled key cannot be had, and its requests go to its owner", "event", "lock-away", "route", t.route.Name, "error", err)
@@ -577,7 +577,8 @@ const (
 	askMost  = 250 * time.Millisecond
 )
 
-// fail ends an ask that no turn came of. What it was for goes on waiting, for another.
+// fail ends an ask that no turn came of. What it was for goes on waiting, for another, or
+// goes onward if this node may not run it.
 func (t *turn) fail(cluster Cluster) {
 	k, s := t.spill, t.spill.of
 	s.mu.Lock()
@@ -592,6 +593,9 @@ func (t *turn) fail(cluster Cluster) {
 	lent := !t.call.Here && (t.call.Response.Problem == "" || t.call.Response.Executed == peer.Unknown)
 	if lent {
 		s.lent[t.call.Ticket] = t
+	}
+	if lent && t.call.Response.Problem == "" && !t.may {
+		k.unfit = time.Now().Add(spillFor) // which may last: its owner runs what waits here meanwhile
 	}
 	s.mu.Unlock()
 	s.proxy.metrics.acquired(t.backend(), false, time.Since(t.asked))

@@ -1,6 +1,7 @@
 package proxy_test
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -124,9 +125,9 @@ func (n *node) sum(name string) (sum float64) {
 // A hot key's requests run where they came, one after the other, in turns that its
 // owner's lane gives in order: of no more than batch requests each.
 //
-// Mutants: the hint is not given, or not taken; batch has no bound; an ask that is full
-// is joined; the next request does not wait for the one before it; spilled ones are not
-// counted, or counted as the owner's own; a turn is not given back.
+// Mutants: the owner's word is not taken, or given of a key that is not hot; an ask that is
+// full is joined; spilled ones are not counted, or counted as this node's own; nor are
+// turns; a turn is not given back.
 func TestASpilledKeyRunsWhereItsRequestsCame(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, owner, ingress := startSpilled(t, nil)
@@ -184,8 +185,8 @@ func TestASpilledKeyRunsWhereItsRequestsCame(t *testing.T) {
 
 // The last request of a turn begins before quantum is over.
 //
-// Mutants: no quantum; it counts from the ask; it cuts off what runs; what it leaves is
-// not asked for again, or after what came later.
+// Mutants: no quantum; it counts from the ask; the owner's word does not outlast the turn
+// that it came with, so what is left of that goes onward.
 func TestATurnEndsWithItsQuantum(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, owner, ingress := startSpilled(t, func(l *proxy.Lane) { l.Batch, l.Quantum = 10, 3*time.Second })
@@ -285,11 +286,12 @@ func TestSharedRequestsKeepTheirPlaceInASpilledKey(t *testing.T) {
 	})
 }
 
+var errTest = errors.New("a test")
+
 // A key that is no longer spilled has those that wait go to its owner, in order, at once
 // and by the tickets that they have.
 //
-// Mutants: nobody wakes them; newcomers pass them; the owner's word lasts for ever; they
-// get new tickets.
+// Mutants: nobody wakes them; the owner's word lasts for ever; they get new tickets.
 func TestWhatWaitsGoesOnwardWhenTheKeyCools(t *testing.T) {
 	bubble(t, "after a turn", func(t *testing.T) {
 		p, owner, ingress := startSpilled(t, func(l *proxy.Lane) { l.Batch, l.Quantum, l.ClientGone = 10, time.Second, proxy.Run })
@@ -323,13 +325,21 @@ func TestWhatWaitsGoesOnwardWhenTheKeyCools(t *testing.T) {
 		p.settled()
 	})
 	bubble(t, "after asks that failed", func(t *testing.T) {
-		p, _, ingress := startSpilled(t, func(l *proxy.Lane) { l.ClientGone = proxy.Run })
-		ingress.edge.refuses = true
+		p, owner, ingress := startSpilled(t, func(l *proxy.Lane) { l.ClientGone = proxy.Run })
+		owner.edge.refuse(errTest)
 		p.cool("/orders/7")
 		check := ingress.post("/orders/7/0")
-		began := time.Now()
-		p.awaits("/orders/7/0").finish("")
-		lateBy(t, "its turn", time.Since(began), 2*time.Second)
+		time.Sleep(1900 * time.Millisecond)
+		if now := ingress.proxy.Spilling(); now.Waiting != 1 {
+			t.Errorf("%+v, within the owner's word", now)
+		}
+		owner.edge.refuse(nil)
+		time.Sleep(300 * time.Millisecond)
+		x := p.next()
+		if x == nil {
+			t.Fatal("nobody has it run")
+		}
+		x.finish("")
 		check()
 		p.settled()
 	})
@@ -432,7 +442,7 @@ func TestARequestIsKeptBeforeItIsSent(t *testing.T) {
 // What becomes of a request that runs at the ingress is its turn's affair: a lane whose
 // service may still be at work is held, wherever the request came in.
 //
-// Mutants: the turn ends with the answer; hold_for is not held; a released lane waits.
+// Mutant: the turn ends with the answer.
 func TestATimeoutInALentTurn(t *testing.T) {
 	for name, test := range map[string]struct {
 		policy proxy.AfterTimeout
@@ -471,8 +481,7 @@ func TestATimeoutInALentTurn(t *testing.T) {
 // not, and does not run; the next one goes on.
 //
 // Mutants: nobody looks at the clock, or at the client, of the first one; its place is
-// not given back; the ask's turn is kept; the client is not looked at when its turn has
-// come.
+// not given back; the client is not looked at when its turn has come.
 func TestWhoLeavesWhileItWaitsForATurn(t *testing.T) {
 	for name, first := range map[string]bool{"first": true, "second": false} {
 		begin := func(t *testing.T) (p *pair, x *exchange, own func()) {
@@ -571,8 +580,8 @@ func TestReentryInALentTurn(t *testing.T) {
 // A node that is to end has those of others answer what waits here, in order.
 //
 // Mutants: they wait on; newcomers are spilled again; they are spilled no more when it
-// does not end after all; EvictSpilled leaves the first one, or those behind it, or lets
-// one begin in the turn that is open.
+// does not end after all; EvictSpilled tells nobody, or lets one begin in the turn that is
+// open, or go onward.
 func TestANodeThatEndsSpillsNoMore(t *testing.T) {
 	begin := func(t *testing.T) (p *pair, x *exchange, checks []func()) {
 		p, owner, ingress := startSpilled(t, nil)
@@ -664,8 +673,7 @@ func TestANodeThatEndsSpillsNoMore(t *testing.T) {
 	})
 }
 
-// Mutants: a turn that is lent is kept when the node stops, or lent after that; asks are
-// taken for ever.
+// Mutants: a turn that is lent is kept when the node stops, or lent after that.
 func TestStopEndsWhatIsAskedFor(t *testing.T) {
 	bubble(t, "of the owner", func(t *testing.T) {
 		p, owner, ingress := startSpilled(t, func(l *proxy.Lane) { l.Batch = 1 })

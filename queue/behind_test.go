@@ -131,7 +131,7 @@ func TestATicketKnowsWhetherItsLaneIsHot(t *testing.T) {
 // TestCloseLetsAsideIn: those stand behind others that are here already, and Drain waits
 // for them.
 //
-// Mutants: they are refused; everything is let in; Drain does not know of them.
+// Mutants: they are refused; what is only observed is let in, too.
 func TestCloseLetsAsideIn(t *testing.T) {
 	config := roomy
 	config.Partitions = 2

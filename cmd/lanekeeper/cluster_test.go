@@ -32,7 +32,7 @@ var foundBugs = []uint64{141, 1079, 1489, 1779, 2643, 2920, 3271, 3675, 3701, 40
 var foundStrict = []uint64{99, 461, 613}
 
 // foundSpilled are those of TestSpilledSimulation.
-var foundSpilled = []uint64{15, 63, 1466, 3146, 3209}
+var foundSpilled = []uint64{15, 63, 186, 1466, 3146, 3209}
 
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {
