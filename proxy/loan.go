@@ -13,7 +13,7 @@ import (
 // owner's lane like a request, in order with everything else that its node has sent
 // there, so the lane stays the only queue of the key and nobody has to agree on whether
 // it is spilled. When the ask's turn comes, the owner lends the turn (lend.go), and the
-// node that borrowed it runs a few requests of its own one after the other (spill.go),
+// node that borrowed it runs a few requests of its own one after the other (spill.go, borrow.go),
 // and gives it back.
 //
 // What is written here is what the two say to each other: the ask and the loan travel as
