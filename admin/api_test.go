@@ -78,8 +78,9 @@ func (c *threeNodes) Locate(space, key string, without []string) Location {
 func (c *threeNodes) Hot() Hot {
 	return Hot{
 		Node: "lk-0", TopSeconds: 12.5,
+		Spilled: []SpilledKey{{Space: "order", Key: "C ", Route: "orders", Waiting: 7, Running: 1, Asked: 2, HasTurn: true}},
 		Hot: []HotKey{{
-			Space: "order", Key: "A <1>", Route: "orders", Action: "shed", Since: joined,
+			Space: "order", Key: "A <1>", Route: "orders", Action: "spill", LentTo: "lk-1", Since: joined,
 			Depth: 57, Bytes: 1024, Busy: 0.99, Share: 0.8, Rate: 41.5, ServiceSeconds: 0.02, WaitSeconds: 1.16,
 		}},
 		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
@@ -367,9 +368,10 @@ func TestJSONIsStable(t *testing.T) {
 			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"held_seconds":null,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
-		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"shed","since":"2026-11-01T12:00:00Z",` +
+		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"spill","lent_to":"lk-1","since":"2026-11-01T12:00:00Z",` +
 			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
-			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5}`,
+			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5,` +
+			`"spilled":[{"space":"order","key":"C%20","route":"orders","waiting":7,"running":1,"asked":2,"has_turn":true}]}`,
 		"GET /api/v1/events": `{"node":"lk-0","events":[` +
 			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}},` +
 			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,

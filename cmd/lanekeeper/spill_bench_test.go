@@ -27,7 +27,8 @@ import (
 // service that takes 1 ms. They are: lanekeeper with the key not spilled, and spilled, by
 // its owner alone and with a lock in a store for each turn; and what is built without it,
 // where each request takes a lock: in Redis as most do it (SET NX, and try again in a
-// moment), and in Redis, ZooKeeper and etcd with a queue that wakes who is next. It reports medians of the requests per second, and of how much longer the
+// moment), and in Redis, ZooKeeper and etcd with a queue that wakes who is next; last, as
+// the bound of all these, a mutex in one process in the place of the lock. It reports medians of the requests per second, and of how much longer the
 // longest wait was than the median; ns/op means nothing here.
 //
 //	go test ./cmd/lanekeeper -run '^$' -bench Spilled -benchtime 9x
@@ -47,6 +48,7 @@ func BenchmarkSpilled(b *testing.B) {
 		{"Redis", "/", locking(b, service, lockRedis)},
 		{"ZooKeeper", "/", locking(b, service, lockZooKeeper)},
 		{"etcd", "/", locking(b, service, lockEtcd)},
+		{"mutex", "/", locking(b, service, mutex())},
 	}
 	rates, waits := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for n := range b.N + 1 {
@@ -266,6 +268,14 @@ func plainRedis(b *testing.B) func(*testing.B) taking {
 			}
 			return func() { unlock.Exec(ctx, client, []string{"lock"}, []string{value}) }, nil
 		}
+	}
+}
+
+// mutex is a lock that costs nothing, of three entrances that are one process.
+func mutex() func(*testing.B) taking {
+	store := lock.NewLocal()
+	return func(b *testing.B) taking {
+		return takingFrom(b, func(context.Context) (lock.Locker, error) { return store.Open(), nil })
 	}
 }
 
