@@ -1,8 +1,10 @@
 package main
 
 import (
+	"flag"
 	"fmt"
 	"maps"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -91,18 +93,16 @@ func TestSpilledPaused(t *testing.T) {
 	unhurried(t)
 	c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 5 * time.Millisecond}, "")
 	result, report := c.under(spilling(48), func() {
-		for i := range 2 {
-			time.Sleep(time.Second)
-			c.nodes[i].signal(syscall.SIGSTOP)
-			time.Sleep(5 * time.Second)
-			c.nodes[i].signal(syscall.SIGCONT)
-		}
+		time.Sleep(time.Second)
+		c.nodes[0].signal(syscall.SIGSTOP)
+		time.Sleep(5 * time.Second)
+		c.nodes[0].signal(syscall.SIGCONT)
 		time.Sleep(2 * time.Second)
 	})
 	t.Logf("statuses %v; longest gap %s, max %s\n%s", result.Statuses(), result.LongestGap, result.LatencyAt(100), report)
 	c.expectNone(report, inexcusable...)
-	if n := report.Count(loadtest.Overlap); n > 2*3 {
-		t.Errorf("%d overlaps in two pauses", n)
+	if n := report.Count(loadtest.Overlap); n > 3 {
+		t.Errorf("%d overlaps in a pause", n)
 	}
 }
 
@@ -136,6 +136,8 @@ func TestStrictSpilled(t *testing.T) {
 	}
 }
 
+var everyStore = flag.Bool("stores", false, "TestSpilledUnderLocks: each kind of store, not one each day")
+
 // TestSpilledUnderLocks has each turn of a spilled key hold a lock in a store, which then
 // stands still for longer than a lock is waited for, and goes on: requests go to their
 // owners meanwhile. None is refused, and no order is broken.
@@ -151,8 +153,13 @@ func TestSpilledUnderLocks(t *testing.T) {
 	maps.Copy(kinds, storeKinds)
 	t.Setenv("LANEKEEPER_DEFAULTS_LANE_HOT_BACKEND", "coordinator")
 	t.Setenv("LANEKEEPER_DEFAULTS_LANE_GUARANTEE", "best_effort")
+	names := slices.Sorted(maps.Keys(kinds))
+	today := names[time.Now().YearDay()%len(names)]
 	for kind, open := range kinds {
 		t.Run(kind, func(t *testing.T) {
+			if !*everyStore && kind != today {
+				t.Skip("only with -stores, or on another day")
+			}
 			server, section := open(t)
 			extra := fmt.Sprintf("coordinator: {type: %s, lease_ttl: 4s, safety_margin: 1s, acquire_timeout: 500ms, %s}\n", kind, fmt.Sprintf(section, server.Address))
 			c := startProcesses(t, 3, loadtest.WitnessConfig{Delay: 2 * time.Millisecond}, extra)
