@@ -8,10 +8,7 @@ import (
 	"time"
 
 	"lanekeeper/lock"
-	"lanekeeper/lock/etcd"
-	"lanekeeper/lock/redis"
 	"lanekeeper/lock/redlock"
-	"lanekeeper/lock/zk"
 )
 
 // newLocks are the locks of spilled keys in the coordinator's store, nil if no route
@@ -47,39 +44,24 @@ func (c *Config) spillsUnderLocks() bool {
 
 func (h HotConfig) underLocks() bool { return h.Action == "spill" && h.Backend == "coordinator" }
 
-// openLocks opens the store as a Locker, with a session of its own.
+// openLocks opens the store as a Locker, with a session of its own. All stores are one,
+// and redlock is no coordinator.
 func (s *coordinatorSettings) openLocks(ctx context.Context, log *slog.Logger) (lock.Locker, error) {
-	switch s.kind {
-	case "etcd":
-		return locker(etcd.Open(ctx, etcd.Config{
-			Endpoints: s.addresses, Username: s.access.Username, Password: s.password, TLS: s.tls,
-			Prefix: directory(s.prefix), TTL: s.ttl, Margin: s.margin, Log: log,
-		}))
-	case "zookeeper":
-		return locker(zk.Open(ctx, zk.Config{
-			Servers: s.addresses, Username: s.access.Username, Password: s.password, TLS: s.tls,
-			Prefix: s.prefix, TTL: s.ttl, Margin: s.margin, Log: log,
-		}))
-	case "redis":
-		return locker(redis.Open(ctx, redis.Config{
-			Address: s.addresses[0], Username: s.access.Username, Password: s.password, DB: s.db, TLS: s.tls,
-			Prefix: s.prefix, TTL: s.ttl, Margin: s.margin, Grace: s.grace, Log: log,
-		}))
-	case "redlock":
-		return locker(redlock.Open(ctx, redlock.Config{
-			Addresses: s.addresses, Username: s.access.Username, Password: s.password, DB: s.db, TLS: s.tls,
-			Prefix: s.prefix, TTL: s.ttl, Margin: s.margin, Grace: s.grace, Log: log,
-		}))
+	if s.kind != "redlock" {
+		store, err := s.open(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+		return store.(lock.Locker), nil
 	}
-	panic("coordinator: unknown type " + s.kind)
-}
-
-// locker keeps a nil pointer from becoming a Locker that is not nil.
-func locker[L lock.Locker](l L, err error) (lock.Locker, error) {
+	masters, err := redlock.Open(ctx, redlock.Config{
+		Addresses: s.addresses, Username: s.access.Username, Password: s.password, DB: s.db, TLS: s.tls,
+		Prefix: s.prefix, TTL: s.ttl, Margin: s.margin, Grace: s.grace, Log: log,
+	})
 	if err != nil {
-		return nil, err
+		return nil, err // and not a nil pointer that is a Locker
 	}
-	return l, nil
+	return masters, nil
 }
 
 // lateLocker is a Locker whose store need not be there when the node starts: it is opened
