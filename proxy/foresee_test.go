@@ -32,8 +32,9 @@ func crowded(t *testing.T, change func(*proxy.Config)) *node {
 	return n
 }
 
-// ask sends a head, and returns the answer if one comes without a body.
-func (c *client) announce(head string) *answer {
+// announce sends a head, and returns the answer if one comes without a body; or else
+// where it comes later.
+func (c *client) announce(head string) (*answer, <-chan *answer) {
 	c.t.Helper()
 	answers := make(chan *answer, 1)
 	fmt.Fprintf(c.conn, "%s\r\nHost: shop.example\r\n\r\n", head)
@@ -44,9 +45,9 @@ func (c *client) announce(head string) *answer {
 	synctest.Wait()
 	select {
 	case a := <-answers:
-		return a
+		return a, nil
 	default:
-		return nil
+		return nil, answers
 	}
 }
 
@@ -98,7 +99,7 @@ func TestARefusalComesBeforeALargeBody(t *testing.T) {
 			n := crowded(t, test.change)
 			before := fmt.Sprint(n.lanes.Totals())
 			c := n.open()
-			a := c.announce(test.head)
+			a, _ := c.announce(test.head)
 			switch {
 			case (a == nil) != (test.status == 0):
 				t.Fatalf("got %+v, want status %d", a, test.status)
@@ -135,7 +136,7 @@ func TestANodeWithoutRoomSaysSoBeforeALargeBody(t *testing.T) {
 			n := crowded(t, func(c *proxy.Config) { c.Routes[0].Lane.MaxDepth, c.Routes[0].Lane.MaxBytes = 9, 2<<20 })
 			async(n, "POST", "/orders/8", nil, "")
 			async(n, "POST", "/orders/8", nil, strings.Repeat("b", waiting))
-			a := n.open().announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
+			a, _ := n.open().announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
 			if fits := waiting+tooLarge <= 1<<20; fits != (a == nil) {
 				t.Fatalf("%d bytes wait: %+v", waiting, a)
 			}
@@ -158,7 +159,7 @@ func TestAHotKeyShedsBeforeALargeBody(t *testing.T) {
 		})
 		time.Sleep(time.Second)
 		n.lanes.Cool()
-		a := n.open().announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
+		a, _ := n.open().announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
 		if a == nil {
 			t.Fatal("the body is awaited")
 		}
@@ -237,13 +238,13 @@ func TestOnlyTheOwnerForeseesARefusal(t *testing.T) {
 			}
 			synctest.Wait()
 			c := p.nodes[at].open()
-			a := c.announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
+			a, later := c.announce(fmt.Sprintf("POST /orders/7 HTTP/1.1\r\nContent-Length: %d", tooLarge))
 			if (a != nil) != refuses {
 				t.Fatalf("node %d: %+v", at, a)
 			}
 			if a == nil {
 				io.WriteString(c.conn, strings.Repeat("b", tooLarge))
-				a, _ = c.read("POST")
+				a = <-later
 			}
 			a.is(t, "no room", 429, "lane-full", "no")
 			if a.close != refuses {
