@@ -327,6 +327,8 @@ type Request struct {
 	Ticket queue.ID
 	Holder queue.ID
 
+	Identity *Identity // of a request that must not run twice; nil: none
+
 	MaxDepth, MaxBytes, MaxShared int
 	MaxResponse                   int
 
@@ -346,18 +348,26 @@ type Request struct {
 	BodySize   int
 }
 
+// Identity is what makes two requests one, and what both must ask for; see package
+// idempotency.
+type Identity struct{ ID, Print [32]byte }
+
 const (
 	flagToHead = 1 << iota
 	flagBulk
 	flagFirst
 	flagStrict
 	flagTurn
+	flagIdentity
 )
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn)|bit(r.Identity != nil, flagIdentity))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
+	if r.Identity != nil {
+		b = append(append(b, r.Identity.ID[:]...), r.Identity.Print[:]...)
+	}
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
 	b = appendMillis(appendMillis(b, r.UpstreamTimeout), r.HoldFor)
@@ -401,6 +411,11 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 	flags := in.u8()
 	r.ToHead, r.Bulk, r.Strict, r.Turn = flags&flagToHead != 0, flags&flagBulk != 0, flags&flagStrict != 0, flags&flagTurn != 0
 	r.Ticket, r.Holder = in.id(), in.id()
+	if r.Identity = nil; flags&flagIdentity != 0 {
+		r.Identity = new(Identity)
+		copy(r.Identity.ID[:], in.take(len(r.Identity.ID)))
+		copy(r.Identity.Print[:], in.take(len(r.Identity.Print)))
+	}
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()
 	r.UpstreamTimeout, r.HoldFor = in.millis(), in.millis()

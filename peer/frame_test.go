@@ -22,6 +22,7 @@ func sampleFrames() map[kind][]byte {
 	p := reply{version: 4, owner: testMember, session: 5, processed: 99, open: []uint64{1, 5, 98}}
 	r := Request{
 		Key: []byte{0, 255, '%', 'x'}, Route: "orders", Class: queue.Shared, Ticket: queue.ID{1, 2}, Holder: queue.ID{3},
+		Identity: &Identity{ID: [32]byte{4, 31: 5}, Print: [32]byte{6, 31: 7}},
 		MaxDepth: 1, MaxBytes: 2, MaxShared: 3, MaxResponse: 4, Retries: 5, UpstreamTimeout: 6 * time.Second, HoldFor: 7 * time.Millisecond,
 		ToHead: true, Head: []byte("POST / HTTP/1.1\r\n"), Body: []byte("body"), BodySize: 4,
 	}

@@ -544,7 +544,13 @@ func (s *hosted) take(b []byte) []byte {
 
 func (s *hosted) serve(in *Inbound) (*Response, bool) { return s.host.hop.config.Serve(in) }
 
-func (s *hosted) leave(in *Inbound) bool { return in.Ticket.Leave() }
+func (s *hosted) leave(in *Inbound) bool {
+	left := in.Ticket.Leave()
+	if left && in.Left != nil {
+		in.Left()
+	}
+	return left
+}
 
 func (s *hosted) owner(partition int) (ring.Member, uint64) {
 	return s.host.hop.config.Owner(partition)

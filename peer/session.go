@@ -232,6 +232,9 @@ type Inbound struct {
 
 	// Ticket is its place in the lane, which the server takes.
 	Ticket queue.Ticket
+	// Left, if the server has set it, is called when the hop took the ticket out of
+	// its lane: the request is not the server's any more.
+	Left func()
 
 	session *session
 	host    *hosted

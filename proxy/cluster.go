@@ -48,7 +48,9 @@ type Cluster interface {
 // own lanes.
 func (c *call) AdmitHere(id queue.ID) bool {
 	c.place.ID = id
-	c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
+	if c.refusal = c.enterName(); c.refusal == nil {
+		c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
+	}
 	return c.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
 }
 
@@ -77,6 +79,9 @@ func (c *call) forward() *problem {
 	}
 	if lane.AfterTimeout == Hold {
 		r.HoldFor = lane.HoldFor
+	}
+	if c.identity != nil {
+		r.Identity = &c.identity.Identity
 	}
 	began := time.Now()
 	call := c.elsewhere

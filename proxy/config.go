@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lanekeeper/lock"
+	"lanekeeper/proxy/idempotency"
 	"lanekeeper/queue"
 )
 
@@ -51,6 +52,8 @@ type Config struct {
 	Cluster Cluster // the nodes that share the keys; nil: this one has them all
 
 	Locks Locks // of spilled keys
+
+	Records map[string]idempotency.Store // of requests with a name, by what Idempotency.Store says
 }
 
 // Locks are locks in a store, which lanes with SpillLocks want.
@@ -122,6 +125,8 @@ type Route struct {
 	Upstream string
 	Key      Key
 	Lane     Lane
+
+	Idempotency Idempotency
 }
 
 // Match selects requests. Empty fields match everything; all given ones must match.

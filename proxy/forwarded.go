@@ -48,7 +48,10 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 		p.turns.begin(c)
 	}
 	place := c.place
-	err := p.lanes.Admit(&in.Ticket, &place)
+	err := c.enterName()
+	if err == nil {
+		err = p.lanes.Admit(&in.Ticket, &place)
+	}
 	if err == nil {
 		f.expire()
 		return nil, true // c is Notify's by now
@@ -93,6 +96,11 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		c.mode = shared
 	}
 	c.key, c.id, c.ticket = append(c.key[:0], in.Key...), in.Request.Ticket, &in.Ticket
+	c.patience = in.Patience
+	if in.Identity != nil {
+		c.identity = &identity{Identity: *in.Identity}
+		in.Left = c.leaveName
+	}
 	c.place = queue.Request{
 		Key: in.Key, Partition: in.Partition, Class: in.Class, Bytes: in.BodySize,
 		MaxDepth: in.MaxDepth, MaxBytes: in.MaxBytes, MaxShared: in.MaxShared,

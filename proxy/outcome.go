@@ -53,6 +53,14 @@ var (
 	expectRefused    = declare(kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true})
 	headersTooLarge  = declare(kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true})
 
+	idempotencyKeyMissing     = declare(kind{slug: "idempotency-key-missing", status: 400, title: "The request has no idempotency key", executed: no, cause: "http_request_error"})
+	invalidIdempotencyKey     = declare(kind{slug: "invalid-idempotency-key", status: 400, title: "The idempotency key cannot be used", executed: no, cause: "http_request_error"})
+	idempotencyKeyReused      = declare(kind{slug: "idempotency-key-reused", status: 422, title: "The idempotency key was used for another request", executed: no, cause: "http_request_denied"})
+	idempotencyInProgress     = declare(kind{slug: "idempotency-in-progress", status: 409, title: "The same request is on its way", executed: no, cause: "http_request_denied", retry: true})
+	idempotencyOutcomeUnknown = declare(kind{slug: "idempotency-outcome-unknown", status: 409, title: "The same request was sent, and its outcome is unknown", executed: unknown, cause: "http_request_denied"})
+	idempotencyNotReplayable  = declare(kind{slug: "idempotency-not-replayable", status: 409, title: "The same request was answered, and its answer was not kept", executed: no, cause: "http_request_denied"})
+	idempotencyStoreAway      = declare(kind{slug: "idempotency-store-away", status: 503, title: "The records of earlier requests cannot be read", executed: no, cause: "proxy_internal_response", retry: true})
+
 	laneFull      = declare(kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true})
 	overloaded    = declare(kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true})
 	draining      = declare(kind{slug: "draining", status: 503, title: "This node is shutting down", executed: no, cause: "proxy_internal_response", retry: true, close: true})

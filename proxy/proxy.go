@@ -41,6 +41,7 @@ type Proxy struct {
 	listeners  listeners
 	background background // goroutines that outlive their request
 	turns      *turns
+	names      names
 	lender     *lender
 	spills     *spills
 }
@@ -53,6 +54,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		p.via += " (" + config.Node + ")"
 	}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
+	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
@@ -166,15 +168,16 @@ type request struct {
 	captures    captures
 	mode        mode
 
-	ticket  *queue.Ticket
-	place   queue.Request // what it asked the lanes for
-	refusal error         // their answer
-	from    *forwarded    // another node accepted it
-	aside   *spill        // where it waits for a turn that its key's owner lends
-	lent    *turn         // that turn
-	first   *queue.Ticket // its place there, until it is sent to its lane
-	owner   string        // another node answered it
-	gone    bool          // the client hung up while it waited elsewhere
+	ticket   *queue.Ticket
+	place    queue.Request // what it asked the lanes for
+	refusal  error         // their answer
+	from     *forwarded    // another node accepted it
+	identity *identity     // its name, if it must not run twice
+	aside    *spill        // where it waits for a turn that its key's owner lends
+	lent     *turn         // that turn
+	first    *queue.Ticket // its place there, until it is sent to its lane
+	owner    string        // another node answered it
+	gone     bool          // the client hung up while it waited elsewhere
 
 	id       queue.ID // of the ticket; zero outside lanes
 	depth    int      // tickets before it when it came
@@ -254,6 +257,9 @@ func (c *call) run() *problem {
 	}
 	if c.mode == bypass { // missing: bypass
 		return c.bypass()
+	}
+	if problem := c.identify(); problem != nil {
+		return problem
 	}
 	if c.fields.upgrades() {
 		return upgradeRefused.because("a switched protocol cannot share a lane; route it with bypass for all methods")
@@ -368,6 +374,9 @@ func (c *call) admitted() {
 
 func (c *call) notAdmitted(err error) *problem {
 	switch {
+	case errors.Is(err, errInProgress):
+		c.named("conflict")
+		return idempotencyInProgress.after(0, "a request of this name waits or runs")
 	case errors.Is(err, queue.ErrLaneFull):
 		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("%d requests wait for this key already", c.depth))
 	case errors.Is(err, queue.ErrShed):
@@ -435,8 +444,16 @@ func evicted(cause error) *problem {
 	return ownershipMoved.because(cause.Error())
 }
 
-// dispatch sends the request to its upstream in its turn.
+// dispatch answers the request in its turn.
 func (c *call) dispatch() *problem {
+	if c.identity != nil {
+		return c.once()
+	}
+	return c.execute()
+}
+
+// execute sends the request to its upstream.
+func (c *call) execute() *problem {
 	if !c.enter() {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
@@ -579,6 +596,7 @@ func (c *call) unpin() {
 	if c.pins.Add(-1) > 0 {
 		return
 	}
+	c.leaveName()
 	if c.from != nil {
 		c.proxy.releaseContext(c.ctx)
 	}

@@ -21,6 +21,7 @@ type Config struct {
 	Admin       AdminConfig       `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining"`
 	Cluster     ClusterConfig     `json:"cluster" doc:"the nodes that keep one order together"`
 	Coordinator CoordinatorConfig `json:"coordinator" doc:"the store that strict routes rest on"`
+	Stores      StoresConfig      `json:"stores" doc:"where what became of requests may be kept"`
 	Upstreams   []UpstreamConfig  `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
 	Limits      LimitsConfig      `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
 	Defaults    DefaultsConfig    `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
@@ -122,12 +123,17 @@ type LimitsConfig struct {
 	MaxQueued      int  `json:"max_queued" doc:"requests waiting in lanes" min:"1"`
 	MaxQueuedBytes Size `json:"max_queued_bytes" doc:"bodies waiting in lanes" min:"1B"`
 	MaxLanes       int  `json:"max_lanes" doc:"keys in use at once" min:"1"`
+
+	MaxRecords      int  `json:"max_records" doc:"requests that this node remembers for routes with store: owner; none is forgotten before its time" min:"1"`
+	MaxRecordsBytes Size `json:"max_records_bytes" doc:"memory of these" min:"1KiB"`
 }
 
 // DefaultsConfig is what every route starts from.
 type DefaultsConfig struct {
 	Key  KeyDefaults `json:"key" doc:"of every route's key"`
 	Lane LaneConfig  `json:"lane" doc:"of every route's lane"`
+
+	Idempotency IdempotencyConfig `json:"idempotency" doc:"of every route's requests that carry a name of their own"`
 }
 
 // KeyDefaults is the part of a key that routes usually share.
@@ -144,6 +150,8 @@ type RouteConfig struct {
 	Upstream string      `json:"upstream" doc:"the name of an upstream" jsonschema:"required"`
 	Key      KeyConfig   `json:"key,omitzero" doc:"what orders the requests; only a route that bypasses all methods goes without"`
 	Lane     LaneConfig  `json:"lane" doc:"how requests of one key queue and run"`
+
+	Idempotency IdempotencyConfig `json:"idempotency" doc:"how requests that carry a name of their own are kept from running twice"`
 }
 
 // MatchConfig selects requests.
@@ -285,7 +293,11 @@ func Default() Config {
 			Redis:          RedisConfig{Addresses: []string{}, Grace: true},
 			Redlock:        RedlockConfig{Addresses: []string{}},
 		},
-		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536},
+		Stores: StoresConfig{
+			Redis:    RecordRedisConfig{Addresses: []string{"127.0.0.1:6379"}, KeyPrefix: "lanekeeper:"},
+			Postgres: RecordPostgresConfig{Table: "lanekeeper_records", CreateTable: true, MaxConnections: 8},
+		},
+		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536, MaxRecords: 1_000_000, MaxRecordsBytes: 256 * MiB},
 		Defaults: DefaultsConfig{
 			Key: KeyDefaults{Missing: "reject", Normalize: []string{"trim"}, MaxLength: 256},
 			Lane: LaneConfig{
@@ -316,6 +328,20 @@ func Default() Config {
 					Batch:     16,
 					Quantum:   Duration(50 * time.Millisecond),
 				},
+			},
+			Idempotency: IdempotencyConfig{
+				Mode:         "none",
+				Header:       "Idempotency-Key",
+				TTL:          Duration(24 * time.Hour),
+				Store:        "owner",
+				ClaimLease:   Duration(30 * time.Second),
+				StoreAway:    "refuse",
+				Concurrent:   "wait",
+				Fingerprint:  []string{"method", "path", "query", "content_type", "body"},
+				ScopeHeaders: []string{"Authorization"},
+				Replay:       []string{"2xx", "3xx", "4xx", "500"},
+				Unknown:      "conflict",
+				MaxEntry:     64 * KiB,
 			},
 		},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},

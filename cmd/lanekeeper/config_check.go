@@ -19,9 +19,12 @@ type checker struct {
 	report    *Report
 	partial   bool                 // no routes and no upstreams are fine
 	inherited map[laneProblem]bool // of defaults.lane, and so of every route
+
+	checkedStores map[string]bool // of records
 }
 
 func (c *checker) check() {
+	c.checkedStores = make(map[string]bool)
 	c.checkListeners()
 	c.checkAdmin()
 	c.checkCluster()

@@ -22,7 +22,7 @@ func (c *checker) checkCoordinator() {
 	for i, s := range coordinator.stores() {
 		switch {
 		case s.kind == coordinator.Type:
-			c.checkStore(s)
+			c.checkStore(s, "coordinator.type is "+s.kind)
 			c.checkLease(s.kind)
 			c.checkPrefix(s.kind)
 		case !reflect.DeepEqual(s, untouched[i]):
@@ -32,13 +32,18 @@ func (c *checker) checkCoordinator() {
 }
 
 // checkStore judges where a store is, and how a node proves itself to it. What
-// is in the files that are named is looked at by who opens the store.
-func (c *checker) checkStore(s storeSection) {
+// is in the files that are named is looked at by who opens the store. The reason is
+// why there must be one.
+func (c *checker) checkStore(s storeSection, reason string) {
+	what, instead := "locks", "etcd or zookeeper"
+	if s.within == "stores" {
+		what, instead = "records", "postgres"
+	}
 	switch n := len(s.addresses); {
 	case n == 0:
-		c.errorf(s.listPath(), "required, since coordinator.type is %s: %s", s.kind, s.example())
+		c.errorf(s.listPath(), "required, since %s: %s", reason, s.example())
 	case s.kind == "redis" && n > 1:
-		c.errorf(s.listPath(), "%d addresses, and locks are kept on one master: give its address alone. Replicas are no use here; a store that outlives a machine is etcd or zookeeper", n)
+		c.errorf(s.listPath(), "%d addresses, and %s are kept on one master: give its address alone. Replicas are no use here; a store that outlives a machine is %s", n, what, instead)
 	case s.kind == "redlock" && (n < 3 || n%2 == 0):
 		c.errorf(s.listPath(), "%d addresses: locks are kept on the majority of an odd number of masters, at least 3", n)
 	}

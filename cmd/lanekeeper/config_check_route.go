@@ -26,6 +26,7 @@ func (c *checker) checkRoutes() {
 		wildcards := c.checkMatch(path+".match", r.Match)
 		c.checkLane(path+".lane", r.Lane)
 		c.checkKey(path+".key", r, wildcards)
+		c.checkIdempotency(path+".idempotency", r)
 		c.checkAgreement(i)
 		c.checkReachable(i)
 	}

@@ -65,6 +65,7 @@ type StoreTLSConfig struct {
 // A storeSection is what the sections of all types have in common.
 type storeSection struct {
 	kind      string // as of coordinator.type
+	within    string // the section that it is in
 	list      string // the name of the setting that is addresses
 	addresses []string
 	access    StoreAccess
@@ -73,13 +74,17 @@ type storeSection struct {
 }
 
 func (c *CoordinatorConfig) stores() []storeSection {
-	return []storeSection{
+	stores := []storeSection{
 		{kind: "etcd", list: "endpoints", addresses: c.Etcd.Endpoints, access: c.Etcd.StoreAccess},
 		{kind: "zookeeper", list: "servers", addresses: c.ZooKeeper.Servers, access: c.ZooKeeper.StoreAccess},
 		{kind: "redis", list: "addresses", addresses: c.Redis.Addresses, access: c.Redis.StoreAccess, db: c.Redis.DB, grace: c.Redis.Grace},
 		// Masters that lose their data are what redlock is about, so grace is no choice there.
 		{kind: "redlock", list: "addresses", addresses: c.Redlock.Addresses, access: c.Redlock.StoreAccess, db: c.Redlock.DB, grace: true},
 	}
+	for i := range stores {
+		stores[i].within = "coordinator"
+	}
+	return stores
 }
 
 // store is the section that counts; ok is false if there is none.
@@ -92,7 +97,7 @@ func (c *CoordinatorConfig) store() (_ storeSection, ok bool) {
 	return stores[i], true
 }
 
-func (s storeSection) path() string     { return "coordinator." + s.kind }
+func (s storeSection) path() string     { return s.within + "." + s.kind }
 func (s storeSection) listPath() string { return joinPath(s.path(), s.list) }
 
 // fences says whether what the store grants carries a token by which a service

@@ -24,15 +24,12 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	runProblemTests(t, []problemTest{
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
-		{"stores", "stores: {redis: {addresses: [\"a:1\"]}}\n" + someApp, refused("1:1", "stores", "leave it out")},
 		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
 		{"journal", "journal: {file: stdout}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
-		{"records", "limits: {max_records: 1000000}\n" + someApp, refused("1:10", "limits.max_records", "leave it out or write 0")},
-		{"bytes of records", "limits: {max_records_bytes: 256MiB}\n" + someApp, refused("1:10", "limits.max_records_bytes", "leave it out or write 0")},
 		{"health", upstream("health: {path: /healthz}"), refused("5:5", "upstreams[0].health", "leave it out")},
 		{"circuit", upstream("circuit: {failures: 10}"), refused("5:5", "upstreams[0].circuit", "leave it out")},
 		{"DNS", upstream("dns_refresh: 10s"), refused("5:5", "upstreams[0].dns_refresh", "leave it out")},
@@ -41,8 +38,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
-		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
-		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},
 		{"coalesce", route("coalesce: [{by: DELETE, over: [PUT]}]"), refused("6:5", "routes[0].coalesce", "leave it out or write []")},
 		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
@@ -56,7 +51,6 @@ admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
 journal: {file: none}
 tracing: {enabled: false}
 server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
-limits: {max_records: 0, max_records_bytes: 0B}
 upstreams:
   - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
 defaults:

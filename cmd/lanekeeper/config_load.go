@@ -181,12 +181,14 @@ func inheritDefaults(settings map[string]any) {
 	}
 	defaults := settings["defaults"].(map[string]any)
 	for _, r := range sectionsOf(settings["routes"]) {
-		lane, _ := r["lane"].(map[string]any)
-		if lane == nil {
-			lane = make(map[string]any)
-			r["lane"] = lane
+		for _, name := range []string{"lane", "idempotency"} {
+			section, _ := r[name].(map[string]any)
+			if section == nil {
+				section = make(map[string]any)
+				r[name] = section
+			}
+			fillSection(section, defaults[name])
 		}
-		fillSection(lane, defaults["lane"])
 		if key, _ := r["key"].(map[string]any); len(key) > 0 { // without a key nothing is missing
 			fillSection(key, defaults["key"])
 		}

@@ -115,7 +115,8 @@ func (r RouteConfig) proxyRoute() proxy.Route {
 			Normalize: r.Key.Normalize,
 			MaxLength: r.Key.MaxLength,
 		},
-		Lane: r.Lane.proxyLane(),
+		Lane:        r.Lane.proxyLane(),
+		Idempotency: r.Idempotency.proxyIdempotency(),
 	}
 	for _, h := range r.Match.Headers {
 		p.Match.Headers = append(p.Match.Headers, proxy.Header(h))

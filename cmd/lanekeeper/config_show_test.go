@@ -58,19 +58,25 @@ coordinator:
   redlock: {addresses: ["e:6"], username: l, password_file: /run/redlock, db: 7, tls: {ca_file: /run/l.ca, cert_file: /run/l.crt, key_file: /run/l.key, server_name: l}}
 upstreams:
   - {name: app, targets: ["http://a", "http://[::1]:8080"], balance: key_hash, connect_timeout: 11ms, max_connections: 12, idle_timeout: 13s}
-limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 17}
+limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 17, max_records: 41, max_records_bytes: 42MiB}
+stores:
+  redis: {addresses: ["r:1"], username: u, password_file: /pw, tls: {ca_file: /ca, cert_file: /cert, key_file: /key, server_name: n}, db: 43, key_prefix: "p:"}
+  postgres: {dsn_file: /dsn, table: s.t, create_table: false, max_connections: 44}
 defaults:
   key: {missing: client_ip, normalize: [lower, trim], max_length: 18}
   lane: {guarantee: strict, exclusive: [PUT], shared: ["*"], bypass: [], max_depth: 19, max_shared: 20, queue_timeout: 21s, upstream_timeout: 22s, after_timeout: release,
     hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B,
     hot: {depth: 17, bytes: 9MiB, busy: 0.25, share: 1, rate: 10.50, for: 37s, cool_after: 38s, action: shed, backend: coordinator, batch: 39, quantum: 40ms}}
+  idempotency: {mode: optional, header: I, ttl: 45s, store: redis, accept_crash_loss: true, claim_lease: 46s, store_away: run, concurrent: conflict,
+    fingerprint: [body], scope_headers: [Cookie, X-Tenant], replay: ["201"], unknown: execute, max_entry: 47KiB}
 routes:
   - name: one
     match: {host: h, path: "/{id}/{$}", methods: [PUT], headers: [{name: A, value: b}, {name: C}]}
     upstream: app
     key: {space: s, from: [{path: id}, {header: H}, {query: "q$${x}"}, {cookie: c}, {json: 'j\.k'}, {all: [{header: A}, {query: b}]}], missing: bypass, normalize: [], max_length: 26}
     lane: {exclusive: [], shared: [GET], bypass: ["*"], max_depth: 27, hot: {depth: 26}}
-  - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}}
+    idempotency: {mode: none}
+  - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}, idempotency: {mode: none, replay: []}}
 shutdown: {delay: 28s, drain_timeout: 29s}
 log: {level: warn, format: json, access: none, keys: plain}
 metrics: {native_histograms: false}
