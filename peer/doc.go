@@ -54,8 +54,9 @@
 // Then, from the ingress, on an ordered connection:
 //
 //	4 REQUEST  seq u64 · partition u32 · flags u8 (4: first) · patience u32 ms
-//	           · class u8 · flags u8 (1: to HEAD, 2: bulk, 8: strict, 16: turn, 32: identity)
+//	           · class u8 · flags u8 (1: to HEAD, 2: bulk, 8: strict, 16: turn, 32: identity, 64: sequence)
 //	           · ticket 16 · holder 16 · identity's id 32 and print 32, if it has one
+//	           · flags u8 (128: identity is of this) · producer text · epoch u64 · number u64, if it has one
 //	           · max_depth u32 · max_bytes u32 · max_shared u32 · max_response u32
 //	           · retries u32 · upstream_timeout u32 ms · hold_for u32 ms
 //	           · key long · route text · head long · body size u32 · body

@@ -328,6 +328,7 @@ type Request struct {
 	Holder queue.ID
 
 	Identity *Identity // of a request that must not run twice; nil: none
+	Sequence *Sequence // of a request whose producer numbers them; nil: none
 
 	MaxDepth, MaxBytes, MaxShared int
 	MaxResponse                   int
@@ -352,6 +353,13 @@ type Request struct {
 // idempotency.
 type Identity struct{ ID, Print [32]byte }
 
+// Sequence is where a request stands among those of its producer; see package sequence.
+type Sequence struct {
+	Producer   string
+	Epoch, Seq uint64
+	Named      bool // the request's identity is made of this
+}
+
 const (
 	flagToHead = 1 << iota
 	flagBulk
@@ -359,14 +367,20 @@ const (
 	flagStrict
 	flagTurn
 	flagIdentity
+	flagSequence
+	flagNamed
 )
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn)|bit(r.Identity != nil, flagIdentity))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn)|bit(r.Identity != nil, flagIdentity)|bit(r.Sequence != nil, flagSequence))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
 	if r.Identity != nil {
 		b = append(append(b, r.Identity.ID[:]...), r.Identity.Print[:]...)
+	}
+	if q := r.Sequence; q != nil {
+		b = append(b, bit(q.Named, flagNamed))
+		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(appendText(b, q.Producer), q.Epoch), q.Seq)
 	}
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
@@ -415,6 +429,10 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 		r.Identity = new(Identity)
 		copy(r.Identity.ID[:], in.take(len(r.Identity.ID)))
 		copy(r.Identity.Print[:], in.take(len(r.Identity.Print)))
+	}
+	if r.Sequence = nil; flags&flagSequence != 0 {
+		named := in.u8()&flagNamed != 0
+		r.Sequence = &Sequence{Named: named, Producer: string(in.text()), Epoch: in.u64(), Seq: in.u64()}
 	}
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()

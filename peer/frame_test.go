@@ -23,6 +23,7 @@ func sampleFrames() map[kind][]byte {
 	r := Request{
 		Key: []byte{0, 255, '%', 'x'}, Route: "orders", Class: queue.Shared, Ticket: queue.ID{1, 2}, Holder: queue.ID{3},
 		Identity: &Identity{ID: [32]byte{4, 31: 5}, Print: [32]byte{6, 31: 7}},
+		Sequence: &Sequence{Producer: "till-4", Epoch: 1 << 60, Seq: 9, Named: true},
 		MaxDepth: 1, MaxBytes: 2, MaxShared: 3, MaxResponse: 4, Retries: 5, UpstreamTimeout: 6 * time.Second, HoldFor: 7 * time.Millisecond,
 		ToHead: true, Head: []byte("POST / HTTP/1.1\r\n"), Body: []byte("body"), BodySize: 4,
 	}

@@ -40,6 +40,7 @@ type exchange struct {
 	conn   net.Conn
 	reader *bufio.Reader
 	number int           // among the requests of the connection
+	script *script
 	done   chan struct{} // for those that wait for the test
 }
 
@@ -110,7 +111,7 @@ func (s *script) serve(conn net.Conn) {
 				}
 				return
 			}
-			x := &exchange{message: *request, conn: conn, reader: reader, number: number}
+			x := &exchange{message: *request, conn: conn, reader: reader, number: number, script: s}
 			if strings.Contains(x.start, "canary") {
 				x.ok(canary(x.start))
 				continue

@@ -48,9 +48,11 @@ type Cluster interface {
 // own lanes.
 func (c *call) AdmitHere(id queue.ID) bool {
 	c.place.ID = id
-	if c.refusal = c.enterName(); c.refusal == nil {
-		c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
+	if c.refusal = c.enterName(); c.refusal != nil {
+		c.ticket.ID, c.ticket.Depth = id, 0
+		return true
 	}
+	c.refusal = c.proxy.lanes.Admit(c.ticket, &c.place)
 	return c.refusal != queue.ErrSealed //nolint:errorlint // Admit returns it as it is
 }
 
@@ -82,6 +84,9 @@ func (c *call) forward() *problem {
 	}
 	if c.identity != nil {
 		r.Identity = &c.identity.Identity
+	}
+	if n := c.sequence; n != nil {
+		r.Sequence = &peer.Sequence{Producer: n.Producer, Epoch: n.Epoch, Seq: n.Seq, Named: n.named}
 	}
 	began := time.Now()
 	call := c.elsewhere

@@ -7,6 +7,7 @@ import (
 
 	"lanekeeper/lock"
 	"lanekeeper/proxy/idempotency"
+	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 )
 
@@ -54,6 +55,7 @@ type Config struct {
 	Locks Locks // of spilled keys
 
 	Records map[string]idempotency.Store // of requests with a name, by what Idempotency.Store says
+	Marks   *sequence.Marks              // of producers that number their requests; nil: some without bound
 }
 
 // Locks are locks in a store, which lanes with SpillLocks want.
@@ -127,6 +129,7 @@ type Route struct {
 	Lane     Lane
 
 	Idempotency Idempotency
+	Sequence    Sequence
 }
 
 // Match selects requests. Empty fields match everything; all given ones must match.

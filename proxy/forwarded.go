@@ -15,6 +15,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"lanekeeper/peer"
+	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 )
 
@@ -98,8 +99,14 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	c.key, c.id, c.ticket = append(c.key[:0], in.Key...), in.Request.Ticket, &in.Ticket
 	c.patience = in.Patience
 	if in.Identity != nil {
-		c.identity = &identity{Identity: *in.Identity}
+		c.identity = &identity{Identity: *in.Identity, rule: &route.Idempotency}
 		in.Left = c.leaveName
+	}
+	if n := in.Sequence; n != nil {
+		c.sequence = &sequenced{Number: sequence.Number{Producer: n.Producer, Epoch: n.Epoch, Seq: n.Seq}, named: n.Named}
+		if n.Named && c.identity != nil {
+			c.identity.rule = &route.ofNumbers
+		}
 	}
 	c.place = queue.Request{
 		Key: in.Key, Partition: in.Partition, Class: in.Class, Bytes: in.BodySize,

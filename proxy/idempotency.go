@@ -101,6 +101,7 @@ const nameMax = 255
 // identity is a request's name, on its way through a node.
 type identity struct {
 	peer.Identity
+	rule    *Idempotency
 	entered bool // among Proxy.names
 	behind  bool // another of its name was on its way when it came
 }
@@ -124,7 +125,7 @@ func (c *call) identify() *problem {
 	if err != nil {
 		return invalidIdempotencyKey.because(fmt.Sprintf("header %s: %v", rule.Header, err))
 	}
-	c.identity = &identity{Identity: peer.Identity{ID: c.idOf(name), Print: c.print()}}
+	c.identity = &identity{Identity: peer.Identity{ID: c.idOf(name, false), Print: c.print()}, rule: rule}
 	return nil
 }
 
@@ -155,9 +156,13 @@ func parseName(value string) (string, error) {
 }
 
 // idOf hashes what makes two requests one. One caller never sees another's
-// response: those that ScopeHeaders tell apart have names of their own.
-func (c *call) idOf(name string) (id [32]byte) {
+// response: those that ScopeHeaders tell apart have names of their own. A name that is
+// made of a request's number is none that a client may give.
+func (c *call) idOf(name string, ofNumber bool) (id [32]byte) {
 	h := sha256.New()
+	if ofNumber {
+		part(h, []byte("number"))
+	}
 	part(h, []byte(c.route.Name))
 	part(h, c.key)
 	part(h, []byte(name))
@@ -219,7 +224,7 @@ func (c *call) enterName() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	name.behind = n.counts[name.ID] > 0
-	if name.behind && c.route.Idempotency.Concurrent == ConflictAtOnce {
+	if name.behind && name.rule.Concurrent == ConflictAtOnce {
 		return errInProgress
 	}
 	n.counts[name.ID]++
@@ -239,6 +244,14 @@ func (c *call) leaveName() {
 	if n.counts[name.ID]--; n.counts[name.ID] == 0 {
 		delete(n.counts, name.ID)
 	}
+}
+
+// onceOrNot runs the request in its turn.
+func (c *call) onceOrNot() *problem {
+	if c.identity != nil {
+		return c.once()
+	}
+	return c.execute()
 }
 
 // once runs the request in its turn, unless one of its name has been.
@@ -262,7 +275,7 @@ func (c *call) once() *problem {
 // claim returns a Run if the request is to run; else the request is answered, or
 // there is a problem.
 func (c *call) claim() (idempotency.Run, *problem) {
-	rule := &c.route.Idempotency
+	rule := c.identity.rule
 	r := idempotency.Request{
 		ID: c.identity.ID, Print: c.identity.Print, Partition: c.place.Partition, Key: c.key,
 		Lease: rule.Lease, TTL: rule.TTL, MaxEntry: rule.MaxEntry, Again: rule.Unknown == ExecuteAgain,
@@ -310,7 +323,7 @@ const (
 
 // unclaimed is for a request of which the store says nothing.
 func (c *call) unclaimed(err error) (idempotency.Run, *problem) {
-	rule := &c.route.Idempotency
+	rule := c.identity.rule
 	if errors.Is(err, idempotency.ErrFull) {
 		return nil, overloaded.because("the records of requests with an idempotency key are at their limit")
 	}
@@ -338,16 +351,25 @@ func (c *call) keep(run idempotency.Run, problem *problem) {
 	switch {
 	case problem != nil && problem.executed == unknown:
 		err = run.Lose(context.Background())
-	case problem != nil, !c.route.Idempotency.Replay.Has(response.StatusCode()):
+	case problem != nil, !c.identity.rule.Replay.Has(response.StatusCode()):
 		err = run.Forget(context.Background())
 	default:
 		err = run.Finish(context.Background(), c.reply())
 	}
-	if err != nil {
-		c.proxy.metrics.storeErrors.WithLabelValues(c.route.Idempotency.Store).Inc()
-		c.proxy.log.Warn("what became of a request could not be recorded; sent again, its outcome is unknown", "event", "idempotency-unrecorded",
-			"route", c.route.Name, "store", c.route.Idempotency.Store, "ticket", c.id.String(), "err", err)
+	c.noted(err)
+}
+
+// forget frees the name of a request that was not executed.
+func (c *call) forget(run idempotency.Run) { c.noted(run.Forget(context.Background())) }
+
+func (c *call) noted(err error) {
+	if err == nil {
+		return
 	}
+	store := c.identity.rule.Store
+	c.proxy.metrics.storeErrors.WithLabelValues(store).Inc()
+	c.proxy.log.Warn("what became of a request could not be recorded; sent again, its outcome is unknown", "event", "idempotency-unrecorded",
+		"route", c.route.Name, "store", store, "ticket", c.id.String(), "err", err)
 }
 
 // reply is the response as it is kept. One that streams is not.

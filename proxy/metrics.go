@@ -23,6 +23,7 @@ type metrics struct {
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
 	idempotency, storeErrors *prometheus.CounterVec
+	sequence                 *prometheus.CounterVec
 
 	spilled  *prometheus.CounterVec
 	acquires *prometheus.HistogramVec
@@ -56,6 +57,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
 	m.idempotency = m.counter("lanekeeper_idempotency_total", "Requests with an idempotency key, in their turn or refused before, by what it led to: first (or again after what left no record), replayed, waited (for the one that was on its way, and replayed), conflict, mismatch, unknown, or unrecorded: run while the store was away.", "route", "result")
+	m.sequence = m.counter("lanekeeper_sequence_total", "What the numbers of requests led to: next, held (for those before), replayed, done, gap, unknown, fenced.", "route", "result")
 	m.storeErrors = m.counter("lanekeeper_idempotency_store_errors_total", "Questions to a store of records that it did not answer.", "store")
 	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
 	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(slices.Clone(buckets), 30, 60), "route", "mode")

@@ -61,6 +61,12 @@ var (
 	idempotencyNotReplayable  = declare(kind{slug: "idempotency-not-replayable", status: 409, title: "The same request was answered, and its answer was not kept", executed: no, cause: "http_request_denied"})
 	idempotencyStoreAway      = declare(kind{slug: "idempotency-store-away", status: 503, title: "The records of earlier requests cannot be read", executed: no, cause: "proxy_internal_response", retry: true})
 
+	invalidSequence = declare(kind{slug: "invalid-sequence", status: 400, title: "The request's number cannot be used", executed: no, cause: "http_request_error"})
+	sequenceDone    = declare(kind{slug: "sequence-done", status: 409, title: "The request's number was run before", executed: no, cause: "http_request_denied"})
+	sequenceGap     = declare(kind{slug: "sequence-gap", status: 409, title: "Requests before this one are missing", executed: no, cause: "http_request_denied", retry: true})
+	sequenceUnknown = declare(kind{slug: "sequence-unknown", status: 409, title: "Nothing is known of the request's producer", executed: no, cause: "http_request_denied"})
+	sequenceFenced  = declare(kind{slug: "sequence-producer-fenced", status: 409, title: "The request's producer has been replaced", executed: no, cause: "http_request_denied"})
+
 	laneFull      = declare(kind{slug: "lane-full", status: 429, title: "Too many requests wait for this key", executed: no, cause: "connection_limit_reached", retry: true})
 	overloaded    = declare(kind{slug: "overloaded", status: 503, title: "This node is at its limit", executed: no, cause: "connection_limit_reached", retry: true})
 	draining      = declare(kind{slug: "draining", status: 503, title: "This node is shutting down", executed: no, cause: "proxy_internal_response", retry: true, close: true})

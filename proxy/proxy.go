@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -18,6 +19,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"lanekeeper/peer"
+	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 )
 
@@ -42,6 +44,8 @@ type Proxy struct {
 	background background // goroutines that outlive their request
 	turns      *turns
 	names      names
+	stopping   chan struct{} // closed by Stop
+	stops      sync.Once     // for stopping
 	lender     *lender
 	spills     *spills
 }
@@ -54,6 +58,10 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		p.via += " (" + config.Node + ")"
 	}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
+	p.stopping = make(chan struct{})
+	if p.config.Marks == nil {
+		p.config.Marks = sequence.New(sequence.Config{MaxMarks: math.MaxInt})
+	}
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
@@ -121,6 +129,7 @@ func (p *Proxy) Serve(listener net.Listener) error {
 func (p *Proxy) Stop(ctx context.Context) error {
 	// In this order: a client that is told to leave comes back at once, and a
 	// connection that nobody has accepted when a listener closes is reset.
+	p.stops.Do(func() { close(p.stopping) })
 	p.listeners.close()
 	p.retiring.Store(true)
 	p.linger(ctx)
@@ -173,6 +182,7 @@ type request struct {
 	refusal  error         // their answer
 	from     *forwarded    // another node accepted it
 	identity *identity     // its name, if it must not run twice
+	sequence *sequenced    // its number, if its producer numbers them
 	aside    *spill        // where it waits for a turn that its key's owner lends
 	lent     *turn         // that turn
 	first    *queue.Ticket // its place there, until it is sent to its lane
@@ -261,10 +271,13 @@ func (c *call) run() *problem {
 	if problem := c.identify(); problem != nil {
 		return problem
 	}
+	if problem := c.number(); problem != nil {
+		return problem
+	}
 	if c.fields.upgrades() {
 		return upgradeRefused.because("a switched protocol cannot share a lane; route it with bypass for all methods")
 	}
-	switch problem := c.takeTurn(); {
+	switch problem := c.takeTurns(); {
 	case problem == nil && c.answered:
 		return nil
 	case problem == nil:
@@ -446,10 +459,10 @@ func evicted(cause error) *problem {
 
 // dispatch answers the request in its turn.
 func (c *call) dispatch() *problem {
-	if c.identity != nil {
-		return c.once()
+	if c.sequence != nil {
+		return c.inSequence()
 	}
-	return c.execute()
+	return c.onceOrNot()
 }
 
 // execute sends the request to its upstream.

@@ -31,7 +31,9 @@ type route struct {
 	others   mode // of methods without an entry
 	upstream *upstream
 	keyed    bool // some method of it queues
-	metrics  *routeMetrics
+
+	ofNumbers Idempotency // of requests whose identity is made of their numbers
+	metrics   *routeMetrics
 }
 
 type methodMode struct {
@@ -48,8 +50,10 @@ func newRoute(r Route, index int) (*route, error) {
 	if err != nil {
 		return nil, fmt.Errorf("route %s: %w", r.Name, err)
 	}
+	ofNumbers := r.Idempotency
+	ofNumbers.Mode, ofNumbers.Store, ofNumbers.TTL = IdempotencyOptional, r.Sequence.Store, r.Sequence.TTL
 	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
-	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), others: exclusive}
+	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), others: exclusive, ofNumbers: ofNumbers}
 	for _, list := range []struct {
 		mode    mode
 		methods []string

@@ -21,6 +21,15 @@ func (s *shard) sealed(partition int) bool {
 	return s.open != nil && partition >= 0 && !s.open[partition/shardCount]
 }
 
+// IsSealed reports whether a partition's further requests are refused. It may be so no
+// longer when it returns.
+func (l *Lanes) IsSealed(partition int) bool {
+	s := l.shardOf(partition, 0)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sealed(partition)
+}
+
 func (ln *lane) busy() bool { return ln.running.len > 0 || ln.waiting.len > 0 }
 
 // Open lets requests of a partition in.

@@ -29,16 +29,15 @@ func newCoordinator(config *Config, log *slog.Logger) (lock.Coordinator, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &lateCoordinator{
-		timeout: time.Duration(config.Coordinator.LeaseTTL), ttl: time.Duration(config.Coordinator.LeaseTTL),
-		open: func(ctx context.Context) (lock.Coordinator, error) {
-			c, err := settings.open(ctx, log)
-			if err != nil {
-				return nil, settingError{store.path(), err}
-			}
-			return c, nil
-		},
-	}, nil
+	c := &lateCoordinator{ttl: time.Duration(config.Coordinator.LeaseTTL)}
+	c.timeout, c.open = c.ttl, func(ctx context.Context) (lock.Coordinator, error) {
+		opened, err := settings.open(ctx, log)
+		if err != nil {
+			return nil, settingError{store.path(), err}
+		}
+		return opened, nil
+	}
+	return c, nil
 }
 
 // coordinatorSettings is the coordinator section as those need it who open the

@@ -1,10 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
+	"errors"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"lanekeeper/lock"
@@ -23,13 +23,15 @@ func newLocks(config *Config, log *slog.Logger) (lock.Locker, error) {
 		return nil, err
 	}
 	ttl := time.Duration(config.Coordinator.LeaseTTL)
-	return &lateLocker{timeout: ttl, patience: patienceOfTTLs * ttl, open: func(ctx context.Context) (lock.Locker, error) {
+	l := &lateLocker{patience: patienceOfTTLs * ttl}
+	l.timeout, l.open = ttl, func(ctx context.Context) (lock.Locker, error) {
 		l, err := settings.openLocks(ctx, log)
 		if err != nil {
 			return nil, settingError{store.path(), err}
 		}
 		return l, nil
-	}}, nil
+	}
+	return l, nil
 }
 
 // spillsUnderLocks reports whether any route has hot.backend coordinator.
@@ -64,115 +66,59 @@ func (s *coordinatorSettings) openLocks(ctx context.Context, log *slog.Logger) (
 	return masters, nil
 }
 
-// lateLocker is a Locker whose store need not be there when the node starts: it is opened
-// beside the first Acquire, and anew when none has succeeded for long.
+// lateLocker is a Locker whose store need not be there when the node starts, and is
+// opened anew when none of its locks has been had for long.
 type lateLocker struct {
-	open     func(context.Context) (lock.Locker, error)
-	timeout  time.Duration // of an opening
+	late[lock.Locker]
 	patience time.Duration
-
-	mu      sync.Mutex // guards the rest
-	store   lock.Locker
-	good    time.Time     // the last success, or opening
-	opening chan struct{} // closed when an opening ends; nil: none is under way
-	failed  error         // the last one
-	cancel  context.CancelFunc
-	closed  bool
+	good     atomic.Pointer[time.Time] // the last success
 }
 
 // Acquire implements lock.Locker.
 func (l *lateLocker) Acquire(ctx context.Context, name string) (lock.Lease, error) {
 	store, err := l.get(ctx)
 	if err != nil {
-		return nil, err
+		return nil, asLock(err)
 	}
 	lease, err := store.Acquire(ctx, name)
 	if err == nil {
-		l.mu.Lock()
-		l.good = time.Now()
-		l.mu.Unlock()
+		now := time.Now()
+		l.good.Store(&now)
 		return lease, nil
 	}
-	l.giveUp(store)
-	return nil, err
-}
-
-// get returns the store, when it has been opened.
-func (l *lateLocker) get(ctx context.Context) (lock.Locker, error) {
-	l.mu.Lock()
-	if l.store == nil && l.opening == nil && !l.closed {
-		l.openLocked()
-	}
-	opening := l.opening
-	l.mu.Unlock()
-	if opening != nil {
-		select {
-		case <-opening:
-		case <-ctx.Done():
-		}
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.closed:
-		return nil, lock.ErrClosed
-	case l.store == nil:
-		return nil, cmp.Or(l.failed, context.Cause(ctx), lock.ErrUnavailable)
-	}
-	return l.store, nil
-}
-
-func (l *lateLocker) openLocked() {
-	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
-	done := make(chan struct{})
-	l.opening, l.cancel = done, cancel
-	go func() { // ends with ctx, which Close ends
-		defer cancel()
-		store, err := l.open(ctx)
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if err != nil {
-			store = nil
-		}
-		l.store, l.failed, l.good, l.opening = store, err, time.Now(), nil
-		close(done)
-	}()
-}
-
-// giveUp closes a store that has not granted anything for long.
-func (l *lateLocker) giveUp(store lock.Locker) {
-	l.mu.Lock()
-	given := !l.closed && l.store == store && time.Since(l.good) > l.patience
-	if given {
-		l.store = nil
-	}
-	l.mu.Unlock()
-	if given {
+	if l.stale() && l.drop(store) {
 		go func() { // ends with ctx
 			ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
 			defer cancel()
 			store.Close(ctx) //nolint:errcheck // it is given up
 		}()
 	}
+	return nil, err
+}
+
+// stale reports whether the store has not granted anything for long.
+func (l *lateLocker) stale() bool {
+	l.mu.Lock()
+	good := l.opened
+	l.mu.Unlock()
+	if last := l.good.Load(); last != nil && last.After(good) {
+		good = *last
+	}
+	return time.Since(good) > l.patience
 }
 
 // Close implements lock.Locker.
 func (l *lateLocker) Close(ctx context.Context) error {
-	l.mu.Lock()
-	l.closed = true
-	opening := l.opening
-	if opening != nil {
-		l.cancel()
+	if store := l.close(); store != nil {
+		return store.Close(ctx)
 	}
-	l.mu.Unlock()
-	if opening != nil {
-		<-opening
+	return nil
+}
+
+// asLock is an error of get in the words of package lock.
+func asLock(err error) error {
+	if errors.Is(err, errClosed) {
+		return lock.ErrClosed
 	}
-	l.mu.Lock()
-	store := l.store
-	l.mu.Unlock()
-	if store == nil {
-		return nil
-	}
-	return store.Close(ctx)
+	return err
 }

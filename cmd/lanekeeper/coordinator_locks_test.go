@@ -40,7 +40,7 @@ func TestLateLocker(t *testing.T) {
 		away := errors.New("nobody is there")
 		dead, alive := new(deadLocks), lock.NewLocal().Open()
 		opened := 0
-		l := &lateLocker{timeout: time.Second, patience: 10 * time.Second, open: func(context.Context) (lock.Locker, error) {
+		l := &lateLocker{patience: 10 * time.Second, late: late[lock.Locker]{timeout: time.Second, open: func(context.Context) (lock.Locker, error) {
 			switch opened++; opened {
 			case 1:
 				return nil, away
@@ -48,7 +48,7 @@ func TestLateLocker(t *testing.T) {
 				return dead, nil
 			}
 			return alive, nil
-		}}
+		}}}
 		if _, err := acquireIn(l, time.Second); !errors.Is(err, away) {
 			t.Errorf("while it is away: %v", err)
 		}
@@ -83,19 +83,19 @@ func TestLateLocker(t *testing.T) {
 // Mutants: Close does not wait for the opening; it does not end it.
 func TestLateLockerIsClosedWhileItOpens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		late := new(deadLocks)
-		l := &lateLocker{timeout: time.Hour, open: func(ctx context.Context) (lock.Locker, error) {
+		slow := new(deadLocks)
+		l := &lateLocker{late: late[lock.Locker]{timeout: time.Hour, open: func(ctx context.Context) (lock.Locker, error) {
 			<-ctx.Done()
 			time.Sleep(time.Second)
-			return late, nil
-		}}
+			return slow, nil
+		}}}
 		go acquireIn(l, time.Minute) //nolint:errcheck // ends with Close
 		synctest.Wait()
 		began := time.Now()
 		if err := l.Close(t.Context()); err != nil || time.Since(began) != time.Second {
 			t.Errorf("closed after %v: %v", time.Since(began), err)
 		}
-		if !late.closed.Load() {
+		if !slow.closed.Load() {
 			t.Error("what was opened is not closed")
 		}
 	})

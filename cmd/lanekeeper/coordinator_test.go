@@ -334,13 +334,13 @@ func TestStoreMayComeLate(t *testing.T) {
 func TestOpeningHoldsUpNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var openings atomic.Int32
-		c := &lateCoordinator{timeout: time.Hour, open: func(ctx context.Context) (lock.Coordinator, error) {
+		c := &lateCoordinator{late: late[lock.Coordinator]{timeout: time.Hour, open: func(ctx context.Context) (lock.Coordinator, error) {
 			if openings.Add(1) == 1 {
 				return nil, errors.New("nobody there")
 			}
 			<-ctx.Done()
 			return nil, ctx.Err()
-		}}
+		}}}
 		begin := func() (took time.Duration, err error) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()

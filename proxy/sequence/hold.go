@@ -1,0 +1,68 @@
+package sequence
+
+// Held is a request that waits for numbers before its own.
+type Held struct {
+	marks *Marks
+	lane  *lane
+	// News is closed when the request is to take its place anew: numbers before its
+	// own were run, or the key's partition has another owner.
+	News chan struct{}
+}
+
+// Hold has a request wait for news of its key, unless most already do: ErrHeld. It is
+// called in the turn in which the request was judged, so that nothing comes to pass in
+// between; but the partition may have another owner already, and whoever calls Wake
+// then has been here before.
+func (m *Marks) Hold(partition int, key []byte, most int) (*Held, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ln := m.lane(partition, string(key))
+	if len(ln.held) >= most {
+		m.tidy(ln)
+		return nil, ErrHeld
+	}
+	h := &Held{marks: m, lane: ln, News: make(chan struct{})}
+	ln.held[h] = struct{}{}
+	return h, nil
+}
+
+// Leave ends the wait. It may be called after News.
+func (h *Held) Leave() {
+	m := h.marks
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(h.lane.held, h)
+	m.tidy(h.lane)
+}
+
+// Wake wakes all that are held in a partition, which is not this node's any more.
+func (m *Marks) Wake(partition int) {
+	m.mu.Lock()
+	var all woken
+	for _, ln := range m.parts[partition] {
+		all = append(all, ln.wake()...)
+	}
+	for _, h := range all {
+		m.tidy(h.lane)
+	}
+	m.mu.Unlock()
+	all.tell()
+}
+
+// woken are to be told, once no lock is held.
+type woken []*Held
+
+// wake takes out those that are held: they judge for themselves.
+func (ln *lane) wake() (w woken) {
+	for h := range ln.held {
+		w = append(w, h)
+	}
+	clear(ln.held)
+	return w
+}
+
+func (w woken) tell() {
+	for _, h := range w {
+		close(h.News)
+	}
+}
