@@ -62,7 +62,7 @@ type Record struct {
 	State State
 	Print Print         // of the request that began it
 	Reply Reply         // of Done
-	Until time.Duration // of Running: when, from now, its claim ends unless it is renewed
+	Until time.Duration // of Running: when, from now, its claim ends unless it is renewed; 0: not known
 }
 
 // Reply is a response that is kept.

@@ -1,0 +1,25 @@
+package idempotency_test
+
+import (
+	"testing"
+	"time"
+
+	"lanekeeper/proxy/idempotency"
+	"lanekeeper/proxy/idempotency/idempotencytest"
+)
+
+// TestMemory: the suite.
+func TestMemory(t *testing.T) {
+	idempotencytest.Run(t, func(*testing.T, bool) *idempotencytest.Place {
+		return &idempotencytest.Place{
+			Lease: 200 * time.Millisecond, Timeout: time.Second,
+			Open: func(testing.TB) *idempotencytest.Node {
+				return &idempotencytest.Node{Store: idempotency.NewMemory(idempotency.MemoryConfig{MaxRecords: 1000, MaxBytes: 100 << 20})}
+			},
+		}
+	})
+}
+
+func BenchmarkMemory(b *testing.B) {
+	idempotencytest.Bench(b, idempotency.NewMemory(idempotency.MemoryConfig{}))
+}
