@@ -17,14 +17,15 @@ var (
 
 // Sections is the state of a partition's keys that has to travel with it.
 // Exporting takes nothing away and may be repeated: the same state is sent until
-// its receipt is certain. What is imported replaces what was there.
+// its receipt is certain. What is imported is added to what is there, which may be
+// older, or of a split in which both nodes owned the partition.
 type Sections interface {
 	// Export returns the state of a partition, but for keys that still run.
 	Export(partition int, except []string) []Section
 	// ExportKey returns the state of one key that no longer runs.
 	ExportKey(partition int, key string) []Section
 	// Import takes the state that another node exported. It ignores kinds and
-	// versions that it doesn't know. Keys listed in neither stay as they are.
+	// versions that it doesn't know.
 	Import(partition int, sections []Section)
 }
 

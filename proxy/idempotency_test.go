@@ -60,6 +60,7 @@ func TestARequestWithANameRunsOnce(t *testing.T) {
 		send("another key", "/orders/8", called("a"), "x", "/orders/8 3", false)
 		send("no name", "/orders/7", nil, "x", "/orders/7 4", false)
 		send("another caller", "/orders/7", http.Header{"Idempotency-Key": {"a"}, "Authorization": {"b"}}, "x", "/orders/7 5", false)
+		send("a third caller", "/orders/7", http.Header{"Idempotency-Key": {"a"}, "Authorization": {"c"}}, "x", "/orders/7 6", false)
 		send("that caller again", "/orders/7", http.Header{"Idempotency-Key": {"a"}, "Authorization": {"b"}}, "x", "/orders/7 5", true)
 		for what, a := range map[string]*answer{
 			"another body": at.send("POST", "/orders/7", called("a"), "y"), "another query": at.send("POST", "/orders/7?q", called("a"), "x"),
@@ -70,7 +71,7 @@ func TestARequestWithANameRunsOnce(t *testing.T) {
 		a := at.send("POST", "/orders/7", called("a"), "y")
 		said = append(said, told(a), a.problem.Detail)
 		time.Sleep(time.Hour)
-		send("after its time", "/orders/7", called("a"), "x", "/orders/7 6", false)
+		send("after its time", "/orders/7", called("a"), "x", "/orders/7 7", false)
 		return said
 	})
 }

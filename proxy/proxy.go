@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -60,7 +59,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
 	p.stopping = make(chan struct{})
 	if p.config.Marks == nil {
-		p.config.Marks = sequence.New(sequence.Config{MaxMarks: math.MaxInt})
+		p.config.Marks = sequence.New(sequence.Config{})
 	}
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})

@@ -134,6 +134,7 @@ type DefaultsConfig struct {
 	Lane LaneConfig  `json:"lane" doc:"of every route's lane"`
 
 	Idempotency IdempotencyConfig `json:"idempotency" doc:"of every route's requests that carry a name of their own"`
+	Sequence    SequenceConfig    `json:"sequence" doc:"of every route's requests that their producers number"`
 }
 
 // KeyDefaults is the part of a key that routes usually share.
@@ -152,6 +153,7 @@ type RouteConfig struct {
 	Lane     LaneConfig  `json:"lane" doc:"how requests of one key queue and run"`
 
 	Idempotency IdempotencyConfig `json:"idempotency" doc:"how requests that carry a name of their own are kept from running twice"`
+	Sequence    SequenceConfig    `json:"sequence" doc:"how requests that their producers number are put in order"`
 }
 
 // MatchConfig selects requests.
@@ -342,6 +344,15 @@ func Default() Config {
 				Replay:       []string{"2xx", "3xx", "4xx", "500"},
 				Unknown:      "conflict",
 				MaxEntry:     64 * KiB,
+			},
+			Sequence: SequenceConfig{
+				Mode:    "none",
+				Store:   "owner",
+				Start:   "one",
+				GapWait: Duration(5 * time.Second),
+				MaxHeld: 64,
+				Done:    "replay",
+				TTL:     Duration(24 * time.Hour),
 			},
 		},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},

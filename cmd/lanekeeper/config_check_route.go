@@ -27,6 +27,7 @@ func (c *checker) checkRoutes() {
 		c.checkLane(path+".lane", r.Lane)
 		c.checkKey(path+".key", r, wildcards)
 		c.checkIdempotency(path+".idempotency", r)
+		c.checkSequence(path+".sequence", r)
 		c.checkAgreement(i)
 		c.checkReachable(i)
 	}

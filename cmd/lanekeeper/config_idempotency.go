@@ -40,8 +40,10 @@ var (
 	}
 )
 
-func (i IdempotencyConfig) proxyIdempotency() proxy.Idempotency {
-	if i.Mode == "none" {
+// proxyIdempotency is also what the answers of numbered requests are kept by.
+func (r RouteConfig) proxyIdempotency() proxy.Idempotency {
+	i := r.Idempotency
+	if i.Mode == "none" && r.Sequence.Mode == "none" {
 		return proxy.Idempotency{}
 	}
 	replay, err := i.replay()

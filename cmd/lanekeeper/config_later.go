@@ -36,7 +36,6 @@ var laterSettings = []struct{ path, off string }{
 	{"*.coalesce", "[]"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
-	{"*.sequence.mode", "none"},
 }
 
 // never is the off value of a setting that has none: leaving it out is off.

@@ -181,7 +181,7 @@ func inheritDefaults(settings map[string]any) {
 	}
 	defaults := settings["defaults"].(map[string]any)
 	for _, r := range sectionsOf(settings["routes"]) {
-		for _, name := range []string{"lane", "idempotency"} {
+		for _, name := range []string{"lane", "idempotency", "sequence"} {
 			section, _ := r[name].(map[string]any)
 			if section == nil {
 				section = make(map[string]any)

@@ -116,7 +116,8 @@ func (r RouteConfig) proxyRoute() proxy.Route {
 			MaxLength: r.Key.MaxLength,
 		},
 		Lane:        r.Lane.proxyLane(),
-		Idempotency: r.Idempotency.proxyIdempotency(),
+		Idempotency: r.proxyIdempotency(),
+		Sequence:    r.Sequence.proxySequence(),
 	}
 	for _, h := range r.Match.Headers {
 		p.Match.Headers = append(p.Match.Headers, proxy.Header(h))

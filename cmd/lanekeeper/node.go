@@ -40,6 +40,7 @@ type nodeConfig struct {
 	coordinator lock.Coordinator // of strict routes, which the node closes; nil: there is none
 	strict      bool             // it is not ready without a lease
 	locks       lock.Locker      // of spilled keys, which the node closes; nil: there are none
+	records     recordsConfig    // of requests, and of their producers' numbers
 
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
@@ -54,6 +55,7 @@ type node struct {
 	lanes   *queue.Lanes
 	proxy   *proxy.Proxy
 	cluster *cluster // nil: this node is alone
+	records *keyRecords
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -89,6 +91,9 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 			n.release()
 		}
 	}()
+
+	n.records = newKeyRecords(config.records)
+	n.config.proxy.Records, n.config.proxy.Marks = n.records.stores, n.records.marks
 
 	// Lanes first: everything else only reads or fills them.
 	if err := n.makeLanes(); err != nil {
@@ -161,12 +166,16 @@ func (n *node) makeLanes() (err error) {
 	edge := clusterHooks{
 		serve: func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
 		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
+		state: &sections{n.records.sections(), n.log},
+		sealed: n.records.marks.Wake,
 		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
 		return err
 	}
 	n.lanes = n.cluster.lanes
+	owned := func(partition int) bool { return !n.lanes.IsSealed(partition) }
+	n.records.owned.Store(&owned)
 	n.config.proxy.Cluster = clusterEdge{n.cluster, n.cluster.hop}
 	return nil
 }
@@ -203,6 +212,7 @@ func (n *node) release() {
 		n.config.coordinator.Close(context.Background()) //nolint:errcheck // nothing was held
 	}
 	n.closeLocks()
+	n.closeRecords()
 	if n.traffic != nil {
 		n.traffic.Close()
 	}
@@ -302,6 +312,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 			prometheus.Labels{"hash": n.config.hash}),
 	)
 	all = append(all, n.journal.Collectors()...)
+	all = append(all, n.records.collectors()...)
 	if n.cluster != nil {
 		all = append(all, n.cluster.collectors()...)
 	}
@@ -365,6 +376,7 @@ func (n *node) stop(now <-chan struct{}) error {
 		n.cluster.stop(ctx)
 	}
 	n.closeLocks()
+	n.closeRecords()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
@@ -387,6 +399,16 @@ func (n *node) closeLocks() {
 	defer cancel()
 	if err := n.config.locks.Close(ctx); err != nil {
 		n.log.Warn("the locks of spilled keys could not be given up, and end by themselves", "error", err)
+	}
+}
+
+// closeRecords ends the claims of requests: nothing runs any more.
+func (n *node) closeRecords() {
+	if n.records == nil {
+		return
+	}
+	if err := n.records.close(); err != nil {
+		n.log.Warn("claims of requests end by themselves", "event", "records-left", "err", err)
 	}
 }
 

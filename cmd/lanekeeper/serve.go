@@ -81,6 +81,7 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 		drain:   time.Duration(c.Shutdown.DrainTimeout),
 		hash:    c.hash(),
 		admin:   c.Admin.Listen,
+		records: recordsConfig{max: c.Limits.MaxRecords, maxBytes: int64(c.Limits.MaxRecordsBytes)},
 	}
 	config.strict = c.strict()
 	var err error

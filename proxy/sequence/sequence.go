@@ -52,7 +52,7 @@ var (
 
 // Config bounds Marks.
 type Config struct {
-	MaxMarks int // producers of keys that are remembered
+	MaxMarks int // producers of keys that are remembered; 0: no bound
 	// Now is the time, time.Now if it is nil.
 	Now func() time.Time
 }
@@ -134,7 +134,7 @@ func (m *Marks) Judge(partition int, key []byte, n Number, anyStart bool) (v Ver
 func (m *Marks) Begin(partition int, key []byte, n Number) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.find(partition, key, n.Producer) == nil && m.count >= m.config.MaxMarks {
+	if m.find(partition, key, n.Producer) == nil && m.config.MaxMarks > 0 && m.count >= m.config.MaxMarks {
 		return ErrFull
 	}
 	return nil

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"time"
+
+	"lanekeeper/proxy"
+)
+
+// SequenceConfig is how requests that their producers number are put in order.
+type SequenceConfig struct {
+	Mode    string   `json:"mode" doc:"whether an exclusive request may, or must, carry Lanekeeper-Producer and Lanekeeper-Seq: those of a producer and a key then run in the order of their numbers, whatever way they came" enum:"none optional required"`
+	Store   string   `json:"store" doc:"where it is kept which numbers are done. owner: in the memory of the key's owner; it moves with the key, and is lost when the node crashes: then 409 sequence-unknown" enum:"owner"`
+	Start   string   `json:"start" doc:"what an unknown producer begins with: one, or any, the first number that is seen" enum:"one any"`
+	GapWait Duration `json:"gap_wait" doc:"longest wait for the numbers before a request's; then 409 sequence-gap. It keeps nobody else waiting" min:"1ms"`
+	MaxHeld int      `json:"max_held" doc:"requests of a key that wait so" min:"1" max:"65536"`
+	Done    string   `json:"done" doc:"a number that is done: replay its answer, as idempotency.replay and idempotency.max_entry say, or a conflict (409)" enum:"replay conflict"`
+	TTL     Duration `json:"ttl" doc:"how long a producer is remembered, from its last request" min:"1s"`
+}
+
+var sequenceWords = map[string]proxy.SequenceMode{
+	"none": proxy.SequenceNone, "optional": proxy.SequenceOptional, "required": proxy.SequenceRequired,
+}
+
+func (s SequenceConfig) proxySequence() proxy.Sequence {
+	if s.Mode == "none" {
+		return proxy.Sequence{}
+	}
+	return proxy.Sequence{
+		Mode: sequenceWords[s.Mode], Store: s.Store, AnyStart: s.Start == "any", GapWait: time.Duration(s.GapWait),
+		MaxHeld: s.MaxHeld, Replay: s.Done == "replay", TTL: time.Duration(s.TTL),
+	}
+}
+
+// checkSequence judges what a route says of it, with the route's lane.
+func (c *checker) checkSequence(path string, r RouteConfig) {
+	s := r.Sequence
+	switch {
+	case s.Mode == "none":
+		return
+	case !r.isExclusive():
+		c.errorf(path+".mode", "%s, but no request of this route is exclusive: only those have an order", s.Mode)
+	case r.Lane.Mode == "observe":
+		c.errorf(path+".mode", "%s, but lane.mode is observe, which changes nothing: write none, or lane.mode: enforce", s.Mode)
+	case r.Lane.Hot.Action == "spill":
+		c.errorf(path+".mode", "%s, but lane.hot.action is spill: requests of a hot key then run at nodes that do not know which numbers are done", s.Mode)
+	}
+	if s.GapWait >= r.Lane.QueueTimeout {
+		c.warnf(path+".gap_wait", "%s is not less than lane.queue_timeout (%s), which ends the wait", s.GapWait, r.Lane.QueueTimeout)
+	}
+}
