@@ -17,7 +17,7 @@ var layers = map[string]int{
 	"queue": 1, "ring": 1, "lock": 1,
 	"lock/locktest": 2, "lock/redis": 2, "lock/redlock": 2, "lock/etcd": 2, "lock/zk": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
-	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2,
+	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2, "proxy/idempotency/redis": 2,
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
@@ -33,7 +33,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
 	"github.com/hashicorp/go-sockaddr":   {"membership"},
 	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
-	"github.com/redis/rueidis":           {"lock/redis", "lock/redlock"},
+	"github.com/redis/rueidis":           {"lock/redis", "lock/redlock", "proxy/idempotency/redis"},
 	"github.com/go-zookeeper/zk":         {"lock/zk"},
 	"go.etcd.io/etcd":                    {"lock/etcd"},
 	"google.golang.org/grpc":             {"lock/etcd"},

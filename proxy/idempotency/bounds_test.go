@@ -68,7 +68,7 @@ func TestMemoryBounds(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				m := NewMemory(test.config)
 				n := 0
-				for done(t, m, numbered(n, 0), Reply{}) {
+				for n < 9 && done(t, m, numbered(n, 0), Reply{}) {
 					n++
 					time.Sleep(time.Second)
 				}
@@ -109,13 +109,43 @@ func measured(t *testing.T, n int) (int, int64) {
 	return m.Entries()
 }
 
+// TestExpiredIsNew: a record is over at its time, be it removed or not.
+func TestExpiredIsNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := NewMemory(MemoryConfig{})
+		for i := range 100 {
+			done(t, m, numbered(i, 0), Reply{})
+		}
+		time.Sleep(time.Hour - time.Nanosecond)
+		for i := range 100 {
+			if _, known, err := m.Begin(t.Context(), numbered(i, 0)); err != nil || known.State != Done {
+				t.Fatalf("name %d: state %d, %v", i, known.State, err)
+			}
+		}
+		time.Sleep(time.Nanosecond)
+		if m.Export(0, nil) != nil || m.ExportKey(0, "lane") != nil {
+			t.Error("it would travel")
+		}
+		for i := range 100 {
+			if !done(t, m, numbered(i, 0), Reply{}) { // fails if it is not New
+				t.Fatal("full")
+			}
+		}
+		m.check(t)
+		time.Sleep(time.Hour)
+		if n, bytes := m.Entries(); n != 0 || bytes != 0 {
+			t.Errorf("%d records with %d bytes are left", n, bytes)
+		}
+	})
+}
+
 // TestPartitionTravels: what a partition may have, with what is reserved, travels in one
 // section, and arrives.
 func TestPartitionTravels(t *testing.T) {
 	for _, size := range []int{0, 1000, 64 << 10} {
 		m := narrow()
 		n := 0
-		for ; ; n++ {
+		for ; n < testMost; n++ {
 			r := numbered(n, 3)
 			r.MaxEntry = size
 			if size < 1000 {
@@ -145,7 +175,7 @@ func TestPartitionTravels(t *testing.T) {
 func TestPartitionReserves(t *testing.T) {
 	m := narrow()
 	var runs []Run
-	for n := 0; ; n++ {
+	for n := 0; n < 100; n++ {
 		r := numbered(n, 3)
 		r.MaxEntry = 64 << 10
 		run, _, err := m.Begin(t.Context(), r)
@@ -238,7 +268,7 @@ func TestMergedPartitionTravels(t *testing.T) {
 	all := narrow()
 	for owner := range 2 {
 		from := narrow()
-		for i := 0; ; i++ {
+		for i := 0; i < testMost/50; i++ {
 			r := numbered(owner<<32+i, 3)
 			r.MaxEntry = 0
 			if !done(t, from, r, Reply{}) {

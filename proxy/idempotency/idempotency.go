@@ -23,7 +23,8 @@ import (
 // Every other error of a Store means that it is away, and that nothing is known.
 var ErrFull = errors.New("idempotency: the store is full")
 
-// ErrLost is returned by a Run whose claim has ended, or is somebody else's.
+// ErrLost is returned by a Run whose name is somebody else's by now, or whose claim was
+// ended by Close, or with its record.
 var ErrLost = errors.New("idempotency: the claim was lost")
 
 // ID is a request's name: a hash of everything that must be the same for two
@@ -85,7 +86,9 @@ type Store interface {
 }
 
 // Run is a name's claim. Exactly one of its methods is called, once. It returns
-// ErrLost if the claim had ended before.
+// ErrLost, and changes nothing, if the claim was lost. A claim whose lease has run out is
+// not lost before somebody claims its name anew: what is known late is better than what
+// is unknown. Any other error means that the store is away, and that nothing is known.
 type Run interface {
 	// Finish keeps the request's reply.
 	Finish(ctx context.Context, reply Reply) error
