@@ -122,6 +122,7 @@ type Route struct {
 	Upstream string
 	Key      Key
 	Lane     Lane
+	Coalesce []Coalesce // which requests are not run because of a later one
 }
 
 // Match selects requests. Empty fields match everything; all given ones must match.
