@@ -15,6 +15,8 @@ func (c *checker) checkDefaults() {
 		c.inherited[p] = true
 		c.errorf("defaults.lane."+p.setting, "%s", p.message)
 	}
+	lane := c.cfg.Defaults.Lane
+	c.checkRules("defaults.coalesce", c.cfg.Defaults.Coalesce, lane, func(method string) bool { return lane.class(method) == "exclusive" })
 }
 
 func (c *checker) checkRoutes() {
@@ -26,6 +28,7 @@ func (c *checker) checkRoutes() {
 		wildcards := c.checkMatch(path+".match", r.Match)
 		c.checkLane(path+".lane", r.Lane)
 		c.checkKey(path+".key", r, wildcards)
+		c.checkCoalesce(i)
 		c.checkAgreement(i)
 		c.checkReachable(i)
 	}

@@ -44,7 +44,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
 		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},
-		{"coalesce", route("coalesce: [{by: DELETE, over: [PUT]}]"), refused("6:5", "routes[0].coalesce", "leave it out or write []")},
 		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
 			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
 		{"an expanded value", "journal: {file: \"${NOT_SET:-stdout}\"}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
@@ -63,7 +62,6 @@ defaults:
   lane: {after_failure: {action: continue}, hot: {action: none, backend: owner, batch: 16, quantum: 50ms}}
   idempotency: {mode: none}
   sequence: {mode: none}
-  coalesce: []
 routes:
   - name: orders
     upstream: app
@@ -71,7 +69,6 @@ routes:
     lane: {after_failure: {action: continue}, hot: {action: none}}
     idempotency:
     sequence: {}
-    coalesce: []
 `
 	cfg := mustLoad(t, off)
 	if have, want := cfg.Routes[0].Lane, Default().Defaults.Lane; !reflect.DeepEqual(have, want) {

@@ -64,6 +64,7 @@ defaults:
   lane: {guarantee: strict, exclusive: [PUT], shared: ["*"], bypass: [], max_depth: 19, max_shared: 20, queue_timeout: 21s, upstream_timeout: 22s, after_timeout: release,
     hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B,
     hot: {depth: 17, bytes: 9MiB, busy: 0.25, share: 1, rate: 10.50, for: 37s, cool_after: 38s, action: shed, backend: coordinator, batch: 39, quantum: 40ms}}
+  coalesce: [{by: PUT, over: [PUT], scope: key, status: 202}]
 routes:
   - name: one
     match: {host: h, path: "/{id}/{$}", methods: [PUT], headers: [{name: A, value: b}, {name: C}]}
