@@ -54,12 +54,15 @@
 // Then, from the ingress, on an ordered connection:
 //
 //	4 REQUEST  seq u64 · partition u32 · flags u8 (4: first) · patience u32 ms
-//	           · class u8 · flags u8 (1: to HEAD, 2: bulk, 8: strict, 16: turn, 32: identity, 64: sequence)
+//	           · class u8 · flags u8 (1: to HEAD, 2: bulk, 8: strict, 16: turn, 32: identity, 64: sequence, 128: effect)
 //	           · ticket 16 · holder 16 · identity's id 32 and print 32, if it has one
-//	           · flags u8 (128: identity is of this) · producer text · epoch u64 · number u64, if it has one
+//	           · flags u8 (1: identity is of this) · producer text · epoch u64 · number u64, if it has one
 //	           · max_depth u32 · max_bytes u32 · max_shared u32 · max_response u32
 //	           · retries u32 · upstream_timeout u32 ms · hold_for u32 ms
-//	           · key long · route text · head long · body size u32 · body
+//	           · key long · route text · effect, if it is flagged · head long
+//	           · body size u32 · body
+//	           An effect: kind text · on 32 · rules u16 · each: flags u8 (1: anything)
+//	           · status u16 · kind text
 //	5 CANCEL   seq u64
 //	6 CONFIRM  answers read u64, in all
 //	7 PING     answered by PONG, with ADMITTED before it if there is news
@@ -71,9 +74,10 @@
 //	9 ADMITTED seq u64: every request up to it has a ticket, unless answered
 //	           before. It comes with the next answer or PONG, for bulk at once
 //	10 MOVED   seq u64 · owner member (perhaps none) · epoch u64: an answer
-//	11 RESPONSE seq u64 · flags u8 (1: stream, 2: unknown, 4: spills) · lane wait u32 µs
+//	11 RESPONSE seq u64 · flags u8 (1: stream, 2: unknown, 4: spills, 8: status) · lane wait u32 µs
 //	           · upstream time u32 µs · problem text · detail text
-//	           · retry after u32 ms · depth u32 · head long · body: an answer
+//	           · retry after u32 ms · depth u32 · status u16, if it is flagged
+//	           · head long · body: an answer
 //	12 PONG
 //
 // Durations are what is left, so that clocks need not agree. On a bulk

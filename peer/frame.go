@@ -338,6 +338,8 @@ type Request struct {
 	HoldFor         time.Duration // 0: the lane is released after a timeout
 	Retries         int
 
+	Effect *queue.Effect // on others in the lane; nil: nobody can tell
+
 	Strict bool // only as long as the owner's lease lasts
 	Turn   bool // its turn is what is asked for: its ingress runs requests in it
 	ToHead bool // the response has no body
@@ -368,26 +370,58 @@ const (
 	flagTurn
 	flagIdentity
 	flagSequence
-	flagNamed
+	flagEffect
 )
 
 // appendRequest appends what of a REQUEST does not change when it is sent again.
 func appendRequest(b []byte, r *Request) []byte {
-	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn)|bit(r.Identity != nil, flagIdentity)|bit(r.Sequence != nil, flagSequence))
+	b = append(b, byte(r.Class), bit(r.ToHead, flagToHead)|bit(r.Bulk, flagBulk)|bit(r.Strict, flagStrict)|bit(r.Turn, flagTurn)|bit(r.Identity != nil, flagIdentity)|bit(r.Sequence != nil, flagSequence)|bit(r.Effect != nil, flagEffect))
 	b = append(append(b, r.Ticket[:]...), r.Holder[:]...)
 	if r.Identity != nil {
 		b = append(append(b, r.Identity.ID[:]...), r.Identity.Print[:]...)
 	}
 	if q := r.Sequence; q != nil {
-		b = append(b, bit(q.Named, flagNamed))
+		b = append(b, bit(q.Named, 1))
 		b = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(appendText(b, q.Producer), q.Epoch), q.Seq)
 	}
 	b = appendCount(appendCount(appendCount(appendCount(b, r.MaxDepth), r.MaxBytes), r.MaxShared), r.MaxResponse)
 	b = appendCount(b, r.Retries)
 	b = appendMillis(appendMillis(b, r.UpstreamTimeout), r.HoldFor)
 	b = appendText(appendLong(b, r.Key), r.Route)
+	if r.Effect != nil {
+		b = appendEffect(b, r.Effect)
+	}
 	b = appendCount(appendLong(b, r.Head), r.BodySize)
 	return append(b, r.Body...)
+}
+
+func appendEffect(b []byte, e *queue.Effect) []byte {
+	b = append(appendText(b, e.Kind), e.On[:]...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.Over))) //nolint:gosec // bounded where they come from
+	for i := range e.Over {
+		o := &e.Over[i]
+		b = append(b, bit(o.Anything, 1))
+		b = binary.BigEndian.AppendUint16(b, uint16(o.Status)) //nolint:gosec // a status of HTTP
+		b = appendText(b, o.Kind)
+	}
+	return b
+}
+
+// overSize is what one of an effect's rules takes at least.
+const overSize = 1 + 2 + 2
+
+func (r *reader) effect() *queue.Effect {
+	e := &queue.Effect{Kind: string(r.text())}
+	copy(e.On[:], r.take(len(e.On)))
+	n := int(r.u16())
+	if n > len(r.b)/overSize {
+		r.bad, r.b = true, nil
+		return e
+	}
+	for range n {
+		e.Over = append(e.Over, queue.Over{Anything: r.u8()&1 != 0, Status: int(r.u16()), Kind: string(r.text())})
+	}
+	return e
 }
 
 // ticketAt is where appendRequest puts the ticket, which is known last.
@@ -431,13 +465,16 @@ func parseRequest(b []byte, r *Request) (s sending, err error) {
 		copy(r.Identity.Print[:], in.take(len(r.Identity.Print)))
 	}
 	if r.Sequence = nil; flags&flagSequence != 0 {
-		named := in.u8()&flagNamed != 0
+		named := in.u8()&1 != 0
 		r.Sequence = &Sequence{Named: named, Producer: string(in.text()), Epoch: in.u64(), Seq: in.u64()}
 	}
 	r.MaxDepth, r.MaxBytes, r.MaxShared, r.MaxResponse = in.count(), in.count(), in.count(), in.count()
 	r.Retries = in.count()
 	r.UpstreamTimeout, r.HoldFor = in.millis(), in.millis()
 	r.Key, r.Route = in.long(), string(in.text())
+	if r.Effect = nil; flags&flagEffect != 0 {
+		r.Effect = in.effect()
+	}
 	r.Head, r.BodySize = in.long(), in.count()
 	r.Body = in.b
 	switch {
@@ -462,6 +499,7 @@ type Response struct {
 	Stream     bool
 
 	Problem    string // its slug; "" = the upstream's response
+	Status     int    // that it is to be told by, and nothing else; 0: it is told as it is
 	Executed   Executed
 	Detail     string
 	RetryAfter time.Duration
@@ -484,10 +522,13 @@ func appendResponse(b []byte, seq uint64, r *Response) []byte {
 	b = slices.Grow(b, 128+len(r.Problem)+len(r.Detail)+len(r.Head)+len(r.Body))
 	b = begin(b, frameResponse)
 	b = binary.BigEndian.AppendUint64(b, seq)
-	b = append(b, bit(r.Stream, 1)|bit(r.Executed == Unknown, 2)|bit(r.Spills, 4))
+	b = append(b, bit(r.Stream, 1)|bit(r.Executed == Unknown, 2)|bit(r.Spills, 4)|bit(r.Status != 0, 8))
 	b = appendMicros(appendMicros(b, r.LaneWait), r.UpstreamTime)
 	b = appendText(appendText(b, r.Problem), r.Detail[:min(len(r.Detail), 1<<12)])
 	b = appendCount(appendMillis(b, r.RetryAfter), r.Depth)
+	if r.Status != 0 {
+		b = binary.BigEndian.AppendUint16(b, uint16(r.Status)) //nolint:gosec // a status of HTTP
+	}
 	return end(append(appendLong(b, r.Head), r.Body...), start)
 }
 
@@ -503,6 +544,9 @@ func parseResponse(b []byte, r *Response) (seq uint64, err error) {
 	r.LaneWait, r.UpstreamTime = in.micros(), in.micros()
 	r.Problem, r.Detail = string(in.text()), string(in.text())
 	r.RetryAfter, r.Depth = in.millis(), in.count()
+	if flags&8 != 0 {
+		r.Status = int(in.u16())
+	}
 	r.Head = in.long()
 	r.Body = in.b
 	return seq, in.err()

@@ -25,11 +25,12 @@ func sampleFrames() map[kind][]byte {
 		Identity: &Identity{ID: [32]byte{4, 31: 5}, Print: [32]byte{6, 31: 7}},
 		Sequence: &Sequence{Producer: "till-4", Epoch: 1 << 60, Seq: 9, Named: true},
 		MaxDepth: 1, MaxBytes: 2, MaxShared: 3, MaxResponse: 4, Retries: 5, UpstreamTimeout: 6 * time.Second, HoldFor: 7 * time.Millisecond,
+		Effect: &queue.Effect{Kind: "DELETE", On: [32]byte{8, 31: 9}, Over: []queue.Over{{Kind: "PUT", Status: 204}, {Kind: "", Anything: true, Status: 1<<16 - 1}}},
 		ToHead: true, Head: []byte("POST / HTTP/1.1\r\n"), Body: []byte("body"), BodySize: 4,
 	}
 	a := Response{
 		LaneWait: 5 * time.Microsecond, UpstreamTime: time.Second, Head: []byte("HTTP/1.1 200 OK\r\n\r\n"), Body: []byte("answer"),
-		Stream: true, Problem: "lane-full", Executed: Unknown, Detail: "why", RetryAfter: time.Second, Depth: 17,
+		Stream: true, Problem: "lane-full", Status: 202, Executed: Unknown, Detail: "why", RetryAfter: time.Second, Depth: 17,
 	}
 	m := moved{seq: 8, owner: testMember, epoch: 9}
 	t := transfer{stripe: 1, seq: 2, size: 3}
@@ -103,7 +104,7 @@ func TestFramesRoundTrip(t *testing.T) {
 		}
 	}
 	var r Response
-	if _, err := parseResponse(sampleFrames()[frameResponse][frameHeader:], &r); err != nil || r.RetryAfter != time.Second || r.Depth != 17 || r.Executed != Unknown {
+	if _, err := parseResponse(sampleFrames()[frameResponse][frameHeader:], &r); err != nil || r.RetryAfter != time.Second || r.Depth != 17 || r.Executed != Unknown || r.Status != 202 {
 		t.Errorf("the response is read as %+v, %v", r, err)
 	}
 }

@@ -39,7 +39,7 @@ type exchange struct {
 	message
 	conn   net.Conn
 	reader *bufio.Reader
-	number int           // among the requests of the connection
+	number int // among the requests of the connection
 	script *script
 	done   chan struct{} // for those that wait for the test
 }

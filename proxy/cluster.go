@@ -76,7 +76,7 @@ func (c *call) forward() *problem {
 	r := peer.Request{
 		Key: c.key, Route: c.route.Name, Class: c.class(), Holder: c.fields.holder,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, MaxResponse: lane.MaxResponse,
-		UpstreamTimeout: lane.UpstreamTimeout, Retries: lane.Retries,
+		UpstreamTimeout: lane.UpstreamTimeout, Retries: lane.Retries, Effect: c.place.Effect,
 		Strict: lane.Strict, ToHead: c.ctx.IsHead(), Head: c.scratch, Body: c.ctx.Request.Body(),
 	}
 	if lane.AfterTimeout == Hold {
@@ -228,6 +228,8 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 		return laneTimeout.because(fmt.Sprintf("it waited %s, and its key's owner could not be reached or was busy with others", c.patience))
 	case kind == nil || kind.executed != executed: // of a later version
 		kind = otherwise
+	case kind == superseded:
+		kind = supersededWith(r.Status)
 	}
 	return kind.after(r.RetryAfter, r.Detail)
 }

@@ -130,6 +130,7 @@ type Route struct {
 
 	Idempotency Idempotency
 	Sequence    Sequence
+	Coalesce    []Coalesce // which requests are not run because of a later one
 }
 
 // Match selects requests. Empty fields match everything; all given ones must match.

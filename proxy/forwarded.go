@@ -114,7 +114,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		// This node's own: whether a key is hot is a matter of its lane, which no
 		// two nodes may see by two rules.
 		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(),
-		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index,
+		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index, Effect: in.Effect,
 	}
 	return c
 }
@@ -185,7 +185,7 @@ func (c *call) forwardedTurn() *problem {
 	}
 	c.depth = c.ticket.Depth
 	if err := c.ticket.Granted(); err != nil {
-		return evicted(err)
+		return c.ended(err)
 	}
 	c.turn, c.laneWait = true, c.ticket.Waited()
 	if err := c.from.Await(time.Now().Add(c.from.UpstreamTimeout)); err != nil {
@@ -250,7 +250,7 @@ func (c *call) problemResponse(problem *problem) *peer.Response {
 		executed = peer.Unknown
 	}
 	return &peer.Response{
-		Problem: problem.slug, Executed: executed, Detail: problem.detail, RetryAfter: problem.retryAfter,
+		Problem: problem.slug, Status: problem.bare(), Executed: executed, Detail: problem.detail, RetryAfter: problem.retryAfter,
 		Depth: c.depth, LaneWait: c.laneWait, UpstreamTime: c.upstreamTime, Spills: c.spills(),
 	}
 }

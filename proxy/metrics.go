@@ -18,7 +18,7 @@ type metrics struct {
 	proxy *Proxy
 
 	requests, rejected, unknown, clientGone *prometheus.CounterVec
-	shed                                    *prometheus.CounterVec
+	shed, coalesced                         *prometheus.CounterVec
 	holdExpired, observedTotal              *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
@@ -53,6 +53,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.rejected = m.counter("lanekeeper_rejected_total", "Answers that lanekeeper made itself, by their slug.", "route", "reason")
 	m.unknown = m.counter("lanekeeper_unknown_total", "Requests whose outcome nobody can say.", "route")
 	m.shed = m.counter("lanekeeper_shed_total", "Requests refused by this node before their lane was full, for their key was hot. They are among lane-full, too.", "route")
+	m.coalesced = m.counter("lanekeeper_coalesced_total", "Requests that waited at this node and were not run, because a later one made them needless. They are among superseded, too, at the node that they came to.", "route")
 	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
@@ -172,6 +173,7 @@ type routeMetrics struct {
 	holdExpired prometheus.Counter
 	unknown     prometheus.Counter
 	shed        prometheus.Counter
+	coalesced   prometheus.Counter
 	spilled     prometheus.Counter // nil without a cluster
 	observed    [observations]prometheus.Counter
 	laneWait    [modes]prometheus.Observer
@@ -206,6 +208,7 @@ func (m *metrics) route(r *route) *routeMetrics {
 		holdExpired: m.holdExpired.WithLabelValues(r.Name),
 		unknown:     m.unknown.WithLabelValues(r.Name),
 		shed:        m.shed.WithLabelValues(r.Name),
+		coalesced:   m.coalesced.WithLabelValues(r.Name),
 	}
 	if m.spilled != nil {
 		rm.spilled = m.spilled.WithLabelValues(r.Name)

@@ -28,6 +28,7 @@ type kind struct {
 	cause string
 	close bool // the connection may be out of step, or is no longer wanted
 	retry bool // Retry-After is sent
+	alone bool // the status is the whole answer
 }
 
 // kinds are all answers by their slug.
@@ -84,6 +85,8 @@ var (
 	upstreamInvalid = declare(kind{slug: "upstream-invalid", status: 502, title: "The upstream's answer is not valid HTTP", executed: unknown, cause: "http_protocol_error"})
 	upstreamTimeout = declare(kind{slug: "upstream-timeout", status: 504, title: "The upstream did not answer in time", executed: unknown, cause: "http_response_timeout"})
 
+	superseded = declare(kind{slug: "superseded", status: 409, title: "A later request made this one needless", executed: no, cause: "http_request_denied"})
+
 	// clientGone is never sent: nobody is there. Logs and metrics show nginx's number.
 	clientGone = declare(kind{slug: "client-gone", status: 499, title: "The client hung up while it waited", executed: no})
 
@@ -101,6 +104,26 @@ func (k *kind) because(detail string) *problem { return &problem{kind: k, detail
 
 func (k *kind) after(d time.Duration, detail string) *problem {
 	return &problem{kind: k, detail: detail, retryAfter: d}
+}
+
+// supersededWith is superseded, or, with one of these statuses, an answer that shows
+// that to logs and metrics alone: who asks for it has clients that are content with less.
+func supersededWith(status int) *kind {
+	switch status {
+	case 200, 202, 204:
+		quiet := *superseded
+		quiet.status, quiet.alone = status, true
+		return &quiet
+	}
+	return superseded
+}
+
+// bare is the status that is the whole answer, or 0.
+func (p *problem) bare() int {
+	if p.alone {
+		return p.status
+	}
+	return 0
 }
 
 // document is the body of a problem (RFC 9457).
@@ -122,6 +145,10 @@ func (p *problem) write(response *fasthttp.Response, about document) {
 	about.Type = "urn:lanekeeper:problem:" + p.slug
 	about.Title, about.Status, about.Detail, about.Executed = p.title, p.status, p.detail, p.executed
 	response.Reset()
+	if p.alone {
+		response.SetStatusCode(p.status)
+		return
+	}
 	if p.retry {
 		about.RetryAfter = retrySeconds(p.retryAfter)
 		response.Header.Set("Retry-After", strconv.Itoa(about.RetryAfter))

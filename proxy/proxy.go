@@ -84,6 +84,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		route.upstream = p.upstreams[at]
 		p.routes = append(p.routes, route)
 	}
+	learnEffects(p.routes)
 	p.metrics = newMetrics(p)
 	p.server = p.newServer()
 	return p, nil
@@ -152,8 +153,9 @@ func (p *Proxy) Stop(ctx context.Context) error {
 type call struct {
 	proxy   *Proxy
 	own     queue.Ticket
-	key     []byte // the lane's name, space:key
-	scratch []byte // the head for the upstream, and a small body
+	key     []byte       // the lane's name, space:key
+	scratch []byte       // the head for the upstream, and a small body
+	effect  queue.Effect // see doing
 
 	elsewhere *peer.Call // the last one that ended
 
@@ -354,7 +356,7 @@ func (c *call) placeFor(body int) queue.Request {
 		Key: c.key, Class: c.class(), Bytes: body,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
 		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
-		Holder: c.fields.holder, Tag: c.route.index,
+		Holder: c.fields.holder, Tag: c.route.index, Effect: c.doing(),
 	}
 }
 
@@ -430,7 +432,7 @@ func (c *call) wait() *problem {
 			}
 			return nil
 		case !errors.Is(err, queue.ErrNotYet):
-			return evicted(err)
+			return c.ended(err)
 		}
 		gone := until != deadline && hungUp(c.ctx.Conn())
 		if until != deadline && !gone || !c.ticket.Leave() {

@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/queue"
 )
 
 // mode is how a request of a route runs.
@@ -30,7 +32,8 @@ type route struct {
 	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream
-	keyed    bool // some method of it queues
+	keyed    bool           // some method of it queues
+	effects  []queue.Effect // by method, of those that rules of its space name
 
 	ofNumbers Idempotency // of requests whose identity is made of their numbers
 	metrics   *routeMetrics

@@ -19,6 +19,10 @@
 //     in bytes, and so is the number of lanes. A refused ticket changes nothing.
 //  6. Idle keys are free. A lane exists while a ticket of it waits or runs, and
 //     until it cools if it is hot.
+//  7. Superseding. A request that has to wait may take the place of those directly
+//     before it, as far as its [Effect] makes them needless: in one step with its
+//     Admit, so that none of them gets a turn meanwhile. It takes none away that
+//     has its turn, and none at all if it is refused.
 //
 // A key is hot when its backlog is large and dominant for long enough: see
 // [HotRule]. Only a lane with a backlog is watched for it. [Lanes.Top] counts

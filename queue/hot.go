@@ -153,9 +153,10 @@ func (ln *lane) backlog() (depth, bytes int) {
 	return ln.waiting.len + ln.behind.Depth, ln.bytes + ln.behind.Bytes
 }
 
-// sheds reports whether a hot lane is too deep for a request that has to wait.
-func (ln *lane) sheds(r *Request) bool {
-	return ln.hot() && r.ShedDepth > 0 && ln.waiting.len >= r.ShedDepth
+// sheds reports whether a hot lane is too deep for a request that has to wait, even
+// without those that it is to supersede.
+func (ln *lane) sheds(r *Request, needless Load) bool {
+	return ln.hot() && r.ShedDepth > 0 && ln.waiting.len-needless.Depth >= r.ShedDepth
 }
 
 // Cool looks at every watched lane, to be called about once a second where

@@ -57,6 +57,10 @@ type Request struct {
 	// told whether the lane is hot, and nowhere else.
 	Behind Load
 
+	// Effect is what the request does, and which of those directly before it that makes
+	// needless (promise 7); nil: nobody can tell.
+	Effect *Effect
+
 	// ID is the ticket's name if the caller has one already; zero draws the next.
 	ID ID
 	// Holder is the ticket under which the request was made, if it carries one.
@@ -107,6 +111,7 @@ type Ticket struct {
 	tag        int
 	bytes      int
 	behind     Load
+	effect     *Effect
 	maxShared  int
 	admitted   time.Duration // on Lanes' clock, as is
 	since      time.Duration // the beginning of the wait or of the turn
@@ -196,21 +201,23 @@ func (l *Lanes) NextID() ID { return l.ids.next(l.now()) }
 
 // Admit takes the next place in the lane of r.Key for t, without blocking. The
 // order of Admit calls is the order of turns; everything after it may race. If
-// the lane lets it run at once, its turn has come with Admit.
+// the lane lets it run at once, its turn has come with Admit. Those that it
+// supersedes by r.Effect are evicted, with *Superseded as the cause.
 //
 // It returns ErrLaneFull, ErrShed, ErrOverloaded, ErrReentrant, ErrSealed or
 // ErrClosed, and then t is outside again.
 func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	notify := t.Notify // read first: t may be somebody else's when admit returns
-	began, err := l.admit(t, r)
+	began, superseded, err := l.admit(t, r)
 	if began && notify != nil {
 		notify()
 	}
+	superseded.wake()
 	return err
 }
 
-// admit reports whether t's turn began at once.
-func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
+// admit reports whether t's turn began at once, or else whom it superseded.
+func (l *Lanes) admit(t *Ticket, r *Request) (began bool, superseded wakes, err error) {
 	if t.state != outside || t.parked { // evicted, and its waiter does not know yet
 		panic("queue: Admit of a ticket that is in a lane")
 	}
@@ -227,32 +234,33 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 	t.Depth, t.Service, t.Overlapped, t.Hot = 0, 0, false, false
 	switch {
 	case s.sealed(r.Partition):
-		return false, ErrSealed
+		return false, wakes{}, ErrSealed
 	case s.closed && r.Partition != Aside: // there, it stands behind others
-		return false, ErrClosed
+		return false, wakes{}, ErrClosed
 	}
 	ln := s.find(r.Partition, hash, r.Key)
 	if ln == nil {
 		if l.lanes.Add(1) > int64(l.config.MaxLanes) {
 			l.dropLane()
-			return false, ErrOverloaded
+			return false, wakes{}, ErrOverloaded
 		}
 		ln = s.make(r.Partition, hash, r.Key)
 	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
-		return false, ErrReentrant
+		return false, wakes{}, ErrReentrant
 	}
 	t.Depth, t.Service, t.Hot = ln.waiting.len, ln.service, ln.hot()
 	t.lanes, t.shard, t.lane = l, s, ln
 	t.class, t.tag, t.bytes, t.behind, t.maxShared = r.Class, r.Tag, r.Bytes, r.Behind, r.MaxShared
+	t.effect = r.Effect
 	t.admitted, t.since, t.held, t.cause = now, now, false, nil
 
 	free := ln.waiting.head == nil && ln.admits(t)
 	if t.Overlapped = r.Observe && !free; free || r.Observe {
 		t.parked, began = false, true
 		ln.start(t, now)
-	} else if err := l.wait(t, ln, r); err != nil {
+	} else if superseded, err = l.wait(t, ln, r); err != nil {
 		t.lane = nil
-		return false, err
+		return false, wakes{}, err
 	}
 	if s.top != nil {
 		s.top.add(now, ln)
@@ -261,16 +269,21 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, _ error) {
 		l.warm(s, ln, r, now)
 	}
 	t.Hot = ln.hot()
-	return began, nil
+	return began, superseded, nil
 }
 
-// wait puts t at the end of the line.
-func (l *Lanes) wait(t *Ticket, ln *lane, r *Request) error {
-	if ln.sheds(r) {
-		return ErrShed
+// wait puts t at the end of the line, in place of those it supersedes.
+func (l *Lanes) wait(t *Ticket, ln *lane, r *Request) (superseded wakes, _ error) {
+	needless := ln.surplus(r)
+	if ln.sheds(r, needless) {
+		return wakes{}, ErrShed
 	}
-	if err := l.reserve(ln, r); err != nil {
-		return err
+	if err := l.reserve(ln, r, needless); err != nil {
+		return wakes{}, err
+	}
+	if needless.Depth > 0 {
+		superseded = l.supersede(ln, r, t.ID, needless.Depth)
+		t.Depth -= needless.Depth
 	}
 	t.state, t.parked = waiting, true
 	if t.wake == nil && t.Notify == nil {
@@ -278,7 +291,7 @@ func (l *Lanes) wait(t *Ticket, ln *lane, r *Request) error {
 	}
 	ln.waiting.push(t)
 	ln.behind.add(t.behind, 1)
-	return nil
+	return superseded, nil
 }
 
 func (l *Load) add(o Load, sign int) {

@@ -85,9 +85,13 @@ type spec struct {
 }
 
 type asked struct {
-	id      ID
-	class   Class
-	evicted bool // or has its turn, and nobody has seen it yet
+	id         ID
+	class      Class
+	bytes      int
+	effect     *Effect
+	ticket     *Ticket
+	evicted    bool        // or has its turn, and nobody has seen it yet
+	superseded *Superseded // by the spec, and its waiter does not know yet
 }
 
 func newSpec(t *testing.T, l *Lanes) *spec {
@@ -98,18 +102,21 @@ func newSpec(t *testing.T, l *Lanes) *spec {
 func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 	r := Request{
 		Key: []byte(key), Class: Class(rng.IntN(2)), Bytes: rng.IntN(200),
-		MaxDepth: 8, MaxBytes: 1000, MaxShared: 1 + rng.IntN(3),
+		MaxDepth: 8, MaxBytes: 1000, MaxShared: 1 + rng.IntN(3), Effect: someEffect(rng),
 	}
 	patience := time.Duration(1+rng.IntN(30)) * time.Millisecond
 	work := time.Duration(rng.IntN(6)) * time.Millisecond
 
 	// Held over Admit so that the spec sees admissions in their order.
 	s.mu.Lock()
-	if err := s.lanes.Admit(ticket, &r); err != nil {
+	before := s.needless(key, &r)
+	err := s.lanes.Admit(ticket, &r)
+	before.check(s, ticket, err)
+	if err != nil {
 		s.mu.Unlock()
 		return
 	}
-	a := &asked{id: ticket.ID, class: r.Class}
+	a := &asked{id: ticket.ID, class: r.Class, bytes: r.Bytes, effect: r.Effect, ticket: ticket}
 	if w := s.waiting[key]; len(w) > 0 && slices.Compare(w[len(w)-1].id[:], a.id[:]) >= 0 {
 		s.t.Errorf("%s: ticket %s is not above %s", key, a.id, w[len(w)-1].id)
 	}
@@ -158,7 +165,7 @@ func (s *spec) start(key string, a *asked) {
 		}
 		// Shared neighbours get their turns in one step and may be seen to
 		// start in either order; so may a ticket and one that was evicted.
-		if !other.evicted && (a.class == Exclusive || other.class == Exclusive) {
+		if !other.evicted && other.superseded == nil && (a.class == Exclusive || other.class == Exclusive) {
 			s.t.Errorf("%s: %s overtook %s", key, a.id, other.id)
 		}
 	}
@@ -180,10 +187,10 @@ func (s *spec) evict() {
 }
 
 func (s *spec) evicted(key string, a *asked, err error) {
-	if !errors.Is(err, errEvicted) {
-		s.t.Errorf("%s: %s waited and got %v", key, a.id, err)
-	}
 	s.mu.Lock()
+	if by, ok := errors.AsType[*Superseded](err); a.superseded != nil && (!ok || *by != *a.superseded) || a.superseded == nil && !errors.Is(err, errEvicted) {
+		s.t.Errorf("%s: %s waited and got %v, superseded by %v", key, a.id, err, a.superseded)
+	}
 	s.gone(key, a)
 	s.mu.Unlock()
 }

@@ -27,18 +27,19 @@ type Config struct {
 }
 
 // reserve counts a request that has to wait against its lane and the node, or
-// returns ErrLaneFull or ErrOverloaded and counts nothing (promise 5).
-func (l *Lanes) reserve(ln *lane, r *Request) error {
-	if ln.full(r) {
+// returns ErrLaneFull or ErrOverloaded and counts nothing (promise 5). What it is to
+// supersede is not held against it, and is the caller's to take away.
+func (l *Lanes) reserve(ln *lane, r *Request, needless Load) error {
+	if ln.full(r, needless) {
 		return ErrLaneFull
 	}
 	// Other shards add at the same time, so add first and take it back when
 	// it was too much: the limit is never exceeded, at worst met early.
-	if l.queued.Add(1) > int64(l.config.MaxQueued) {
+	if l.queued.Add(1)-int64(needless.Depth) > int64(l.config.MaxQueued) {
 		l.queued.Add(-1)
 		return ErrOverloaded
 	}
-	if l.bytes.Add(int64(r.Bytes)) > l.config.MaxQueuedBytes {
+	if l.bytes.Add(int64(r.Bytes))-int64(needless.Bytes) > l.config.MaxQueuedBytes {
 		l.bytes.Add(-int64(r.Bytes))
 		l.queued.Add(-1)
 		return ErrOverloaded
@@ -47,8 +48,8 @@ func (l *Lanes) reserve(ln *lane, r *Request) error {
 	return nil
 }
 
-func (ln *lane) full(r *Request) bool {
-	return ln.waiting.len >= r.MaxDepth || ln.bytes+r.Bytes > r.MaxBytes
+func (ln *lane) full(r *Request, needless Load) bool {
+	return ln.waiting.len-needless.Depth >= r.MaxDepth || ln.bytes-needless.Bytes+r.Bytes > r.MaxBytes
 }
 
 // Refuses returns the ErrLaneFull, ErrShed or ErrOverloaded that Admit would return
@@ -83,12 +84,13 @@ func (ln *lane) delays(r *Request) bool {
 
 // refuses is wait without the place.
 func (l *Lanes) refuses(ln *lane, r *Request) error {
-	switch {
-	case ln.sheds(r):
+	switch needless := ln.surplus(r); {
+	case ln.sheds(r, needless):
 		return ErrShed
-	case ln.full(r):
+	case ln.full(r, needless):
 		return ErrLaneFull
-	case l.queued.Load() >= int64(l.config.MaxQueued), l.bytes.Load()+int64(r.Bytes) > l.config.MaxQueuedBytes:
+	case l.queued.Load()-int64(needless.Depth) >= int64(l.config.MaxQueued),
+		l.bytes.Load()-int64(needless.Bytes)+int64(r.Bytes) > l.config.MaxQueuedBytes:
 		return ErrOverloaded
 	}
 	return nil

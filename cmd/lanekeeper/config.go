@@ -135,6 +135,7 @@ type DefaultsConfig struct {
 
 	Idempotency IdempotencyConfig `json:"idempotency" doc:"of every route's requests that carry a name of their own"`
 	Sequence    SequenceConfig    `json:"sequence" doc:"of every route's requests that their producers number"`
+	Coalesce    []CoalesceConfig  `json:"coalesce" doc:"rules of every route by which a request supersedes those that wait directly before it in its lane: they are answered at once, and never run"`
 }
 
 // KeyDefaults is the part of a key that routes usually share.
@@ -154,6 +155,15 @@ type RouteConfig struct {
 
 	Idempotency IdempotencyConfig `json:"idempotency" doc:"how requests that carry a name of their own are kept from running twice"`
 	Sequence    SequenceConfig    `json:"sequence" doc:"how requests that their producers number are put in order"`
+	Coalesce    []CoalesceConfig  `json:"coalesce" doc:"rules by which a request of this route supersedes those that wait directly before it in its lane, up to the first that no rule names, whatever route of the space they came by: they are answered at once, and never run"`
+}
+
+// CoalesceConfig is a rule by which one request supersedes others that have not begun.
+type CoalesceConfig struct {
+	By     string   `json:"by" doc:"the method of the request that supersedes, exclusive. It need not succeed: those that it has superseded stay so even if the service refuses it" jsonschema:"required"`
+	Over   []string `json:"over" doc:"the methods of those that it makes needless, exclusive. For requests that leave nothing behind once the other has run: a PUT of the whole thing, any change before a DELETE; not for one that adds, or that somebody counts" jsonschema:"required"`
+	Scope  string   `json:"scope" doc:"which of the key's requests it makes needless: those with the same Host, path and query, byte for byte, or all" enum:"path key"`
+	Status int      `json:"status" doc:"what those are answered with: 409 superseded, not executed; or a status that claims success, without a body" enum:"409 200 202 204"`
 }
 
 // MatchConfig selects requests.
@@ -354,6 +364,7 @@ func Default() Config {
 				Done:    "replay",
 				TTL:     Duration(24 * time.Hour),
 			},
+			Coalesce: []CoalesceConfig{},
 		},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},
 		Log:      LogConfig{Level: "info", Format: "auto", Access: "errors", Keys: "hash"},

@@ -15,6 +15,8 @@ func (c *checker) checkDefaults() {
 		c.inherited[p] = true
 		c.errorf("defaults.lane."+p.setting, "%s", p.message)
 	}
+	lane := c.cfg.Defaults.Lane
+	c.checkRules("defaults.coalesce", c.cfg.Defaults.Coalesce, lane, func(method string) bool { return lane.class(method) == "exclusive" })
 }
 
 func (c *checker) checkRoutes() {
@@ -28,6 +30,7 @@ func (c *checker) checkRoutes() {
 		c.checkKey(path+".key", r, wildcards)
 		c.checkIdempotency(path+".idempotency", r)
 		c.checkSequence(path+".sequence", r)
+		c.checkCoalesce(i)
 		c.checkAgreement(i)
 		c.checkReachable(i)
 	}

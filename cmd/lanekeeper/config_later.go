@@ -33,7 +33,6 @@ var laterSettings = []struct{ path, off string }{
 	{"upstreams.tls.cert_file", ""},
 	{"upstreams.tls.key_file", ""},
 	{"upstreams.tls.server_name", ""},
-	{"*.coalesce", "[]"},
 	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
 }
@@ -89,9 +88,6 @@ func (d *document) refuseLater(key, node *yaml.Node, path string) {
 
 // isOff says whether node has the value that means off. Zero needs no unit.
 func (d *document) isOff(node *yaml.Node, off string) bool {
-	if node.Kind == yaml.SequenceNode {
-		return off == "[]" && len(node.Content) == 0
-	}
 	if node.Kind != yaml.ScalarNode {
 		return false
 	}

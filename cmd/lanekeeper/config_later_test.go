@@ -38,7 +38,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
-		{"coalesce", route("coalesce: [{by: DELETE, over: [PUT]}]"), refused("6:5", "routes[0].coalesce", "leave it out or write []")},
 		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
 			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
 		{"an expanded value", "journal: {file: \"${NOT_SET:-stdout}\"}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
@@ -56,7 +55,6 @@ defaults:
   lane: {after_failure: {action: continue}, hot: {action: none, backend: owner, batch: 16, quantum: 50ms}}
   idempotency: {mode: none}
   sequence: {mode: none}
-  coalesce: []
 routes:
   - name: orders
     upstream: app
@@ -64,7 +62,6 @@ routes:
     lane: {after_failure: {action: continue}, hot: {action: none}}
     idempotency:
     sequence: {}
-    coalesce: []
 `
 	cfg := mustLoad(t, off)
 	if have, want := cfg.Routes[0].Lane, Default().Defaults.Lane; !reflect.DeepEqual(have, want) {

@@ -180,6 +180,7 @@ func inheritDefaults(settings map[string]any) {
 		fillSection(u, plainValue(reflect.ValueOf(defaultUpstream())))
 	}
 	defaults := settings["defaults"].(map[string]any)
+	fillRules(defaults)
 	for _, r := range sectionsOf(settings["routes"]) {
 		for _, name := range []string{"lane", "idempotency", "sequence"} {
 			section, _ := r[name].(map[string]any)
@@ -192,6 +193,17 @@ func inheritDefaults(settings map[string]any) {
 		if key, _ := r["key"].(map[string]any); len(key) > 0 { // without a key nothing is missing
 			fillSection(key, defaults["key"])
 		}
+		if _, given := r["coalesce"]; !given {
+			r["coalesce"] = defaults["coalesce"]
+		}
+		fillRules(r)
+	}
+}
+
+// fillRules completes each rule of a section's coalesce.
+func fillRules(section map[string]any) {
+	for _, rule := range sectionsOf(section["coalesce"]) {
+		fillSection(rule, plainValue(reflect.ValueOf(defaultCoalesce())))
 	}
 }
 

@@ -122,6 +122,9 @@ func (r RouteConfig) proxyRoute() proxy.Route {
 	for _, h := range r.Match.Headers {
 		p.Match.Headers = append(p.Match.Headers, proxy.Header(h))
 	}
+	for _, rule := range r.Coalesce {
+		p.Coalesce = append(p.Coalesce, rule.proxyCoalesce())
+	}
 	for _, s := range r.Key.From {
 		source := s.PlaceConfig.proxySource()
 		for _, part := range s.All {

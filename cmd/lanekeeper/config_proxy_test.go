@@ -62,6 +62,9 @@ func TestConfigForTheProxy(t *testing.T) {
 			{Name: "two", Match: proxy.Match{Methods: []string{}}, Upstream: "app"},
 		},
 	}
+	for i := range want.Routes {
+		want.Routes[i].Coalesce = []proxy.Coalesce{{By: "PUT", Over: []string{"PUT"}, Scope: proxy.ScopeKey, Status: 202}}
+	}
 	lane := proxy.Lane{
 		MaxDepth:        19,
 		MaxBytes:        25 << 20,
@@ -127,6 +130,7 @@ func TestConfigWordsAreAllMapped(t *testing.T) {
 		enumOf[LaneConfig]("client_gone"):   len(clientGoneWords),
 		enumOf[LaneConfig]("reentrant"):     len(reentrantWords),
 		enumOf[LaneConfig]("mode"):          len(modeWords),
+		enumOf[CoalesceConfig]("scope"):     len(scopeWords),
 		enumOf[LogConfig]("access"):         len(accessWords),
 		enumOf[LogConfig]("keys"):           len(keysWords),
 	} {

@@ -46,10 +46,8 @@ func refine(schema *jsonschema.Schema, defaults reflect.Value) {
 		switch {
 		case f.isSection():
 			refine(property, value)
-		case f.element() == reflect.TypeFor[UpstreamConfig]():
-			refine(property.Items, reflect.ValueOf(defaultUpstream()))
 		case f.element().Kind() == reflect.Struct:
-			refine(property.Items, reflect.Zero(f.element()))
+			refine(property.Items, elementDefaults(f.element()))
 		case f.isList():
 			property.Items = f.schema()
 		default:
@@ -60,6 +58,17 @@ func refine(schema *jsonschema.Schema, defaults reflect.Value) {
 			property.Default = value.Interface()
 		}
 	}
+}
+
+// elementDefaults is what each element of a list of sections starts from.
+func elementDefaults(element reflect.Type) reflect.Value {
+	switch element {
+	case reflect.TypeFor[UpstreamConfig]():
+		return reflect.ValueOf(defaultUpstream())
+	case reflect.TypeFor[CoalesceConfig]():
+		return reflect.ValueOf(defaultCoalesce())
+	}
+	return reflect.Zero(element)
 }
 
 // hasDefault says whether value is a default and not merely zero: that is so
@@ -78,6 +87,12 @@ func (f field) schema() *jsonschema.Schema {
 		value.AnyOf = []*jsonschema.Schema{{Type: "string", Pattern: durationPattern}, {Const: 0}, variable}
 	case t == sizeType:
 		value.AnyOf = []*jsonschema.Schema{{Type: "string", Pattern: sizePattern}, {Const: 0}, variable}
+	case t.Kind() == reflect.Int && f.tag.Get("enum") != "":
+		numbers := make([]any, 0)
+		for word := range strings.FieldsSeq(f.tag.Get("enum")) {
+			numbers = append(numbers, json.Number(word))
+		}
+		value.AnyOf = []*jsonschema.Schema{{Type: "integer", Enum: numbers}, variable}
 	case t.Kind() == reflect.Int:
 		value.AnyOf = []*jsonschema.Schema{{Type: "integer", Minimum: json.Number(f.tag.Get("min")), Maximum: json.Number(f.tag.Get("max"))}, variable}
 	case t.Kind() == reflect.Float64:
@@ -113,10 +128,8 @@ func writeDocsOf(w io.Writer, path string, defaults reflect.Value) {
 			fmt.Fprintf(w, "| `%s` | section | `defaults.lane` | | %s |\n", at, f.tag.Get("doc"))
 		case f.isSection():
 			writeDocsOf(w, at, value)
-		case f.element() == reflect.TypeFor[UpstreamConfig]():
-			writeDocsOf(w, at+"[]", reflect.ValueOf(defaultUpstream()))
 		case f.element().Kind() == reflect.Struct:
-			writeDocsOf(w, at+"[]", reflect.Zero(f.element()))
+			writeDocsOf(w, at+"[]", elementDefaults(f.element()))
 		default:
 			fmt.Fprintf(w, "| `%s` | %s | %s | %s | %s |\n", at, f.typeName(), f.defaultText(at, defaults, value), markdownCode(variable(at)), f.tag.Get("doc"))
 		}
@@ -130,7 +143,7 @@ func (f field) typeName() string {
 		name = "duration"
 	case t == sizeType:
 		name = "size"
-	case t.Kind() == reflect.Int:
+	case t.Kind() == reflect.Int && f.tag.Get("enum") == "":
 		name = "whole number"
 	case t.Kind() == reflect.Float64:
 		name = "number"

@@ -185,6 +185,9 @@ func (f field) check(text string) error {
 		return err
 	}
 	if words := strings.Fields(f.tag.Get("enum")); len(words) > 0 && !slices.Contains(words, text) {
+		if t.Kind() == reflect.Int {
+			return fmt.Errorf("%s is not one of %s", text, strings.Join(words, ", "))
+		}
 		return fmt.Errorf("%q is not one of %s%s", text, strings.Join(words, ", "), didYouMean(text, words))
 	}
 	if pattern := f.tag.Get("pattern"); pattern != "" && !regexp.MustCompile("^(?:"+pattern+")$").MatchString(text) {
