@@ -119,5 +119,7 @@ func (c *call) ended(cause error) *problem {
 func (c *call) superseded(cause *queue.Superseded) *problem {
 	c.laneWait = time.Since(c.arrived)
 	c.route.metrics.coalesced.Inc()
-	return supersededWith(cause.Status).because("ticket " + cause.By.String() + " came after it and makes it needless")
+	problem := supersededWith(cause.Status).because("ticket " + cause.By.String() + " came after it and makes it needless")
+	c.keepAnswer(problem)
+	return problem
 }

@@ -359,6 +359,20 @@ func (c *call) keep(run idempotency.Run, problem *problem) {
 	c.noted(err)
 }
 
+// keepAnswer keeps an answer of lanekeeper's own as the last word on a request that will
+// never run: sent again, it would.
+func (c *call) keepAnswer(problem *problem) {
+	if c.identity == nil {
+		return
+	}
+	run, _ := c.claim()
+	if run == nil {
+		return // one of its name has run
+	}
+	problem.write(&c.ctx.Response, c.about())
+	c.noted(run.Finish(context.Background(), c.reply()))
+}
+
 // forget frees the name of a request that was not executed.
 func (c *call) forget(run idempotency.Run) { c.noted(run.Forget(context.Background())) }
 

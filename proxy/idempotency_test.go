@@ -310,3 +310,30 @@ func TestAClaimOfAnotherNode(t *testing.T) {
 		})
 	}
 }
+
+// Mutants: a superseded request that comes again runs; the answer that is kept is not the
+// one that was given.
+func TestASupersededRequestStaysSo(t *testing.T) {
+	changes, rules := remembering(nil), coalescing(deletes)
+	inner := changes.proxy
+	changes.proxy = func(n int, c *proxy.Config) { inner(n, c); rules.proxy(n, c) }
+	both(t, "", changes, nil, func(p *pair, at *member) (said []string) {
+		_, running := at.async("POST", "/orders/7", nil, "x")
+		x := p.ran("/orders/7", p.nodes[0])
+		_, superseded := at.async("PUT", "/orders/7", called("a"), "x")
+		_, last := at.async("DELETE", "/orders/7", nil, "")
+		first := <-superseded
+		first.is(p.t, "superseded", 409, "superseded", "no")
+		x.finish("")
+		p.ran("/orders/7", p.nodes[0]).finish("")
+		again := at.send("PUT", "/orders/7", called("a"), "x")
+		again.is(p.t, "again", 409, "superseded", "no")
+		if again.header.Get("Idempotent-Replayed") != "true" || again.problem.Detail != first.problem.Detail || again.problem.Instance != first.problem.Instance {
+			p.t.Errorf("got %v %+v, want %+v", again.header, again.problem, first.problem)
+		}
+		if n := p.service.executed(); n != 2 {
+			p.t.Errorf("%d requests ran, want 2", n)
+		}
+		return append(said, told(<-running), told(<-last), told(first), told(again))
+	})
+}

@@ -255,7 +255,7 @@ func (c *call) turnAgain() *problem {
 			c.turn = true
 			return nil
 		case !errors.Is(err, queue.ErrNotYet):
-			return evicted(err)
+			return c.ended(err)
 		case c.ticket.Leave():
 			return laneTimeout.because(fmt.Sprintf("it waited %s", c.patience))
 		}

@@ -44,6 +44,12 @@ func (c *checker) checkSequence(path string, r RouteConfig) {
 	case r.Lane.Hot.Action == "spill":
 		c.errorf(path+".mode", "%s, but lane.hot.action is spill: requests of a hot key then run at nodes that do not know which numbers are done", s.Mode)
 	}
+	for j, other := range c.cfg.Routes {
+		if other.Key.Space == r.Key.Space && len(other.Coalesce) > 0 {
+			c.errorf(path+".mode", "%s, but routes[%d] (%s) of the same space has rules in coalesce: a number that was superseded would be missing before the next one", s.Mode, j, other.Name)
+			break
+		}
+	}
 	if s.GapWait >= r.Lane.QueueTimeout {
 		c.warnf(path+".gap_wait", "%s is not less than lane.queue_timeout (%s), which ends the wait", s.GapWait, r.Lane.QueueTimeout)
 	}
