@@ -1,6 +1,7 @@
 package locktest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,39 +14,51 @@ import (
 	"testing"
 )
 
+// ErrNoPostgres is returned by InitPostgres where there is none.
+var ErrNoPostgres = errors.New("PostgreSQL is not installed (/usr/lib/postgresql/*/bin)")
+
+// InitPostgres makes a database in dir/data, for a user postgres without a password. It
+// returns where the programs are, and as whom they have to be run: not as root. dir must
+// be one that others may enter, and becomes that user's.
+func InitPostgres(ctx context.Context, dir string) (bin string, attr *syscall.SysProcAttr, err error) {
+	binaries, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
+	if err != nil || len(binaries) == 0 {
+		return "", nil, errors.Join(ErrNoPostgres, err)
+	}
+	bin, attr = filepath.Dir(binaries[len(binaries)-1]), &syscall.SysProcAttr{}
+	if os.Getuid() == 0 {
+		if attr.Credential, err = unprivileged(); err != nil {
+			return "", nil, err
+		}
+		if err := os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
+			return "", nil, err
+		}
+	}
+	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata", filepath.Join(dir, "data"), "--username", "postgres",
+		"--auth", "trust", "--no-sync", "--no-locale", "--encoding", "UTF8")
+	initdb.Dir, initdb.SysProcAttr = dir, attr
+	if out, err := initdb.CombinedOutput(); err != nil {
+		return "", nil, fmt.Errorf("initdb: %w\n%s", err, out)
+	}
+	return bin, attr, nil
+}
+
 // Postgres starts a PostgreSQL server that doesn't wait for the disk. Its user is
 // postgres, without a password, and its database postgres.
 func Postgres(t testing.TB, args ...string) *Server {
 	t.Helper()
-	binaries, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(binaries) == 0 {
-		missing(t, "PostgreSQL (/usr/lib/postgresql/*/bin)")
-	}
-	bin := filepath.Dir(binaries[len(binaries)-1])
-	// Not the test's own directory, which nobody else may enter: it refuses to run as root.
+	// Not the test's own directory, which nobody else may enter.
 	dir, err := os.MkdirTemp("", "postgres")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	attr := &syscall.SysProcAttr{}
-	if os.Getuid() == 0 {
-		if attr.Credential, err = unprivileged(); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
-			t.Fatal(err)
-		}
+	bin, attr, err := InitPostgres(t.Context(), dir)
+	if errors.Is(err, ErrNoPostgres) {
+		missing(t, "PostgreSQL")
 	}
-	data := filepath.Join(dir, "data")
-	initdb := exec.CommandContext(t.Context(), filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "postgres", "--auth", "trust",
-		"--no-sync", "--no-locale", "--encoding", "UTF8")
-	initdb.Dir, initdb.SysProcAttr = dir, attr
-	if out, err := initdb.CombinedOutput(); err != nil {
-		t.Fatalf("initdb: %v\n%s", err, out)
+	if err != nil {
+		t.Fatal(err)
 	}
 	address := freeAddress(t)
 	s := &Server{
@@ -55,7 +68,7 @@ func Postgres(t testing.TB, args ...string) *Server {
 		},
 	}
 	s.argv = append([]string{
-		filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=127.0.0.1", "-c", "port=" + portOf(address),
+		filepath.Join(bin, "postgres"), "-D", filepath.Join(dir, "data"), "-k", dir, "-c", "listen_addresses=127.0.0.1", "-c", "port=" + portOf(address),
 		"-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "autovacuum=off", "-c", "max_connections=100",
 	}, args...)
 	s.begin()
