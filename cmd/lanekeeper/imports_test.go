@@ -17,7 +17,7 @@ var layers = map[string]int{
 	"queue": 1, "ring": 1, "lock": 1,
 	"lock/locktest": 2, "lock/redis": 2, "lock/redlock": 2, "lock/etcd": 2, "lock/zk": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
-	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2, "proxy/idempotency/redis": 2,
+	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2, "proxy/idempotency/redis": 2, "proxy/idempotency/postgres": 2,
 	"proxy": 3, "admin": 3,
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
@@ -47,7 +47,7 @@ var homes = map[string][]string{
 	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},
 	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
-	"github.com/jackc/pgx":               {}, // tests only
+	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
 	"github.com/prometheus/client_model": {}, // tests only
 	"pgregory.net/rapid":                 {}, // tests only
 }

@@ -13,10 +13,8 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -27,6 +25,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // registers itself as pgx
 
 	"lanekeeper/configs/fence"
+	"lanekeeper/lock/locktest"
 )
 
 const (
@@ -54,41 +53,24 @@ var postgres struct {
 }
 
 var startPostgres = sync.OnceValue(func() error {
-	binaries, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if err != nil || len(binaries) == 0 {
-		return errors.Join(errNoPostgres, err)
-	}
-	bin := filepath.Dir(binaries[len(binaries)-1])
 	dir, err := os.MkdirTemp("", "fence")
 	if err != nil {
 		return err
 	}
 	postgres.dir = dir
-	// It goes with the test, however that ends, and refuses to run as root.
-	attr := &syscall.SysProcAttr{Pdeathsig: syscall.SIGQUIT}
-	if os.Getuid() == 0 {
-		if attr.Credential, err = unprivileged(); err != nil {
-			return err
-		}
-		if err := os.Chown(dir, int(attr.Credential.Uid), int(attr.Credential.Gid)); err != nil {
-			return err
-		}
-	}
-	data := filepath.Join(dir, "data")
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "postgres", "--auth", "trust",
-		"--no-sync", "--no-locale", "--encoding", "UTF8")
-	initdb.Dir, initdb.SysProcAttr = dir, attr
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w\n%s", err, out)
+	bin, attr, err := locktest.InitPostgres(ctx, dir)
+	if err != nil {
+		return err
 	}
+	attr.Pdeathsig = syscall.SIGQUIT // it goes with the test, however that ends
 	logFile, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
 		return err
 	}
 	defer logFile.Close()
-	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=",
+	cmd := exec.Command(filepath.Join(bin, "postgres"), "-D", filepath.Join(dir, "data"), "-k", dir, "-c", "listen_addresses=",
 		"-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "autovacuum=off", "-c", "max_connections=50")
 	cmd.Dir, cmd.SysProcAttr, cmd.Stdout, cmd.Stderr = dir, attr, logFile, logFile
 	if err := cmd.Start(); err != nil {
@@ -110,24 +92,9 @@ var startPostgres = sync.OnceValue(func() error {
 	return nil
 })
 
-var errNoPostgres = errors.New("PostgreSQL is not installed (/usr/lib/postgresql/*/bin): apt-get install postgresql")
-
 func dsn(schema string) string {
 	return fmt.Sprintf("host=%s user=postgres dbname=postgres sslmode=disable lock_timeout=%d search_path=%s",
 		postgres.dir, waitTime.Milliseconds(), schema)
-}
-
-func unprivileged() (*syscall.Credential, error) {
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		u, err = user.Lookup("nobody")
-	}
-	if err != nil {
-		return nil, err
-	}
-	uid, uidErr := strconv.ParseUint(u.Uid, 10, 32)
-	gid, gidErr := strconv.ParseUint(u.Gid, 10, 32)
-	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, errors.Join(uidErr, gidErr)
 }
 
 func stopPostgres() error {
@@ -155,7 +122,7 @@ var schemas atomic.Int32
 // the table orders, and fences or what else of fence.sql is named.
 func open(t *testing.T, tables ...string) *sql.DB {
 	t.Helper()
-	if err := startPostgres(); errors.Is(err, errNoPostgres) && os.Getenv("CI") != "true" {
+	if err := startPostgres(); errors.Is(err, locktest.ErrNoPostgres) && os.Getenv("CI") != "true" {
 		t.Skip(err)
 	} else if err != nil {
 		t.Fatal(err)

@@ -25,6 +25,10 @@ type Server struct {
 	dir   string
 	ready func() bool
 	cmd   *exec.Cmd
+
+	attr   *syscall.SysProcAttr // nil: none
+	quit   syscall.Signal       // with which Kill ends it; 0: SIGKILL
+	family bool                 // it serves by processes that it starts
 }
 
 // Redis starts a redis-server that keeps nothing on disk, unless args say otherwise.
@@ -220,6 +224,7 @@ func (s *Server) run() {
 	s.cmd = exec.Command(s.argv[0], s.argv[1:]...)
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = s.dir, out, out
 	s.cmd.Env = append(os.Environ(), s.env...)
+	s.cmd.SysProcAttr = s.attr
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -240,9 +245,15 @@ func (s *Server) Kill() {
 	if s.cmd == nil {
 		return
 	}
-	s.cmd.Process.Signal(syscall.SIGCONT) //nolint:errcheck // it may have ended
-	s.cmd.Process.Kill()                  //nolint:errcheck // it may have ended
-	s.cmd.Wait()                          //nolint:errcheck // it was killed
+	s.everyone(syscall.SIGCONT) //nolint:errcheck // it may have ended
+	if s.quit != 0 {
+		s.cmd.Process.Signal(s.quit) //nolint:errcheck // it may have ended
+		late := time.AfterFunc(patience, func() { s.cmd.Process.Kill() })
+		defer late.Stop()
+	} else {
+		s.cmd.Process.Kill() //nolint:errcheck // it may have ended
+	}
+	s.cmd.Wait() //nolint:errcheck // it was killed
 	s.cmd = nil
 }
 
@@ -254,9 +265,20 @@ func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
 
 func (s *Server) signal(signal syscall.Signal) {
 	s.t.Helper()
-	if err := s.cmd.Process.Signal(signal); err != nil {
+	if err := s.everyone(signal); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// everyone signals the server, and the processes that serve for it.
+func (s *Server) everyone(signal syscall.Signal) error {
+	if err := s.cmd.Process.Signal(signal); err != nil || !s.family {
+		return err
+	}
+	for _, pid := range children(s.cmd.Process.Pid) {
+		syscall.Kill(pid, signal) //nolint:errcheck // it may have ended
+	}
+	return nil
 }
 
 func need(t testing.TB, command string) {

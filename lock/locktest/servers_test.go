@@ -14,6 +14,7 @@ func TestServers(t *testing.T) {
 		"etcd":        func() []*Server { return Etcd(t, 1) },
 		"etcd 3":      func() []*Server { return Etcd(t, 3) },
 		"zookeeper":   func() []*Server { return ZooKeeper(t, 1) },
+		"postgres":    func() []*Server { return []*Server{Postgres(t)} },
 		"zookeeper 3": func() []*Server { return ZooKeeper(t, 3) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -10,13 +10,11 @@ import (
 
 // TestMemory: the suite.
 func TestMemory(t *testing.T) {
-	idempotencytest.Run(t, func(*testing.T, bool) *idempotencytest.Place {
-		return &idempotencytest.Place{
-			Lease: 200 * time.Millisecond, Timeout: time.Second,
-			Open: func(testing.TB) *idempotencytest.Node {
-				return &idempotencytest.Node{Store: idempotency.NewMemory(idempotency.MemoryConfig{MaxRecords: 1000, MaxBytes: 100 << 20})}
-			},
-		}
+	idempotencytest.Run(t, &idempotencytest.Place{
+		Lease: 200 * time.Millisecond, Timeout: time.Second,
+		Open: func(testing.TB) *idempotencytest.Node {
+			return &idempotencytest.Node{Store: idempotency.NewMemory(idempotency.MemoryConfig{MaxRecords: 1000, MaxBytes: 100 << 20})}
+		},
 	})
 }
 

@@ -373,8 +373,7 @@ func batches(claims []Claim) (all [][]Claim) {
 	return all
 }
 
-// Close implements Store. It lasts little longer than two timeouts, and may be called
-// again.
+// Close implements Store. It lasts a few timeouts at most, and may be called again.
 func (r *Remote) Close() error {
 	r.mu.Lock()
 	if r.closed {

@@ -30,24 +30,17 @@ func open1(t testing.TB, config Config) *idempotency.Remote {
 
 // TestRedis: the suite, on a real server.
 func TestRedis(t *testing.T) {
-	shared := locktest.Redis(t)
-	idempotencytest.Run(t, func(t *testing.T, exclusive bool) *idempotencytest.Place {
-		server := shared
-		if exclusive {
-			server = locktest.Redis(t)
-		}
-		return &idempotencytest.Place{
-			Lease: 600 * time.Millisecond, Timeout: testTimeout,
-			Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
-			Open: func(t testing.TB) *idempotencytest.Node {
-				relay := locktest.NewRelay(t, server.Address)
-				t.Cleanup(relay.Heal)
-				return &idempotencytest.Node{
-					Store: open1(t, Config{Address: relay.Address(), Prefix: "{test}:", Timeout: testTimeout}),
-					Cut:   relay.Stall, Mend: func() { relay.Cut(); relay.Heal() }, LoseReply: func() { relay.CutAt(1) },
-				}
-			},
-		}
+	server := locktest.Redis(t)
+	idempotencytest.Run(t, &idempotencytest.Place{
+		Lease: 600 * time.Millisecond, Timeout: testTimeout,
+		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
+		Open: func(t testing.TB) *idempotencytest.Node {
+			relay := locktest.NewRelay(t, server.Address)
+			store := open1(t, Config{Address: relay.Address(), Prefix: "{test}:", Timeout: testTimeout})
+			return &idempotencytest.Node{
+				Store: store, Cut: relay.Stall, Mend: func() { relay.Cut(); relay.Heal() }, LoseReply: func() { relay.CutAt(1) },
+			}
+		},
 	})
 }
 
