@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"lanekeeper/configs"
+	"lanekeeper/proxy/idempotency/postgres"
 )
 
 // loadConfig loads a configuration and writes its problems to w, warnings
@@ -36,7 +37,7 @@ default. Within the file a value may say ${VAR}, ${VAR:-default} or
 ${file:/path}; $$ is a dollar sign.`,
 		Args: cobra.NoArgs,
 	}
-	command.AddCommand(configInitCommand(), configShowCommand(), configDiffCommand(), configSchemaCommand(), configDocsCommand())
+	command.AddCommand(configInitCommand(), configShowCommand(), configDiffCommand(), configSchemaCommand(), configDocsCommand(), configMigrationCommand())
 	return command
 }
 
@@ -69,6 +70,29 @@ An existing file is kept, unless --force is given.`,
 	}
 	command.Flags().StringVarP(&output, "output", "o", "lanekeeper.yaml", "`file` to write; - is standard output")
 	command.Flags().BoolVar(&force, "force", false, "overwrite an existing file")
+	return command
+}
+
+func configMigrationCommand() *cobra.Command {
+	var table string
+	command := &cobra.Command{
+		Use:   "migration",
+		Short: "Print what creates the table of stores.postgres",
+		Long: `Print the statements that create the table in which stores.postgres keeps what
+became of requests, for databases in which lanekeeper itself may create none
+(stores.postgres.create_table: false). They may be run again.`,
+		Example: `  lanekeeper config migration | psql "$DSN"
+  lanekeeper config migration --table payments.lanekeeper_records`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !tableName.MatchString(table) {
+				return &exitError{code: exitUsage, err: fmt.Errorf("%q is not the name of a table: at most 54 letters, digits and _, with or without a schema and a dot", table)}
+			}
+			_, err := io.WriteString(cmd.OutOrStdout(), postgres.Migration(table))
+			return failure(err)
+		},
+	}
+	command.Flags().StringVar(&table, "table", postgres.Table, "`name` of the table, as in stores.postgres.table")
 	return command
 }
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,7 +44,7 @@ func TestConfigIdempotency(t *testing.T) {
 		{"postgres", route("mode: required, store: postgres", ""), []string{
 			"lk.yaml: error: stores.postgres.dsn_file: required, since " + at + ".store is postgres: a file with the connection string"}},
 		{"a table", "stores: {postgres: {dsn_file: /a, table: \"a b\"}}\n" + route("mode: required, store: postgres", ""), []string{
-			`lk.yaml:1:35: error: stores.postgres.table: "a b" is not the name of a table: letters, digits and _, with or without a schema and a dot`}},
+			`lk.yaml:1:35: error: stores.postgres.table: "a b" is not the name of a table: at most 54 letters, digits and _, with or without a schema and a dot`}},
 		{"two masters", "stores: {redis: {addresses: [\"a:1\", \"b:1\"]}}\n" + route("mode: required, store: redis", ""), []string{
 			"lk.yaml:1:18: error: stores.redis.addresses: 2 addresses, and records are kept on one master: give its address alone. Replicas are no use here; a store that outlives a machine is postgres"}},
 		{"an unused store", "stores: {redis: {addresses: []}}\n" + someApp, nil},
@@ -60,6 +62,28 @@ func TestConfigIdempotencyForTheProxy(t *testing.T) {
 	for status, want := range map[int]bool{200: false, 404: true, 429: false, 500: true, 501: true, 502: false, 503: false, 504: false, 599: true, 600: false} {
 		if have.Replay.Has(status) != want {
 			t.Errorf("status %d: got %v, want %v", status, !want, want)
+		}
+	}
+}
+
+// Mutants killed: the table is always the default's; a name that is none is printed.
+func TestConfigMigration(t *testing.T) {
+	for _, test := range []struct{ table, want string }{
+		{"a.b", `CREATE TABLE IF NOT EXISTS "a"."b" (`}, {"", "CREATE TABLE IF NOT EXISTS"}, {"a b", ""}, {"a.b.c", ""},
+	} {
+		args := []string{"config", "migration"}
+		if test.table != "" {
+			args = append(args, "--table", test.table)
+		}
+		var out, errs bytes.Buffer
+		command := configCommand()
+		command.SilenceErrors, command.SilenceUsage = true, true
+		command.SetArgs(args[1:])
+		command.SetOut(&out)
+		command.SetErr(&errs)
+		code := witnessExit(command.ExecuteContext(t.Context()))
+		if want := map[bool]int{true: exitOK, false: exitUsage}[test.want != ""]; code != want || !strings.HasPrefix(out.String(), test.want) || test.want == "" && out.Len() > 0 {
+			t.Errorf("%q: code %d\n%s%s", test.table, code, out.String(), errs.String())
 		}
 	}
 }

@@ -34,7 +34,7 @@ func (r RecordRedisConfig) section() storeSection {
 	}
 }
 
-var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,62}$`)
+var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,53}$`)
 
 // checkRecordStore judges the store that the setting at path wants.
 func (c *checker) checkRecordStore(path, kind string) {
@@ -47,7 +47,7 @@ func (c *checker) checkRecordStore(path, kind string) {
 			c.errorf("stores.postgres.dsn_file", "required, since %s is postgres: a file with the connection string", path)
 		}
 		if !tableName.MatchString(p.Table) {
-			c.errorf("stores.postgres.table", "%q is not the name of a table: letters, digits and _, with or without a schema and a dot", p.Table)
+			c.errorf("stores.postgres.table", "%q is not the name of a table: at most 54 letters, digits and _, with or without a schema and a dot", p.Table)
 		}
 	}
 }

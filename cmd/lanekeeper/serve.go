@@ -118,6 +118,9 @@ func serve(ctx context.Context, config *Config) error {
 	if nodeConfig.locks, err = newLocks(config, log); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
+	if nodeConfig.records.stores, err = newRecordStores(config); err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
 	node, err := startNode(nodeConfig, log)
 	if err != nil {
 		return failure(err)
