@@ -164,11 +164,11 @@ func (n *node) makeLanes() (err error) {
 		return nil
 	}
 	edge := clusterHooks{
-		serve: func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
-		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
-		state: &sections{n.records.sections(), n.log},
+		serve:  func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
+		aside:  func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
+		state:  &sections{n.records.sections(), n.log},
 		sealed: n.records.marks.Wake,
-		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
+		noted:  func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
 		return err
