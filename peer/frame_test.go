@@ -133,6 +133,29 @@ func TestFramesMayGrow(t *testing.T) {
 	}
 }
 
+// TestEffectsThatAreCutOff finds a REQUEST with an effect cut short wherever that is, and
+// believes no number of rules that cannot be there.
+//
+// Mutant "an effect's length is believed".
+func TestEffectsThatAreCutOff(t *testing.T) {
+	payload := sampleFrames()[frameRequest][frameHeader:]
+	var whole Request
+	if _, err := parseRequest(payload, &whole); err != nil || whole.Effect == nil || len(whole.Effect.Over) != 2 || whole.Effect.Over[0].Status != 204 {
+		t.Fatalf("%+v, %v", whole.Effect, err)
+	}
+	for n := range payload {
+		var r Request
+		if _, err := parseRequest(payload[:n], &r); !errors.Is(err, errFrame) {
+			t.Errorf("cut off at %d of %d: %v", n, len(payload), err)
+		}
+	}
+	in := reader{b: appendEffect(nil, &queue.Effect{Over: make([]queue.Over, 1)})}
+	binary.BigEndian.PutUint16(in.b[2+32:], 1<<16-1)
+	if e := in.effect(); !in.bad || len(e.Over) != 0 {
+		t.Errorf("%d rules are read of one, cut off: %v", len(e.Over), in.bad)
+	}
+}
+
 // TestFrameReaderRefuses what is too long, and tells an end from a break.
 func TestFrameReaderRefuses(t *testing.T) {
 	long := binary.BigEndian.AppendUint32(nil, 1<<31)

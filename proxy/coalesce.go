@@ -41,13 +41,7 @@ const (
 // that no rule of its space names nothing need be known.
 func learnEffects(routes []*route) {
 	for _, r := range routes {
-		if r.Lane.Mode == Observe { // nothing waits
-			continue
-		}
 		for _, method := range namedByRules(routes, r.Key.Space) {
-			if r.mode([]byte(method)) != exclusive {
-				continue
-			}
 			e := queue.Effect{Kind: method}
 			for _, rule := range r.Coalesce {
 				if rule.By == method {
@@ -79,7 +73,8 @@ func (rule *Coalesce) over() (all []queue.Over) {
 	return all
 }
 
-// doing is what the request does to others that wait, or nil.
+// doing is what the request does to others that wait, or nil. One that is not exclusive
+// neither supersedes nor is superseded.
 func (c *call) doing() *queue.Effect {
 	if len(c.route.effects) == 0 || c.mode != exclusive {
 		return nil

@@ -9,7 +9,9 @@
 //  3. key.go takes the key from the request, or says precisely why it cannot.
 //  4. proxy.go takes a ticket in the key's lane and waits for its turn. If the
 //     lane is another node's, cluster.go sends the request there, where
-//     forwarded.go does that and the next, and relays the answer.
+//     forwarded.go does that and the next, and relays the answer. Where a route
+//     says so, its ticket takes the place of others that it makes needless
+//     (coalesce.go).
 //  5. attempt.go sends the request to a target of upstream.go, once, and reads
 //     the response whole; then the lane is free, and only then is the client
 //     answered. A response too large for that streams under the lane

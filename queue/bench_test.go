@@ -57,6 +57,30 @@ func BenchmarkBacklog(b *testing.B) {
 	}
 }
 
+// BenchmarkSupersede is Admit of a request that takes the place of the one before it,
+// and what that one is told.
+func BenchmarkSupersede(b *testing.B) {
+	l := New(roomy)
+	r := Request{Key: []byte("k"), MaxDepth: 1, MaxBytes: 99, Effect: &Effect{Kind: "PUT", Over: []Over{{Kind: "PUT"}}}}
+	var running Ticket
+	if err := l.Admit(&running, &r); err != nil {
+		b.Fatal(err)
+	}
+	var tickets [2]Ticket
+	if err := l.Admit(&tickets[1], &r); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if err := l.Admit(&tickets[i%2], &r); err != nil {
+			b.Fatal(err)
+		}
+		if err := tickets[(i+1)%2].Wait(time.Time{}); err == nil {
+			b.Fatal("it has its turn")
+		}
+	}
+}
+
 func benchmarkKeys(b *testing.B, config Config, rule *HotRule, keys uint64, active int) {
 	l := New(config)
 	for i := range active { // lanes that stay open, so that the maps are not empty

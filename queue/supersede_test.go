@@ -128,8 +128,8 @@ func effect(kind string, on byte, over ...Over) *Effect {
 // TestARequestSupersedesThoseDirectlyBeforeIt gives each rule a line behind one that
 // runs, and looks who is left of it.
 //
-// Mutants: from the front backwards; past one that stays; a shared one, or one without
-// an effect, is taken; another kind is, or what is on something else; one that runs is; a
+// Mutants: from the front backwards; past one that stays; a shared one is taken; another
+// kind is, or what is on something else; one that runs is; a
 // shared newcomer supersedes; the last rule counts, and not the first.
 func TestARequestSupersedesThoseDirectlyBeforeIt(t *testing.T) {
 	put := func(on byte) Request { return Request{Effect: effect("PUT", on)} }

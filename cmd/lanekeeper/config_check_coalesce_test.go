@@ -28,6 +28,10 @@ routes:
 	if have := cfg.Defaults.Coalesce; !reflect.DeepEqual(have, inherited) {
 		t.Errorf("defaults: got %+v, want %+v", have, inherited)
 	}
+	alone := mustLoad(t, "defaults: {coalesce: [{by: DELETE, over: [PUT, PATCH]}]}\n"+someUpstream+"routes: [{name: a, upstream: app, key: {space: a, from: [{header: H}]}, coalesce: []}]\n")
+	if have := alone.Defaults.Coalesce; !reflect.DeepEqual(have, inherited) {
+		t.Errorf("defaults that no route inherits: got %+v, want %+v", have, inherited)
+	}
 	var shown bytes.Buffer // in which what is inherited is written where it takes effect
 	if err := cfg.writeYAML(&shown, nil); err != nil {
 		t.Fatal(err)

@@ -355,6 +355,7 @@ func TestMetricsOfANode(t *testing.T) {
 		`lanekeeper_lane_oldest_wait_seconds{route="order"} 0`,
 		`lanekeeper_hot_keys{route="order"} 0`,
 		`lanekeeper_shed_total{route="order"} 0`,
+		`lanekeeper_coalesced_total{route="order"} 0`,
 		`lanekeeper_held_lanes 0`,
 		`lanekeeper_unknown_total{route="order"} 0`,
 		`lanekeeper_connections `,
