@@ -219,6 +219,7 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 	case kind == nil || kind.executed != executed: // of a later version
 		kind = otherwise
 	}
+	c.noted = executed == unknown && kind != peerLost // by the owner, who ran it
 	return kind.after(r.RetryAfter, r.Detail)
 }
 

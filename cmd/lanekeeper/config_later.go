@@ -15,7 +15,6 @@ import (
 var laterSettings = []struct{ path, off string }{
 	{"admin.pprof", "false"},
 	{"admin.ui", "false"},
-	{"journal.file", "none"},
 	{"limits.max_records", "0"},
 	{"limits.max_records_bytes", "0"},
 	{"server.max_connections_per_address", "0"},

@@ -46,6 +46,7 @@ var homes = map[string][]string{
 	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},
 	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
+	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":               {}, // tests only
 	"github.com/prometheus/client_model": {}, // tests only
 }

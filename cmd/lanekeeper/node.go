@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -41,6 +42,9 @@ type nodeConfig struct {
 	strict      bool             // it is not ready without a lease
 	locks       lock.Locker      // of spilled keys, which the node closes; nil: there are none
 
+	keep    int            // requests with an unknown outcome, in memory
+	records io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
+
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
 }
@@ -51,6 +55,8 @@ type node struct {
 	log    *slog.Logger
 
 	journal *admin.Journal // of what log has
+	ledger  *admin.Ledger  // of requests with an unknown outcome
+	records *journalWriter // of the same; nil: they are not written
 	lanes   *queue.Lanes
 	proxy   *proxy.Proxy
 	cluster *cluster // nil: this node is alone
@@ -83,12 +89,17 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	// Whatever logs has the journal's handler, so it comes before all else.
 	journal := admin.NewJournal(config.name())
 	log = slog.New(journal.Handler(log.Handler()))
-	n := &node{config: config, log: log, journal: journal, ended: make(chan struct{}), failed: make(chan error, 4)}
+	n := &node{config: config, log: log, journal: journal, ledger: admin.NewLedger(config.name(), config.keep), ended: make(chan struct{}), failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			n.release()
 		}
 	}()
+
+	n.config.proxy.Unknowns = n.unknown
+	if config.records != nil {
+		n.records = newJournalWriter(config.records, log)
+	}
 
 	// Lanes first: everything else only reads or fills them.
 	if err := n.makeLanes(); err != nil {
@@ -210,6 +221,7 @@ func (n *node) release() {
 		s.listener.Close()
 	}
 	n.journal.End()
+	n.closeRecords()
 	n.wg.Wait()
 }
 
@@ -301,7 +313,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_config_hash_info", "The configuration in use; nodes of one cluster should agree.",
 			prometheus.Labels{"hash": n.config.hash}),
 	)
-	all = append(all, n.journal.Collectors()...)
+	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	if n.cluster != nil {
 		all = append(all, n.cluster.collectors()...)
 	}
@@ -365,6 +377,7 @@ func (n *node) stop(now <-chan struct{}) error {
 		n.cluster.stop(ctx)
 	}
 	n.closeLocks()
+	n.closeRecords()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()

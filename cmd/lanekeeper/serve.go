@@ -81,6 +81,7 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 		drain:   time.Duration(c.Shutdown.DrainTimeout),
 		hash:    c.hash(),
 		admin:   c.Admin.Listen,
+		keep:    c.Journal.Keep,
 	}
 	config.strict = c.strict()
 	var err error
@@ -109,6 +110,9 @@ func serve(ctx context.Context, config *Config) error {
 
 	nodeConfig, err := config.nodeConfig()
 	if err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
+	if nodeConfig.records, err = config.Journal.openJournal(); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
 	if nodeConfig.coordinator, err = newCoordinator(config, log); err != nil {
