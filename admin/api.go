@@ -36,6 +36,8 @@ type Config struct {
 //	                                    them, the newest, or with &since=ID the first
 //	                                    after that one. As a stream if text/event-stream
 //	                                    is accepted
+//	GET  /api/v1/unknown                Unknowns of this node; &limit=N and &since=ID as
+//	                                    above
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
 //
@@ -60,10 +62,11 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	mux.Handle("/api/v1/events", &endpoint{
 		api: a, methods: []string{"GET", "HEAD"}, parameters: []string{"since", "limit"}, answer: a.events, stream: a.follow,
 	})
+	read("/api/v1/unknown", a.unknown, "since", "limit")
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, hot, events, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, events, unknown, drain and undrain").write(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {

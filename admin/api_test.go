@@ -102,6 +102,30 @@ func (c *threeNodes) Journal() *Journal {
 	return c.journal
 }
 
+func (c *threeNodes) Ledger() *Ledger {
+	l := NewLedger("lk-0", 2)
+	l.first, l.next = 7, 7
+	status := 200
+	for _, u := range []Unknown{
+		{Ticket: "gone"},
+		{
+			Ticket: "0197-1", Space: "order", Key: "A <1>", Route: "orders", Method: "POST", Node: "lk-0", Owner: "lk-1", Client: "203.0.113.9",
+			Upstream: "app", Slug: "peer-lost", Detail: "lk-1 was lost", Arrived: joined, Ended: joined.Add(time.Second),
+		},
+		{
+			Ticket: "0197-2", Space: "order", Key: "7", Route: "orders", Method: "PUT", Node: "lk-0", Owner: "lk-0", Ingress: "lk-2",
+			Upstream: "app", Target: "http://app", Slug: "upstream-reset", Status: &status, Detail: "broke off",
+			Arrived: joined, Dispatched: &joined, SentBytes: 321, Ended: joined.Add(time.Second),
+		},
+	} {
+		l.Add(&u)
+		if len(l.ring) > 0 {
+			l.ring[(u.ID-l.first)%l.keep].Time = joined.Add(2 * time.Second)
+		}
+	}
+	return l
+}
+
 func (c *threeNodes) Drain() error {
 	c.asked = append(c.asked, "drain")
 	c.drained = c.refuses == nil
@@ -380,7 +404,15 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/events?since=40&limit=1": `{"node":"lk-0","events":[` +
 			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}}],"missed":0,"next":41}`,
 		"GET /api/v1/events?since=42": `{"node":"lk-0","events":[],"missed":0,"next":42}`,
-		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, events, drain and undrain"}`,
+		"GET /api/v1/unknown": `{"node":"lk-0","unknown":[` +
+			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"},` +
+			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9}`,
+		"GET /api/v1/unknown?limit=1": `{"node":"lk-0","unknown":[` +
+			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9}`,
+		"GET /api/v1/unknown?since=6&limit=1": `{"node":"lk-0","unknown":[` +
+			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"}],"missed":1,"next":8}`,
+		"GET /api/v1/unknown?since=9": `{"node":"lk-0","unknown":[],"missed":0,"next":9}`,
+		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, events, unknown, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

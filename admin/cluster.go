@@ -26,6 +26,10 @@ type Cluster interface {
 	// Journal is where this node's events are; always the same one.
 	Journal() *Journal
 
+	// Ledger is where this node's requests with an unknown outcome are; always the
+	// same one.
+	Ledger() *Ledger
+
 	// Drain begins to give everything away, or goes on with it. Undrain makes a
 	// draining node an ordinary one again. An error is a refusal and says why,
 	// such as a process that is ending already.

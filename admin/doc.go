@@ -9,7 +9,8 @@
 // which partition, where a key belongs, which keys are hot, what has happened, and
 // draining. It is meant for loopback; a node that opens it to others asks for a token.
 //
-// Journal keeps what has happened: the lines of the log that are events.
+// Journal keeps what has happened: the lines of the log that are events. Ledger keeps
+// the requests whose outcome nobody can say.
 //
 // Both serve net/http, apart from the port that carries traffic, so that a node
 // in trouble still answers. The package starts no goroutine.

@@ -35,22 +35,7 @@ func (a *api) events(_ *http.Request, query url.Values) (int, any, *problem) {
 // from reads after which event to begin, and how many are wanted. Without since it is
 // the newest ones.
 func (a *api) from(query url.Values) (since uint64, limit int, _ *problem) {
-	limit = journalEvents
-	if query.Has("limit") {
-		n, err := strconv.ParseUint(query.Get("limit"), 10, 31)
-		if err != nil {
-			return 0, 0, badRequest("limit is how many events are wanted at most")
-		}
-		limit = int(min(n, journalEvents)) //nolint:gosec // that is less
-	}
-	if !query.Has("since") {
-		return a.cluster.Journal().newest(limit), limit, nil
-	}
-	since, err := strconv.ParseUint(query.Get("since"), 10, 64)
-	if err != nil {
-		return 0, 0, badRequest("since is the id of an event, or next of an earlier answer")
-	}
-	return since, limit, nil
+	return span(query, journalEvents, a.cluster.Journal().newest)
 }
 
 // wantsStream reports whether the request accepts a stream of events.

@@ -53,6 +53,7 @@ var EventKinds = []EventKind{
 	{"key-spilled-ended", "none does any more"},
 	{"turn-lost", "a turn that was lent was not given back in time: its borrower has died, or is cut off"},
 	{"lock-away", "the lock of a spilled key cannot be had: its requests go to its owner"},
+	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 
@@ -123,7 +124,7 @@ func (j *Journal) End() { j.end.Do(func() { close(j.ended) }) }
 // Collectors are the journal's metrics.
 func (j *Journal) Collectors() []prometheus.Collector {
 	return []prometheus.Collector{prometheus.NewCounterFunc(prometheus.CounterOpts{
-		Name: "lanekeeper_journal_dropped_total",
+		Name: "lanekeeper_events_missed_total",
 		Help: "Events that readers of the event stream missed, since they were too slow or away for too long.",
 	}, func() float64 { return float64(j.dropped.Load()) })}
 }

@@ -42,7 +42,10 @@ func (c *call) attempt(t *target) *problem {
 	}
 	c.leash()
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
-	if err := c.send(); err != nil {
+	c.sentTo, c.dispatched = t.name, time.Now()
+	err := c.send()
+	c.sentBytes = c.link.wire.sent
+	if err != nil {
 		return c.unsent(t, err)
 	}
 	if err := c.receive(); err != nil {

@@ -231,6 +231,7 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 	case kind == superseded:
 		kind = supersededWith(r.Status)
 	}
+	c.noted = executed == unknown && kind != peerLost // by the owner, who ran it
 	return kind.after(r.RetryAfter, r.Detail)
 }
 

@@ -47,6 +47,11 @@ type Config struct {
 	Access  Access   // which requests the access log holds
 	LogKeys KeyStyle // how keys appear in it; they are often personal data
 
+	// Unknowns is told of every request that had a lane and whose outcome nobody can
+	// say; nil: nobody is. It is called before the request's answer is on its way, so
+	// it must not block; it may be called concurrently, and keep what it gets.
+	Unknowns func(*Unknown)
+
 	Upstreams []Upstream
 	Routes    []Route // the first that matches wins
 

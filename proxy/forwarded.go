@@ -175,6 +175,7 @@ func (c *call) runForwarded() {
 		return
 	}
 	c.free() // the lane goes on before its last answer is on its way
+	c.noteUnknown(problem)
 	c.respond(problem)
 	c.finish()
 }
@@ -221,6 +222,7 @@ func (c *call) respond(problem *problem) {
 func (c *call) respondStream(r *relay, length int) {
 	response := &peer.Response{LaneWait: c.laneWait, Depth: c.depth, Head: c.responseHead(length), Spills: c.spills()}
 	unwatch := c.proxy.background.watch(c.link.wire)
+	c.method = c.methodName()
 	c.from.RespondStream(response, struct{ io.Reader }{r}, c.last(), func(bool) {
 		unwatch()
 		r.Close() //nolint:errcheck // it has no error
@@ -309,5 +311,7 @@ func (c *call) rescueForwarded() {
 	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
 	c.link.close()
 	c.free()
-	c.respond(internalError.because("the cause is in the log"))
+	problem := internalError.because("the cause is in the log")
+	c.noteUnknown(problem)
+	c.respond(problem)
 }

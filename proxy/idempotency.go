@@ -356,7 +356,7 @@ func (c *call) keep(run idempotency.Run, problem *problem) {
 	default:
 		err = run.Finish(context.Background(), c.reply())
 	}
-	c.noted(err)
+	c.complain(err)
 }
 
 // keepAnswer keeps an answer of lanekeeper's own as the last word on a request that will
@@ -370,13 +370,13 @@ func (c *call) keepAnswer(problem *problem) {
 		return // one of its name has run
 	}
 	problem.write(&c.ctx.Response, c.about())
-	c.noted(run.Finish(context.Background(), c.reply()))
+	c.complain(run.Finish(context.Background(), c.reply()))
 }
 
 // forget frees the name of a request that was not executed.
-func (c *call) forget(run idempotency.Run) { c.noted(run.Forget(context.Background())) }
+func (c *call) forget(run idempotency.Run) { c.complain(run.Forget(context.Background())) }
 
-func (c *call) noted(err error) {
+func (c *call) complain(err error) {
 	if err == nil {
 		return
 	}

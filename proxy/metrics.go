@@ -280,7 +280,7 @@ func (m *metrics) problem(c *call) {
 	route := ""
 	if c.route != nil {
 		route = c.route.Name
-		if c.problem.executed == unknown {
+		if c.problem.executed == unknown && !c.laned() { // else noteUnknown has counted it
 			c.route.metrics.unknown.Inc()
 		}
 	}

@@ -209,6 +209,14 @@ type request struct {
 	laneWait     time.Duration
 	upstreamTime time.Duration
 
+	// What is known of it if nobody can say what became of it: see Unknown.
+	sentTo     string // the target
+	dispatched time.Time
+	sentBytes  int
+	method     string   // if the head is gone
+	broke      *problem // of a response that the client has a part of
+	noted      bool     // this has been told, here or by the key's owner
+
 	problem  *problem
 	prepared bool // the head is the upstream's
 	answered bool // by the key's owner
@@ -581,6 +589,7 @@ func (c *call) about() document {
 
 // finish records a request that has been answered.
 func (c *call) finish() {
+	c.noteUnknown(c.problem)
 	if c.from != nil {
 		c.route.metrics.ran(c)
 		return // its ingress tells the rest

@@ -177,7 +177,8 @@ func (o *adminOptions) write(command *cobra.Command, answer []byte, t *table) er
 		}
 		text.WriteByte('\n')
 	case "yaml":
-		if err := jsonToYAML(&text, answer); err != nil {
+		// Escaped, since YAML refuses control characters that JSON lets pass.
+		if err := jsonToYAML(&text, printableJSON(answer)); err != nil {
 			return failure(err)
 		}
 	default:

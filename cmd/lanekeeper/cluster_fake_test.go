@@ -22,6 +22,7 @@ type fakeCluster struct {
 	record   *admin.Record
 	hot      admin.Hot
 	journal  *admin.Journal
+	ledger   *admin.Ledger
 	owner    string
 	asked    []string // keys
 	refuses  error
@@ -39,7 +40,7 @@ func newFakeCluster() *fakeCluster {
 			Zone: "a", Target: 1365, Config: "9f31c2", Version: "1.4.0", Since: since,
 		}
 	}
-	c := &fakeCluster{owner: "lk-1", journal: admin.NewJournal("lk-0"), statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
+	c := &fakeCluster{owner: "lk-1", journal: admin.NewJournal("lk-0"), ledger: admin.NewLedger("lk-0", 10), statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
 	own := member("lk-0", "10.1.4.7", admin.StateAlive)
 	own.Owned, own.Queued = number(1365), number(12)
 	gone := member("lk-2", "10.1.4.9", admin.StateDraining)
@@ -100,6 +101,7 @@ func (c *fakeCluster) Hot() admin.Hot {
 }
 
 func (c *fakeCluster) Journal() *admin.Journal { return c.journal }
+func (c *fakeCluster) Ledger() *admin.Ledger   { return c.ledger }
 
 func (c *fakeCluster) Drain() error   { return c.refuses }
 func (c *fakeCluster) Undrain() error { return c.refuses }

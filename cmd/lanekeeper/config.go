@@ -28,6 +28,7 @@ type Config struct {
 	Routes      []RouteConfig     `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
 	Shutdown    ShutdownConfig    `json:"shutdown" doc:"what happens between SIGTERM and the end"`
 	Log         LogConfig         `json:"log" doc:"the log, on stderr"`
+	Journal     JournalConfig     `json:"journal" doc:"requests whose outcome nobody can say, for whoever has to look after the data"`
 	Metrics     MetricsConfig     `json:"metrics" doc:"the Prometheus metrics"`
 }
 
@@ -254,6 +255,14 @@ type LogConfig struct {
 	Keys   string `json:"keys" doc:"how a key appears; keys are often personal data" enum:"plain hash none"`
 }
 
+// JournalConfig is what becomes of requests whose outcome nobody can say.
+type JournalConfig struct {
+	File     string `json:"file" doc:"where they are written, each a line of JSON with its key in plain text: none, stdout, or the path of a file, which nothing else writes to"`
+	MaxSize  Size   `json:"max_size" doc:"of the file, in whole MiB; then it gets another name, with the time in it, and a new one begins" min:"1MiB" max:"1024GiB"`
+	MaxFiles int    `json:"max_files" doc:"files that are kept, the present one among them" min:"2" max:"10000"`
+	Keep     int    `json:"keep" doc:"how many of them stay in memory, file or not, for lanekeeper unknown; each takes about 1 KiB" min:"0" max:"1000000"`
+}
+
 // MetricsConfig is how metrics are exposed.
 type MetricsConfig struct {
 	NativeHistograms bool `json:"native_histograms" doc:"native histograms beside the classic ones"`
@@ -368,6 +377,7 @@ func Default() Config {
 		},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},
 		Log:      LogConfig{Level: "info", Format: "auto", Access: "errors", Keys: "hash"},
+		Journal:  JournalConfig{File: "none", MaxSize: 64 * MiB, MaxFiles: 8, Keep: 10000},
 		Metrics:  MetricsConfig{NativeHistograms: true},
 	}
 }

@@ -32,6 +32,7 @@ func (c *checker) check() {
 	c.checkTrusted()
 	c.checkUpstreams()
 	c.checkBodies()
+	c.checkJournal()
 	c.checkDefaults()
 	c.checkRoutes()
 	c.checkStrict()
@@ -240,5 +241,15 @@ func callsItself(listen, target string) bool {
 func (c *checker) checkBodies() {
 	if body := c.cfg.Server.MaxBody; c.cfg.Limits.MaxQueuedBytes < body {
 		c.warnf("limits.max_queued_bytes", "%s is less than server.max_body (%s): such a body is always refused", c.cfg.Limits.MaxQueuedBytes, body)
+	}
+}
+
+func (c *checker) checkJournal() {
+	j := c.cfg.Journal
+	if j.File == "" {
+		c.errorf("journal.file", "write none, stdout, or the path of a file")
+	}
+	if j.MaxSize%MiB != 0 {
+		c.errorf("journal.max_size", "%s is not a whole number of MiB", j.MaxSize)
 	}
 }

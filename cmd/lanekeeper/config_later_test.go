@@ -25,7 +25,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
-		{"journal", "journal: {file: stdout}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
@@ -40,13 +39,12 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
 		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
 			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
-		{"an expanded value", "journal: {file: \"${NOT_SET:-stdout}\"}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
-		{"a value of another kind", "journal: {file: [none]}\n" + someApp, refused("1:11", "journal.file", "leave it out or write none")},
+		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
+		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 	})
 
 	off := `
 admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
-journal: {file: none}
 tracing: {enabled: false}
 server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
 upstreams:

@@ -67,6 +67,7 @@ func (c *Config) hash() string {
 	anonymous.Cluster.Gossip.Listen, anonymous.Cluster.Gossip.Advertise = "", ""
 	anonymous.Cluster.Peer.Listen, anonymous.Cluster.Peer.Advertise = "", ""
 	anonymous.Cluster.Join = nil
+	anonymous.Journal.File = ""
 	written, err := json.Marshal(anonymous)
 	if err != nil {
 		panic("config: " + err.Error())

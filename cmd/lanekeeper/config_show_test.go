@@ -82,6 +82,7 @@ routes:
   - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}, idempotency: {mode: none, replay: []}, sequence: {mode: none}}
 shutdown: {delay: 28s, drain_timeout: 29s}
 log: {level: warn, format: json, access: none, keys: plain}
+journal: {file: /j, max_size: 41MiB, max_files: 42, keep: 43}
 metrics: {native_histograms: false}
 `
 
@@ -152,6 +153,7 @@ func TestConfigHash(t *testing.T) {
 		"node: {zone: b}\n",
 		"server: {listen: \":1\"}\n",
 		"observe: {listen: \":1\"}\n",
+		"journal: {file: \"lk-0.jsonl\"}\n",
 		"admin: {listen: \"127.0.0.1:1\", allowed_hosts: [localhost]}\n",
 		"cluster: {gossip: {listen: \":1\", advertise: \"10.0.0.1:1\"}, peer: {listen: \":2\", advertise: \"10.0.0.1:2\"}, join: [\"10.0.0.1:1\"]}\n",
 	} {

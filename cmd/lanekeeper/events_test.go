@@ -171,7 +171,7 @@ routes: [{name: order, match: {path: "/orders/{id}"}, upstream: app, key: {space
 		u.release <- struct{}{}
 	}
 	f.until("key-cooled")
-	waitForMetric(t, observe, "lanekeeper_journal_dropped_total 0")
+	waitForMetric(t, observe, "lanekeeper_events_missed_total 0")
 
 	began := time.Now()
 	p.signal(syscall.SIGTERM)

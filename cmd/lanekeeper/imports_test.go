@@ -50,6 +50,7 @@ var homes = map[string][]string{
 	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
+	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
 	"github.com/prometheus/client_model": {}, // tests only
 	"pgregory.net/rapid":                 {}, // tests only
 }

@@ -77,6 +77,7 @@ func rootCommand() *cobra.Command {
 		locateCommand(),
 		keysCommand(),
 		eventsCommand(),
+		unknownCommand(),
 		topCommand(),
 		drainCommand(),
 		undrainCommand(),

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -42,6 +43,9 @@ type nodeConfig struct {
 	locks       lock.Locker      // of spilled keys, which the node closes; nil: there are none
 	records     recordsConfig    // of requests, and of their producers' numbers
 
+	keep     int            // requests with an unknown outcome, in memory
+	unknowns io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
+
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
 }
@@ -51,11 +55,13 @@ type node struct {
 	config nodeConfig
 	log    *slog.Logger
 
-	journal *admin.Journal // of what log has
-	lanes   *queue.Lanes
-	proxy   *proxy.Proxy
-	cluster *cluster // nil: this node is alone
-	records *keyRecords
+	journal  *admin.Journal // of what log has
+	ledger   *admin.Ledger  // of requests with an unknown outcome
+	unknowns *journalWriter // of the same; nil: they are not written
+	lanes    *queue.Lanes
+	proxy    *proxy.Proxy
+	cluster  *cluster // nil: this node is alone
+	records  *keyRecords
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -85,7 +91,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	// Whatever logs has the journal's handler, so it comes before all else.
 	journal := admin.NewJournal(config.name())
 	log = slog.New(journal.Handler(log.Handler()))
-	n := &node{config: config, log: log, journal: journal, ended: make(chan struct{}), failed: make(chan error, 4)}
+	n := &node{config: config, log: log, journal: journal, ledger: admin.NewLedger(config.name(), config.keep), ended: make(chan struct{}), failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			n.release()
@@ -94,6 +100,10 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 
 	n.records = newKeyRecords(config.records)
 	n.config.proxy.Records, n.config.proxy.Marks = n.records.stores, n.records.marks
+	n.config.proxy.Unknowns = n.unknown
+	if config.unknowns != nil {
+		n.unknowns = newJournalWriter(config.unknowns, log)
+	}
 
 	// Lanes first: everything else only reads or fills them.
 	if err := n.makeLanes(); err != nil {
@@ -220,6 +230,7 @@ func (n *node) release() {
 		s.listener.Close()
 	}
 	n.journal.End()
+	n.closeUnknowns()
 	n.wg.Wait()
 }
 
@@ -311,7 +322,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_config_hash_info", "The configuration in use; nodes of one cluster should agree.",
 			prometheus.Labels{"hash": n.config.hash}),
 	)
-	all = append(all, n.journal.Collectors()...)
+	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	all = append(all, n.records.collectors()...)
 	if n.cluster != nil {
 		all = append(all, n.cluster.collectors()...)
@@ -377,6 +388,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	}
 	n.closeLocks()
 	n.closeRecords()
+	n.closeUnknowns()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()

@@ -82,6 +82,7 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 		hash:    c.hash(),
 		admin:   c.Admin.Listen,
 		records: recordsConfig{max: c.Limits.MaxRecords, maxBytes: int64(c.Limits.MaxRecordsBytes)},
+		keep:    c.Journal.Keep,
 	}
 	config.strict = c.strict()
 	var err error
@@ -110,6 +111,9 @@ func serve(ctx context.Context, config *Config) error {
 
 	nodeConfig, err := config.nodeConfig()
 	if err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
+	if nodeConfig.unknowns, err = config.Journal.openJournal(); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
 	if nodeConfig.coordinator, err = newCoordinator(config, log); err != nil {
