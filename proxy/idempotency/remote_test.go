@@ -130,7 +130,7 @@ func remote(t *testing.T, test func(t *testing.T, f *fake, r *Remote)) {
 
 var errTest = errors.New("the server is away")
 
-func claimed1(t *testing.T, r *Remote, lease time.Duration) Run {
+func mustClaim(t *testing.T, r *Remote, lease time.Duration) Run {
 	t.Helper()
 	run, known, err := r.Begin(t.Context(), &Request{Lease: lease})
 	if err != nil || known.State != New {
@@ -147,7 +147,7 @@ func TestRenewal(t *testing.T) {
 		before := runtime.NumGoroutine()
 		var runs []Run
 		for range count {
-			runs = append(runs, claimed1(t, r, 30*time.Second))
+			runs = append(runs, mustClaim(t, r, 30*time.Second))
 			time.Sleep(time.Millisecond)
 		}
 		if n := runtime.NumGoroutine(); n > before {
@@ -178,10 +178,10 @@ func TestRenewal(t *testing.T) {
 // TestShortLeasesAreRenewedInTime: each at its own pace, whatever was planned before.
 func TestShortLeasesAreRenewedInTime(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		claimed1(t, r, time.Hour)
+		mustClaim(t, r, time.Hour)
 		time.Sleep(time.Minute)
-		claimed1(t, r, time.Second)
-		claimed1(t, r, time.Minute)
+		mustClaim(t, r, time.Second)
+		mustClaim(t, r, time.Minute)
 		for range 100 {
 			time.Sleep(time.Second)
 			if n := f.held(); n != 3 {
@@ -197,7 +197,7 @@ func TestShortLeasesAreRenewedInTime(t *testing.T) {
 // TestRenewalGoesOn: after errors, and while there is time it is tried more often.
 func TestRenewalGoesOn(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		claimed1(t, r, 30*time.Second)
+		mustClaim(t, r, 30*time.Second)
 		f.set(func() { f.fail = errTest })
 		time.Sleep(28 * time.Second)
 		if n := f.count("renew"); n < 5 || n > 20 {
@@ -264,7 +264,7 @@ func TestNoStrays(t *testing.T) {
 // TestForgetGoesOn: what was not executed is free when the server is back.
 func TestForgetGoesOn(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		run := claimed1(t, r, time.Hour)
+		run := mustClaim(t, r, time.Hour)
 		f.set(func() { f.fail = errTest })
 		if err := run.Forget(t.Context()); !errors.Is(err, errTest) {
 			t.Errorf("got %v, want %v", err, errTest)
@@ -306,7 +306,7 @@ var nonces uint64
 func TestCloseTells(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
 		for range 2*BatchMax + 1 {
-			claimed1(t, r, time.Hour)
+			mustClaim(t, r, time.Hour)
 		}
 		f.set(func() { f.fail, f.unheard = errTest, true })
 		r.Begin(t.Context(), &Request{Lease: time.Hour})

@@ -477,7 +477,7 @@ func renewed(s *suite) {
 		requests = append(requests, r)
 		s.claim(s.node, r)
 	}
-	for end := time.Now().Add(5 * s.Lease); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(4 * s.Lease); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, r := range requests {
 			s.want(other, r, idempotency.Running)
 		}

@@ -53,7 +53,7 @@ func TestPostgres(t *testing.T) {
 	t.Run("ReadsWithoutWriting", func(t *testing.T) { readsWithoutWriting(t, server.Address, asks) })
 	asks.Close(t.Context()) //nolint:errcheck // it is not needed any more
 	idempotencytest.Run(t, &idempotencytest.Place{
-		Lease: 600 * time.Millisecond, Timeout: testTimeout,
+		Lease: time.Second, Timeout: testTimeout,
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
 		Open: func(t testing.TB) *idempotencytest.Node {
 			relay := locktest.NewRelay(t, server.Address)
