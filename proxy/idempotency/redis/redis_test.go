@@ -14,7 +14,7 @@ import (
 	"lanekeeper/proxy/idempotency/idempotencytest"
 )
 
-const testTimeout = 500 * time.Millisecond
+const testTimeout = time.Second
 
 func openStore(t testing.TB, config Config) *idempotency.Remote {
 	t.Helper()
