@@ -7,10 +7,14 @@
 // can tell any more whether the request was executed, so that its name is then
 // [Unknown], not free. It is the package's promise that of all calls of Begin for
 // one name at most one returns [New] before a Run's Forget, or its record's end,
-// whatever crashes; but a Begin with Again may take an Unknown name.
+// whatever crashes but what keeps the records; but a Begin with Again may take an Unknown
+// name.
 //
 // A name is never forgotten before its time to make room for others: a full store
 // refuses new names with [ErrFull].
+//
+// [Memory] keeps records in this process; packages redis and postgres keep them on
+// servers, for several nodes, by a [Remote].
 package idempotency
 
 import (

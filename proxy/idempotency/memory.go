@@ -137,7 +137,7 @@ func (m *Memory) begin(r *Request) (*memoryRun, Record, error) {
 	}
 	if of == nil {
 		of = &record{id: r.ID, print: r.Print, place: -1}
-		m.addLocked(of, r.Partition, string(r.Key))
+		m.addLocked(of, r.Partition, r.Key)
 	} else {
 		heap.Remove(&m.expiries, int(of.place))
 	}
@@ -181,16 +181,16 @@ func (m *Memory) hasBytesLocked(n int64) bool {
 func reserved(n int) int64 { return int64(n) + int64(n)/8 + 16 }
 
 // addLocked links a new record, without its reply.
-func (m *Memory) addLocked(of *record, number int, key string) {
+func (m *Memory) addLocked(of *record, number int, key []byte) {
 	p := m.partitions[number]
 	if p == nil {
 		p = &partition{number: number, lanes: make(map[string]*lane)}
 		m.partitions[number] = p
 	}
-	l := p.lanes[key]
+	l := p.lanes[string(key)]
 	if l == nil {
-		l = &lane{key: key, partition: p}
-		p.lanes[key] = l
+		l = &lane{key: string(key), partition: p}
+		p.lanes[l.key] = l
 		p.encoded += encodedLane + len(key)
 		m.bytes += laneBytes + int64(len(key))
 	}

@@ -17,6 +17,7 @@ type fake struct {
 	claims  map[Nonce]time.Time
 	fail    error // of the calls to come
 	unheard bool  // they do their work all the same
+	hang    bool  // until the context ends
 	late    bool  // claims do it when arrive is called
 	pending []Claim
 	calls   map[string]int
@@ -49,7 +50,10 @@ func (f *fake) held() (n int) {
 }
 
 // Claim implements Server.
-func (f *fake) Claim(_ context.Context, c Claim, r *Request) (Record, error) {
+func (f *fake) Claim(ctx context.Context, c Claim, r *Request) (Record, error) {
+	if err := f.wait(ctx); err != nil {
+		return Record{}, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls["claim"]++
@@ -62,6 +66,16 @@ func (f *fake) Claim(_ context.Context, c Claim, r *Request) (Record, error) {
 	return Record{State: New, Print: r.Print}, f.fail
 }
 
+func (f *fake) wait(ctx context.Context) error {
+	var hang bool
+	f.set(func() { hang = f.hang })
+	if !hang {
+		return nil
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 func (f *fake) arrive() {
 	f.set(func() {
 		for _, c := range f.pending {
@@ -72,11 +86,14 @@ func (f *fake) arrive() {
 }
 
 // Finish implements Server.
-func (f *fake) Finish(_ context.Context, c Claim, _ Reply) (Answer, error) {
-	return first(f.each("finish", []Claim{c}, func(n Nonce, _ Claim) { delete(f.claims, n) }))
+func (f *fake) Finish(ctx context.Context, c Claim, _ Reply) (Answer, error) {
+	return first(f.each(ctx, "finish", []Claim{c}, func(n Nonce, _ Claim) { delete(f.claims, n) }))
 }
 
-func (f *fake) each(call string, claims []Claim, do func(Nonce, Claim)) (answers []Answer, err error) {
+func (f *fake) each(ctx context.Context, call string, claims []Claim, do func(Nonce, Claim)) (answers []Answer, err error) {
+	if err := f.wait(ctx); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls[call]++
@@ -96,18 +113,18 @@ func (f *fake) each(call string, claims []Claim, do func(Nonce, Claim)) (answers
 }
 
 // Lose implements Server.
-func (f *fake) Lose(_ context.Context, claims []Claim) ([]Answer, error) {
-	return f.each("lose", claims, func(n Nonce, _ Claim) { delete(f.claims, n) })
+func (f *fake) Lose(ctx context.Context, claims []Claim) ([]Answer, error) {
+	return f.each(ctx, "lose", claims, func(n Nonce, _ Claim) { delete(f.claims, n) })
 }
 
 // Forget implements Server.
-func (f *fake) Forget(_ context.Context, claims []Claim) ([]Answer, error) {
-	return f.each("forget", claims, func(n Nonce, _ Claim) { delete(f.claims, n) })
+func (f *fake) Forget(ctx context.Context, claims []Claim) ([]Answer, error) {
+	return f.each(ctx, "forget", claims, func(n Nonce, _ Claim) { delete(f.claims, n) })
 }
 
 // Renew implements Server.
-func (f *fake) Renew(_ context.Context, claims []Claim) ([]Answer, error) {
-	return f.each("renew", claims, func(n Nonce, c Claim) { f.claims[n] = time.Now().Add(c.Lease) })
+func (f *fake) Renew(ctx context.Context, claims []Claim) ([]Answer, error) {
+	return f.each(ctx, "renew", claims, func(n Nonce, c Claim) { f.claims[n] = time.Now().Add(c.Lease) })
 }
 
 // Close implements Server.
@@ -130,7 +147,7 @@ func remote(t *testing.T, test func(t *testing.T, f *fake, r *Remote)) {
 
 var errTest = errors.New("the server is away")
 
-func claimed1(t *testing.T, r *Remote, lease time.Duration) Run {
+func mustClaim(t *testing.T, r *Remote, lease time.Duration) Run {
 	t.Helper()
 	run, known, err := r.Begin(t.Context(), &Request{Lease: lease})
 	if err != nil || known.State != New {
@@ -141,13 +158,17 @@ func claimed1(t *testing.T, r *Remote, lease time.Duration) Run {
 
 // TestRenewal: many claims are renewed by few calls, none of which is large, and by no
 // goroutine of their own; and none by any, once it has ended.
+//
+// Mutants: a claim isn't planned for; its first renewal is when the lease is over; so
+// is the second; only what is due is renewed; the lists have any length; a claim that
+// has ended is renewed.
 func TestRenewal(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
 		const count = 1000
 		before := runtime.NumGoroutine()
 		var runs []Run
 		for range count {
-			runs = append(runs, claimed1(t, r, 30*time.Second))
+			runs = append(runs, mustClaim(t, r, 30*time.Second))
 			time.Sleep(time.Millisecond)
 		}
 		if n := runtime.NumGoroutine(); n > before {
@@ -176,12 +197,14 @@ func TestRenewal(t *testing.T) {
 }
 
 // TestShortLeasesAreRenewedInTime: each at its own pace, whatever was planned before.
+//
+// Mutants: a claim isn't planned for.
 func TestShortLeasesAreRenewedInTime(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		claimed1(t, r, time.Hour)
+		mustClaim(t, r, time.Hour)
 		time.Sleep(time.Minute)
-		claimed1(t, r, time.Second)
-		claimed1(t, r, time.Minute)
+		mustClaim(t, r, time.Second)
+		mustClaim(t, r, time.Minute)
 		for range 100 {
 			time.Sleep(time.Second)
 			if n := f.held(); n != 3 {
@@ -195,9 +218,12 @@ func TestShortLeasesAreRenewedInTime(t *testing.T) {
 }
 
 // TestRenewalGoesOn: after errors, and while there is time it is tried more often.
+//
+// Mutants: after an error the next attempt is at the usual time; an error drops the
+// claim.
 func TestRenewalGoesOn(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		claimed1(t, r, 30*time.Second)
+		mustClaim(t, r, 30*time.Second)
 		f.set(func() { f.fail = errTest })
 		time.Sleep(28 * time.Second)
 		if n := f.count("renew"); n < 5 || n > 20 {
@@ -211,11 +237,15 @@ func TestRenewalGoesOn(t *testing.T) {
 	})
 }
 
-// TestStrays: a claim of which Begin could not tell is given back.
+// TestStrays: a claim of which Begin could not tell is given back, be it that it was made
+// at once, later, or never.
+//
+// Mutants: what strayed is not given back; it is asked for once; for ever; as often for
+// ever.
 func TestStrays(t *testing.T) {
-	for _, late := range []bool{false, true} {
+	for _, made := range []string{"at once", "late", "never"} {
 		remote(t, func(t *testing.T, f *fake, r *Remote) {
-			f.set(func() { f.fail, f.unheard, f.late = errTest, !late, late })
+			f.set(func() { f.fail, f.unheard, f.late = errTest, made == "at once", made == "late" })
 			if run, _, err := r.Begin(t.Context(), &Request{Lease: time.Minute}); !errors.Is(err, errTest) || run != nil {
 				t.Fatalf("got %v %v", run, err)
 			}
@@ -230,19 +260,21 @@ func TestStrays(t *testing.T) {
 			f.arrive()
 			time.Sleep(2 * strayLate)
 			if n := f.held(); n != 0 {
-				t.Errorf("%d are held", n)
+				t.Errorf("made %s: %d are held", made, n)
 			}
 			time.Sleep(time.Minute)
 			had = f.count("forget")
 			time.Sleep(time.Hour)
 			if n := f.count("forget"); n != had {
-				t.Errorf("%d attempts for nothing", n-had)
+				t.Errorf("made %s: %d attempts for nothing", made, n-had)
 			}
 		})
 	}
 }
 
 // TestNoStrays: what never reached the server, and what it refused, is not looked for.
+//
+// Mutants: dial errors stray; ErrFull strays; ErrFull is tried again.
 func TestNoStrays(t *testing.T) {
 	for err, tries := range map[error]int{&net.OpError{Op: "dial", Err: errTest}: triesMost, ErrFull: 1} {
 		remote(t, func(t *testing.T, f *fake, r *Remote) {
@@ -262,9 +294,11 @@ func TestNoStrays(t *testing.T) {
 }
 
 // TestForgetGoesOn: what was not executed is free when the server is back.
+//
+// Mutants: a Forget that failed is left.
 func TestForgetGoesOn(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
-		run := claimed1(t, r, time.Hour)
+		run := mustClaim(t, r, time.Hour)
 		f.set(func() { f.fail = errTest })
 		if err := run.Forget(t.Context()); !errors.Is(err, errTest) {
 			t.Errorf("got %v, want %v", err, errTest)
@@ -278,6 +312,8 @@ func TestForgetGoesOn(t *testing.T) {
 }
 
 // TestStraysAreBounded: an outage that lasts does not fill the memory.
+//
+// Mutants: they are not.
 func TestStraysAreBounded(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
 		f.set(func() { f.fail = errTest })
@@ -301,12 +337,47 @@ func nonce(t *testing.T) (n Nonce) {
 
 var nonces uint64
 
+// TestCallsAreBounded: by the timeout, and by the caller's.
+func TestCallsAreBounded(t *testing.T) {
+	remote(t, func(t *testing.T, f *fake, r *Remote) {
+		runs := []Run{mustClaim(t, r, time.Minute), mustClaim(t, r, time.Minute), mustClaim(t, r, time.Minute)}
+		held := mustClaim(t, r, time.Minute)
+		f.set(func() { f.hang = true })
+		for i, call := range []func(context.Context) error{
+			func(ctx context.Context) error { _, _, err := r.Begin(ctx, &Request{Lease: time.Minute}); return err },
+			func(ctx context.Context) error { return runs[0].Finish(ctx, Reply{}) }, runs[1].Lose, runs[2].Forget,
+		} {
+			limit := time.Second
+			ctx, cancel := context.WithCancel(t.Context())
+			if i == 0 {
+				limit = 300 * time.Millisecond
+				ctx, cancel = context.WithTimeout(t.Context(), limit)
+			}
+			begun := time.Now()
+			if err := call(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) != limit {
+				t.Errorf("call %d: %v after %v", i, err, time.Since(begun))
+			}
+			cancel()
+		}
+		begun := time.Now()
+		if err := r.Close(); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 2*time.Second {
+			t.Errorf("Close: %v after %v", err, time.Since(begun))
+		}
+		if err := held.Lose(t.Context()); !errors.Is(err, ErrLost) {
+			t.Errorf("got %v, want %v", err, ErrLost)
+		}
+	})
+}
+
 // TestCloseTells: what is held is lost at once, in lists that are not large, and what
 // strayed is given back.
+//
+// Mutants: Close tells nobody; leaves what strayed; doesn't close the server; the lists
+// have any length.
 func TestCloseTells(t *testing.T) {
 	remote(t, func(t *testing.T, f *fake, r *Remote) {
 		for range 2*BatchMax + 1 {
-			claimed1(t, r, time.Hour)
+			mustClaim(t, r, time.Hour)
 		}
 		f.set(func() { f.fail, f.unheard = errTest, true })
 		r.Begin(t.Context(), &Request{Lease: time.Hour})

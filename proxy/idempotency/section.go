@@ -147,7 +147,7 @@ func (m *Memory) importLocked(partition int, key []byte, t *traveller, now time.
 		m.removeLocked(of)
 	}
 	of := &record{id: id, print: Print(t.print), place: -1, expires: now + t.left}
-	m.addLocked(of, partition, string(key))
+	m.addLocked(of, partition, key)
 	if t.kind == kindUnknown {
 		m.settleLocked(of, Unknown, keptReply{})
 		return

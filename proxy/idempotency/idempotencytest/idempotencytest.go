@@ -97,6 +97,7 @@ var shared = []struct {
 	{"Renewed", true, renewed},
 	{"Crash", true, crash},
 	{"Lost", true, lost},
+	{"RenewsItsOwn", true, renewsItsOwn},
 	{"MadeGood", true, madeGood},
 	{"LostReplies", true, lostReplies},
 	{"CutCallsAreBounded", true, cutCallsAreBounded},
@@ -381,7 +382,7 @@ func oneIsNew(s *suite) {
 // claimsOutliveTheirTTL: what runs is not forgotten, however long.
 func claimsOutliveTheirTTL(s *suite) {
 	r := s.request()
-	r.TTL = s.Lease / 2
+	r.TTL = s.Lease / 5 // less than until it is renewed
 	run := s.claim(s.node, r)
 	for end := time.Now().Add(2 * s.Lease); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		s.want(s.node, r, idempotency.Running)
@@ -477,7 +478,7 @@ func renewed(s *suite) {
 		requests = append(requests, r)
 		s.claim(s.node, r)
 	}
-	for end := time.Now().Add(5 * s.Lease); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(4 * s.Lease); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		for _, r := range requests {
 			s.want(other, r, idempotency.Running)
 		}
@@ -526,6 +527,21 @@ func lost(s *suite) {
 	}
 }
 
+// renewsItsOwn: a node that has lost a claim doesn't renew the one that took its place.
+func renewsItsOwn(s *suite) {
+	other, third := s.Open(s), s.Open(s)
+	r := s.request()
+	s.claim(s.node, r)
+	s.node.Cut()
+	s.await(other, r, idempotency.Running, idempotency.Unknown)
+	with := *r
+	with.Again = true
+	s.claim(other, &with)
+	s.node.Mend()
+	other.Cut()
+	s.await(third, r, idempotency.Running, idempotency.Unknown)
+}
+
 // madeGood: a node that was away for longer than its lease finishes what nobody else
 // has begun.
 func madeGood(s *suite) {
@@ -554,18 +570,18 @@ func (s *suite) until(f func() error) error {
 // lostReplies: the answer to each question is lost once, and the question is asked again.
 func lostReplies(s *suite) {
 	other := s.Open(s)
-	s.wantErr(s.claim(s.node, s.request()).Finish(s.Context(), small), nil) // all is prepared
-	s.wantErr(s.claim(s.node, s.request()).Lose(s.Context()), nil)
-	s.wantErr(s.claim(s.node, s.request()).Forget(s.Context()), nil)
 	for i, end := range []func(idempotency.Run) error{
 		func(run idempotency.Run) error { return run.Finish(s.Context(), small) },
 		func(run idempotency.Run) error { return run.Lose(s.Context()) },
 		func(run idempotency.Run) error { return run.Forget(s.Context()) },
 	} {
 		r := s.request()
+		// What connections need for their first question of a kind is not what is lost.
+		s.wantErr(end(s.claim(s.node, s.request())), nil)
 		s.node.LoseReply()
 		run := s.claim(s.node, r)
 		s.want(other, r, idempotency.Running)
+		s.wantErr(end(s.claim(s.node, s.request())), nil)
 		s.node.LoseReply()
 		s.wantErr(end(run), nil)
 		s.want(other, r, []idempotency.State{idempotency.Done, idempotency.Unknown, idempotency.New}[i])

@@ -17,7 +17,7 @@ import (
 	"lanekeeper/proxy/idempotency/idempotencytest"
 )
 
-const testTimeout = 500 * time.Millisecond
+const testTimeout = time.Second
 
 func dsn(address string) string {
 	host, port, _ := net.SplitHostPort(address)
@@ -53,7 +53,7 @@ func TestPostgres(t *testing.T) {
 	t.Run("ReadsWithoutWriting", func(t *testing.T) { readsWithoutWriting(t, server.Address, asks) })
 	asks.Close(t.Context()) //nolint:errcheck // it is not needed any more
 	idempotencytest.Run(t, &idempotencytest.Place{
-		Lease: 600 * time.Millisecond, Timeout: testTimeout,
+		Lease: time.Second, Timeout: testTimeout,
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
 		Open: func(t testing.TB) *idempotencytest.Node {
 			relay := locktest.NewRelay(t, server.Address)
@@ -150,14 +150,15 @@ func refuses(t *testing.T, address string, asks *pgx.Conn) {
 	}
 }
 
-// sweeps: rows are deleted when they have expired, in batches, and no others.
+// sweeps: rows are deleted when they have expired, and no others; in batches, but as many
+// as there are.
 func sweeps(t *testing.T, address string, asks *pgx.Conn) {
 	exec(t, asks, Migration("swept"))
 	exec(t, asks, fmt.Sprintf(`INSERT INTO swept (id, print, state, nonce, leased, expires)
-		SELECT int4send(i), '', 2, '', now(), now() - interval '1 second' FROM generate_series(1, %d) AS i`, 2*sweepMost+1))
+		SELECT int4send(i), '', 2, '', now(), now() - interval '1 second' FROM generate_series(1, %d) AS i`, 10*sweepMost+1))
 	exec(t, asks, "INSERT INTO swept (id, print, state, nonce, leased, expires) VALUES ('stays', '', 2, '', now(), now() + interval '1 hour')")
-	openStore(t, Config{DSN: dsn(address), Table: "swept", Timeout: 5 * time.Second, sweepEvery: 10 * time.Millisecond})
-	for end := time.Now().Add(10 * time.Second); number(t, asks, "SELECT count(*) FROM swept") > 1; time.Sleep(10 * time.Millisecond) {
+	openStore(t, Config{DSN: dsn(address), Table: "swept", Timeout: 5 * time.Second, sweepEvery: time.Second})
+	for end := time.Now().Add(7 * time.Second); number(t, asks, "SELECT count(*) FROM swept") > 1; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d rows are left", number(t, asks, "SELECT count(*) FROM swept"))
 		}

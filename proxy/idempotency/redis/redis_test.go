@@ -14,9 +14,9 @@ import (
 	"lanekeeper/proxy/idempotency/idempotencytest"
 )
 
-const testTimeout = 500 * time.Millisecond
+const testTimeout = time.Second
 
-func open1(t testing.TB, config Config) *idempotency.Remote {
+func openStore(t testing.TB, config Config) *idempotency.Remote {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -32,11 +32,11 @@ func open1(t testing.TB, config Config) *idempotency.Remote {
 func TestRedis(t *testing.T) {
 	server := locktest.Redis(t)
 	idempotencytest.Run(t, &idempotencytest.Place{
-		Lease: 600 * time.Millisecond, Timeout: testTimeout,
+		Lease: time.Second, Timeout: testTimeout,
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
 		Open: func(t testing.TB) *idempotencytest.Node {
 			relay := locktest.NewRelay(t, server.Address)
-			store := open1(t, Config{Address: relay.Address(), Prefix: "{test}:", Timeout: testTimeout})
+			store := openStore(t, Config{Address: relay.Address(), Prefix: "{test}:", Timeout: testTimeout})
 			return &idempotencytest.Node{
 				Store: store, Cut: relay.Stall, Mend: func() { relay.Cut(); relay.Heal() }, LoseReply: func() { relay.CutAt(1) },
 			}
@@ -80,7 +80,7 @@ func TestOpenRefuses(t *testing.T) {
 			t.Errorf("%q took %v", test.want, took)
 		}
 	}
-	open1(t, Config{Address: master, Password: "right", Timeout: testTimeout})
+	openStore(t, Config{Address: master, Password: "right", Timeout: testTimeout})
 }
 
 // TestFull: a server that has no room is full for new names. What it knows it knows, and
@@ -91,7 +91,7 @@ func TestFull(t *testing.T) {
 	t.Parallel()
 	const lease = 300 * time.Millisecond
 	server := locktest.Redis(t)
-	store := open1(t, Config{Address: server.Address, Timeout: testTimeout})
+	store := openStore(t, Config{Address: server.Address, Timeout: testTimeout})
 	var requests []*idempotency.Request
 	var runs []idempotency.Run
 	begin := func(r *idempotency.Request, want idempotency.State) {
@@ -146,7 +146,7 @@ func ask(t *testing.T, server *locktest.Server) rueidis.Client {
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	server := locktest.Redis(t)
-	store := open1(t, Config{Address: server.Address, Prefix: "a:", Timeout: testTimeout})
+	store := openStore(t, Config{Address: server.Address, Prefix: "a:", Timeout: testTimeout})
 	r := &idempotency.Request{Lease: time.Minute, TTL: time.Hour}
 	r.ID[31] = 0xab
 	if _, _, err := store.Begin(t.Context(), r); err != nil {
@@ -165,5 +165,5 @@ func TestKeys(t *testing.T) {
 }
 
 func BenchmarkRedis(b *testing.B) {
-	idempotencytest.Bench(b, open1(b, Config{Address: locktest.Redis(b).Address, Timeout: 5 * time.Second}))
+	idempotencytest.Bench(b, openStore(b, Config{Address: locktest.Redis(b).Address, Timeout: 5 * time.Second}))
 }
