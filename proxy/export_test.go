@@ -16,3 +16,18 @@ func (p *Proxy) Spilling() (now Spilling) {
 	now.Lent = len(p.lender.turns)
 	return now
 }
+
+// Answer is one of lanekeeper's own.
+type Answer struct {
+	Status   int
+	Executed string
+}
+
+// Answers are all of them, by their slugs.
+func Answers() map[string]Answer {
+	all := make(map[string]Answer)
+	for slug, kind := range kinds {
+		all[slug] = Answer{kind.status, string(kind.executed)}
+	}
+	return all
+}

@@ -41,8 +41,8 @@ func called(name string) http.Header { return http.Header{"Idempotency-Key": {na
 func counting(x *exchange) { x.ok(fmt.Sprintf("%s %d", x.path(), x.script.executed())) }
 
 // Mutants: nothing is looked up; nothing is kept; what is kept is not marked as replayed;
-// a name is one for all callers, routes' keys or payloads; a response is kept whatever
-// its status; a quoted name is another than the bare one.
+// a name is one for all callers, keys or payloads; a quoted name is another than the bare
+// one.
 func TestARequestWithANameRunsOnce(t *testing.T) {
 	both(t, "", remembering(nil), counting, func(p *pair, at *member) (said []string) {
 		send := func(what, path string, header http.Header, body, want string, replayed bool) {
@@ -107,8 +107,8 @@ func TestNamesThatCannotBeUsed(t *testing.T) {
 	})
 }
 
-// Mutants: a duplicate that waits does not look for the record; one is told that it was
-// replayed; the name is kept after the request; it is left with the ticket's turn.
+// Mutants: who waited is counted as replayed alone; the name is kept after a request that
+// left, or that was answered.
 func TestDuplicatesOnTheWay(t *testing.T) {
 	both(t, "wait", remembering(nil), nil, func(p *pair, at *member) (said []string) {
 		_, first := at.async("POST", "/orders/7", called("a"), "x")
@@ -149,9 +149,9 @@ func TestDuplicatesOnTheWay(t *testing.T) {
 	})
 }
 
-// Mutants: a response that says "send it again" is kept; what never reached the service
-// is; an unknown outcome is forgotten, or may run again; the upstream's own look is not
-// trusted when it should be.
+// Mutants: a response that says "send it again" is kept, or is an unknown outcome; an
+// unknown outcome is forgotten, or may run again; the upstream's own look is not trusted
+// when it should be.
 func TestWhatIsKept(t *testing.T) {
 	var status atomic.Int64
 	answers := func(x *exchange) {
@@ -213,8 +213,7 @@ func TestWhatIsKept(t *testing.T) {
 	})
 }
 
-// Mutants: a duplicate runs while the lane is held for a late answer; the name of a
-// timed-out request is free.
+// Mutants: the name of a timed-out request may be claimed again.
 func TestADuplicateOfALateRequest(t *testing.T) {
 	both(t, "", remembering(nil), nil, func(p *pair, at *member) (said []string) {
 		_, first := at.async("POST", "/orders/7", called("a"), "x")

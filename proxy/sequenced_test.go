@@ -35,9 +35,8 @@ func number(producer string, n int) http.Header {
 	return http.Header{"Lanekeeper-Producer": {producer}, "Lanekeeper-Seq": {fmt.Sprint(n)}}
 }
 
-// Mutants: a request runs although others are missing; it is held in its turn; those
-// behind a gap are not woken; what is done runs again, or is not replayed; a request
-// of another producer, or without a number, waits as well.
+// Mutants: a request runs although others are missing; it is held in its turn; what is
+// done runs again, or is not replayed.
 func TestNumberedRequestsRunInOrder(t *testing.T) {
 	both(t, "", ordering(nil), nil, func(p *pair, at *member) (said []string) {
 		send := func(n int) <-chan *answer {
@@ -66,8 +65,8 @@ func TestNumberedRequestsRunInOrder(t *testing.T) {
 	})
 }
 
-// Mutants: a gap is waited for without end, or not at all; the answer does not say what
-// is missing; more are held than may be; a producer that nobody knows has a gap.
+// Mutants: a gap is waited for without end; more are held than may be; a producer that
+// nobody knows has a gap.
 func TestGaps(t *testing.T) {
 	both(t, "", ordering(nil), func(x *exchange) { x.ok("") }, func(p *pair, at *member) (said []string) {
 		gap := func(what string, n int, slug, detail string, after time.Duration) {
@@ -94,8 +93,7 @@ func TestGaps(t *testing.T) {
 	})
 }
 
-// Mutants: one of the two headers is enough; the number 0 is one; an epoch may be
-// anything; a lower epoch runs; a higher one goes on with the lower one's numbers.
+// Mutants: the number 0 is one; an epoch may have a sign.
 func TestProducersAndTheirNumbers(t *testing.T) {
 	both(t, "", ordering(func(s *proxy.Sequence) { s.Mode = proxy.SequenceRequired }), func(x *exchange) { x.ok("") }, func(p *pair, at *member) (said []string) {
 		for what, header := range map[string]http.Header{
@@ -131,8 +129,8 @@ func TestProducersAndTheirNumbers(t *testing.T) {
 	})
 }
 
-// Mutants: a number that was not sent is done, or one whose outcome is unknown is not;
-// one that was answered with 503 is done; the one behind does not wait for it.
+// Mutants: a number that was answered with 503 is done; one whose outcome is unknown is
+// not.
 func TestANumberThatFails(t *testing.T) {
 	both(t, "", ordering(nil), nil, func(p *pair, at *member) (said []string) {
 		send := func(n int) <-chan *answer {
@@ -185,7 +183,7 @@ func TestHeldRequestsLeave(t *testing.T) {
 // TestNumbersThroughAnyNode has producers send their numbers through both nodes, out of
 // order and again, while the key moves between them.
 //
-// Mutants: the marks do not travel; nor do the records; those that are held are not woken when the key has
+// Mutants: the marks do not travel; those that are held are not woken when the key has
 // another owner; a request that finds the key moved is not taken to its new owner.
 func TestNumbersThroughAnyNode(t *testing.T) {
 	for seed := range uint64(30) {
