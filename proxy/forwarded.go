@@ -82,6 +82,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	c := p.calls.Get().(*call)
 	f.call = c
 	c.pins.Store(1)
+	c.keeps.Store(0)
 	c.ctx = contexts.Get().(*fasthttp.RequestCtx)
 	c.ctx.Response.Header.SetNoDefaultContentType(true) // as newServer has it
 	if in.ToHead {

@@ -19,7 +19,7 @@ type metrics struct {
 
 	requests, rejected, unknown, clientGone *prometheus.CounterVec
 	shed                                    *prometheus.CounterVec
-	holdExpired, observedTotal              *prometheus.CounterVec
+	holdExpired, observedTotal, retries     *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
 	spilled  *prometheus.CounterVec
@@ -52,6 +52,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.shed = m.counter("lanekeeper_shed_total", "Requests refused by this node before their lane was full, for their key was hot. They are among lane-full, too.", "route")
 	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
+	m.retries = m.counter("lanekeeper_retries_total", "Further attempts of requests that had failed, where their lane retries.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
 	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
 	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(slices.Clone(buckets), 30, 60), "route", "mode")
@@ -165,6 +166,7 @@ type routeMetrics struct {
 	upstream    string
 	holdExpired prometheus.Counter
 	unknown     prometheus.Counter
+	retries     prometheus.Counter
 	shed        prometheus.Counter
 	spilled     prometheus.Counter // nil without a cluster
 	observed    [observations]prometheus.Counter
@@ -199,6 +201,7 @@ func (m *metrics) route(r *route) *routeMetrics {
 		metrics: m, name: r.Name, upstream: r.Upstream,
 		holdExpired: m.holdExpired.WithLabelValues(r.Name),
 		unknown:     m.unknown.WithLabelValues(r.Name),
+		retries:     m.retries.WithLabelValues(r.Name),
 		shed:        m.shed.WithLabelValues(r.Name),
 	}
 	if m.spilled != nil {

@@ -43,12 +43,13 @@ type Proxy struct {
 	turns      *turns
 	lender     *lender
 	spills     *spills
+	retrying   *retrying
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
 // Config.Tags of lanes must be at least the number of routes.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
-	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns()}
+	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns(), retrying: newRetrying()}
 	if config.ViaNode {
 		p.via += " (" + config.Node + ")"
 	}
@@ -121,6 +122,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	// connection that nobody has accepted when a listener closes is reset.
 	p.listeners.close()
 	p.retiring.Store(true)
+	p.Retry(false)
 	p.linger(ctx)
 	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)
@@ -150,6 +152,9 @@ type call struct {
 	// pins counts who still needs the call: its handler, and whoever streams
 	// its response or holds its lane after the handler has returned.
 	pins atomic.Int32
+	// keeps counts the attempts that were given up while another followed: the turn is not
+	// over before the last of them, whatever the call itself does.
+	keeps atomic.Int32
 
 	request
 }
@@ -194,6 +199,7 @@ type request struct {
 	fence        uint64    // of a strict, exclusive request; 0: none
 	laneWait     time.Duration
 	upstreamTime time.Duration
+	again        bool // another attempt may follow the present one, even if that was sent
 
 	problem  *problem
 	prepared bool // the head is the upstream's
@@ -222,6 +228,7 @@ func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 	c := p.calls.Get().(*call)
 	c.ctx, c.arrived, c.ticket = ctx, ctx.Time(), &c.own
 	c.pins.Store(1)
+	c.keeps.Store(0)
 	return c
 }
 
@@ -499,8 +506,13 @@ func (c *call) free() {
 	}
 }
 
-// endTurn ends a turn, and reports whether it was passed on at this node.
+// endTurn ends a turn, and reports whether it was passed on at this node. Attempts that were
+// given up keep it for as long as a held lane is kept.
 func (c *call) endTurn() bool {
+	if c.keeps.Add(-1) >= 0 {
+		c.ticket.Hold()
+		return false
+	}
 	if c.lent != nil {
 		c.lent.ran() // first: the next one looks for its own
 	}

@@ -39,7 +39,6 @@ var laterSettings = []struct{ path, off string }{
 	{"*.coalesce", "[]"},
 	{"*.idempotency.mode", "none"},
 	{"*.key.from.issue", "false"},
-	{"*.lane.after_failure.action", "continue"},
 	{"*.sequence.mode", "none"},
 }
 

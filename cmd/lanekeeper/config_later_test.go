@@ -40,7 +40,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
-		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
 		{"idempotency", route("idempotency: {mode: optional}"), refused("6:19", "routes[0].idempotency.mode", "leave it out or write none")},
 		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},

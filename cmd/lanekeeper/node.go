@@ -352,6 +352,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.drained.Store(false)
 	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
+	n.proxy.Retry(false)
 
 	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
 	defer cancel()

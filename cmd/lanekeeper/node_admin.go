@@ -261,6 +261,7 @@ func (n *node) Drain() error {
 		return errEnding
 	}
 	n.proxy.Spill(false)
+	n.proxy.Retry(false)
 	if n.draining.CompareAndSwap(0, time.Now().UnixNano()) {
 		n.log.Info("draining", "event", "drain-begun", "why", "an operator says so")
 	}
@@ -273,6 +274,7 @@ func (n *node) Undrain() error {
 		return errEnding
 	}
 	n.proxy.Spill(true)
+	n.proxy.Retry(true)
 	if n.draining.Swap(0) != 0 {
 		n.drained.Store(false)
 		n.log.Info("not draining any more", "event", "drain-undone")
