@@ -53,6 +53,7 @@ var EventKinds = []EventKind{
 	{"key-spilled-ended", "none does any more"},
 	{"turn-lost", "a turn that was lent was not given back in time: its borrower has died, or is cut off"},
 	{"lock-away", "the lock of a spilled key cannot be had: its requests go to its owner"},
+	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

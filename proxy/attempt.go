@@ -24,6 +24,7 @@ func (c *call) attempts() *problem {
 	for {
 		problem := c.attempt(c.route.upstream.pick(c.key))
 		if problem == nil || problem.executed == unknown || again == 0 {
+			c.judge(problem)
 			return problem
 		}
 		again--

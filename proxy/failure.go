@@ -27,6 +27,10 @@ type AfterFailure struct {
 	// UpstreamIdempotent declares that running a request again has no further effect, even
 	// beside itself. Only then is one sent again that may have been executed.
 	UpstreamIdempotent bool
+
+	// RefuseHalted has the requests of a halted lane refused: 423 lane-halted. Else they wait for
+	// as long as for any turn.
+	RefuseHalted bool
 }
 
 // FailureAction is the policy after a failure.
@@ -36,6 +40,7 @@ type FailureAction uint8
 const (
 	Continue FailureAction = iota // the client is told, and the next request of the key runs
 	Retry                         // the request keeps its turn and is attempted again
+	HaltLane                      // nothing of the key runs until an operator says so; after a shared request it goes on
 )
 
 // StatusRange is the status codes from First to Last.

@@ -54,6 +54,8 @@ func (u *upset) exchange(x *exchange) {
 		x.write("\x15\x03\x01 what?\r\n\r\n")
 	case "silence":
 		time.Sleep(time.Hour)
+	case "broken":
+		x.write("HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n%s", strings.Repeat("x", 1500))
 	case "large":
 		x.write("HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 2000\r\n\r\n%s", strings.Repeat("x", 2000))
 	case "chunked":

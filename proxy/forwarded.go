@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"runtime/debug"
@@ -99,7 +98,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		MaxDepth: in.MaxDepth, MaxBytes: in.MaxBytes, MaxShared: in.MaxShared,
 		// This node's own: whether a key is hot is a matter of its lane, which no
 		// two nodes may see by two rules.
-		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(),
+		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(), RefuseHalted: route.Lane.AfterFailure.RefuseHalted,
 		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index,
 	}
 	return c
@@ -141,8 +140,8 @@ func (f *forwarded) expire() {
 			return
 		}
 		c := f.call // it never had its turn, and never will
-		c.depth, c.laneWait = f.Ticket.Depth, f.Patience
-		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, fmt.Sprintf("it waited %s behind %d others", f.Patience, c.depth)))
+		c.depth, c.laneWait, c.patience = f.Ticket.Depth, f.Patience, f.Patience
+		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, c.waited()))
 		c.finish()
 		c.unpin()
 	}))
@@ -294,6 +293,7 @@ func (c *call) rescueForwarded() {
 	}
 	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
 	c.link.close()
+	c.halt(internalError.slug)
 	c.free()
 	c.respond(internalError.because("the cause is in the log"))
 }

@@ -24,15 +24,19 @@ func (c *call) timedOut(t *target) *problem {
 			detail = fmt.Sprintf("%s did not answer before the turn was over that the key's owner had lent", t.name)
 		}
 	}
+	problem := upstreamTimeout.because(detail)
+	c.judge(problem)
 	c.hold(time.Now(), true)
-	return upstreamTimeout.because(detail)
+	return problem
 }
 
 // unintelligible answers a request whose upstream sent what is not HTTP. It may
 // still be at work, on the rest of a response whose head was too large, say.
 func (c *call) unintelligible(t *target, err error) *problem {
+	problem := upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	c.judge(problem)
 	c.hold(time.Now(), false)
-	return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	return problem
 }
 
 // hold ends the request's part in a call whose response is not complete. If

@@ -73,6 +73,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.gauge("lanekeeper_inflight_requests", "Turns, held ones included.", func(t queue.Total) float64 { return float64(t.Running) })
 	m.gauge("lanekeeper_lane_depth_max", "Requests that wait in the deepest lane.", func(t queue.Total) float64 { return float64(t.DepthMax) })
 	m.gauge("lanekeeper_lane_oldest_wait_seconds", "Age of the request that has waited longest.", func(t queue.Total) float64 { return t.OldestWait.Seconds() })
+	m.gauge("lanekeeper_halted_lanes", "Lanes in which nothing runs after a failure until an operator says so, by the route of the request that failed.", func(t queue.Total) float64 { return float64(t.Halted) })
 	m.hotKeys = prometheus.NewDesc("lanekeeper_hot_keys", "Keys whose backlog is large and dominant, by the route of their newest request.", []string{"route"}, nil)
 	for _, r := range p.routes {
 		r.metrics = m.route(r)

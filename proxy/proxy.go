@@ -342,7 +342,7 @@ func (c *call) placeFor(body int) queue.Request {
 	return queue.Request{
 		Key: c.key, Class: c.class(), Bytes: body,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
-		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
+		Hot: lane.Hot, ShedDepth: lane.shedDepth(), RefuseHalted: lane.AfterFailure.RefuseHalted,
 		Holder: c.fields.holder, Tag: c.route.index,
 	}
 }
@@ -375,6 +375,8 @@ func (c *call) admitted() {
 
 func (c *call) notAdmitted(err error) *problem {
 	switch {
+	case errors.As(err, new(*queue.HaltedError)):
+		return laneHalted.because(err.Error())
 	case errors.Is(err, queue.ErrLaneFull):
 		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("%d requests wait for this key already", c.depth))
 	case errors.Is(err, queue.ErrShed):
@@ -427,7 +429,7 @@ func (c *call) wait() *problem {
 			return clientGone.because("")
 		}
 		return laneTimeout.after(time.Duration(c.depth)*c.ticket.Service,
-			fmt.Sprintf("it waited %s behind %d others", c.patience, c.depth))
+			c.waited())
 	}
 }
 
@@ -436,8 +438,15 @@ var ErrStopping = errors.New("the node shut down before the request's turn")
 
 // evicted answers a request whose ticket was taken out of its lane.
 func evicted(cause error) *problem {
-	if errors.Is(cause, ErrStopping) {
+	switch {
+	case errors.Is(cause, ErrStopping):
 		return draining.because(cause.Error())
+	case errors.Is(cause, queue.ErrClosed):
+		return draining.because("this node ends, and the key's lane is halted")
+	case errors.As(cause, new(*queue.HaltedError)):
+		return laneHalted.because(cause.Error())
+	case errors.Is(cause, queue.ErrCancelled):
+		return laneCancelled.because("it waited in a halted lane, which goes on without it")
 	}
 	return ownershipMoved.because(cause.Error())
 }
@@ -579,6 +588,7 @@ func (c *call) rescue() {
 	}
 	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
 	c.link.close()
+	c.halt(internalError.slug)
 	c.free()
 	c.later = false
 	c.answer(internalError.because("the cause is in the log"))

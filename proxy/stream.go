@@ -113,8 +113,11 @@ func (r *relay) Read(b []byte) (int, error) {
 	}
 	r.touch()
 	n, err := r.body.Read(b)
-	if errors.Is(err, io.EOF) {
+	switch {
+	case errors.Is(err, io.EOF):
 		r.end()
+	case err != nil && r.closer == nil:
+		r.call.halt("the upstream's response broke off") // that its client left is no failure
 	}
 	return n, err
 }

@@ -210,12 +210,13 @@ type LaneConfig struct {
 
 // AfterFailureConfig says what a lane does when a request of it has failed.
 type AfterFailureConfig struct {
-	Action             string   `json:"action" doc:"continue: the next request runs. retry: the request keeps its turn and is attempted again; only while nothing was sent, unless upstream_idempotent" enum:"continue retry"`
+	Action             string   `json:"action" doc:"continue: the next request runs. retry: the request keeps its turn and is attempted again; only while nothing was sent, unless upstream_idempotent. halt: after an exclusive request nothing of its key runs until an operator says so" enum:"continue retry halt"`
 	Statuses           []string `json:"statuses" doc:"responses that are failures: codes like 503, or classes like 5xx"`
 	Attempts           int      `json:"attempts" doc:"with retry: attempts in all, within upstream_timeout as a whole" min:"1" max:"100"`
 	Backoff            Duration `json:"backoff" doc:"with retry: wait before the second attempt, at most; a random part of it is waited, and it doubles each time" min:"1ms"`
 	MaxBackoff         Duration `json:"max_backoff" doc:"longest that backoff grows to" min:"1ms"`
 	UpstreamIdempotent bool     `json:"upstream_idempotent" doc:"with retry: running a request twice, even beside itself, has no further effect at the upstream, so that it may be sent again after a failing status or an unknown outcome"`
+	Halted             string   `json:"halted" doc:"with halt: the requests of a halted key wait, as long as for any turn, or are refused (423 lane-halted)" enum:"wait refuse"`
 }
 
 // HotConfig says when a key is hot, and what is done about it.
@@ -323,6 +324,7 @@ func Default() Config {
 					Attempts:   3,
 					Backoff:    Duration(100 * time.Millisecond),
 					MaxBackoff: Duration(5 * time.Second),
+					Halted:     "wait",
 				},
 				Hot: HotConfig{
 					Depth:     32,

@@ -30,6 +30,9 @@ func (l LaneConfig) failureProblems() (problems []laneProblem) {
 	if a.Backoff > a.MaxBackoff {
 		problems = append(problems, laneProblem{"after_failure.backoff", fmt.Sprintf("%s is more than max_backoff (%s)", a.Backoff, a.MaxBackoff)})
 	}
+	if a.Action == "halt" && l.Hot.Action == "spill" {
+		problems = append(problems, laneProblem{"after_failure.action", "halt, but hot.action is spill: of a turn that is lent only its borrower knows what failed, and the lane would go on"})
+	}
 	return problems
 }
 
@@ -42,6 +45,7 @@ func (a AfterFailureConfig) policy() proxy.AfterFailure {
 		Action:   afterFailureWords[a.Action],
 		Attempts: a.Attempts, Backoff: time.Duration(a.Backoff), MaxBackoff: time.Duration(a.MaxBackoff),
 		UpstreamIdempotent: a.UpstreamIdempotent,
+		RefuseHalted:       a.Action == "halt" && a.Halted == "refuse",
 	}
 	for _, status := range a.Statuses {
 		first, last := status, status

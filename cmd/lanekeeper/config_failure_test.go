@@ -18,6 +18,10 @@ func TestConfigAfterFailureIsChecked(t *testing.T) {
 		{"everything", after(`action: retry, statuses: ["503", 5xx, "429"], attempts: 1, backoff: 1ms, max_backoff: 1ms, upstream_idempotent: true`), nil},
 		{"no status is a failure", after("action: retry, statuses: []"), nil},
 		{"an unknown action", after("action: stop"), at("1:35", "action", `"stop" is not one of `+strings.Join(strings.Fields(enumOf[AfterFailureConfig]("action")), ", "))},
+		{"halted", after("action: halt, halted: refuse"), nil},
+		{"halted in another way", after("halted: drop"), at("1:35", "halted", `"drop" is not one of wait, refuse`)},
+		{"halted and spilled", "defaults: {lane: {hot: {action: spill}, after_failure: {action: halt}}}\n" + someApp,
+			at("1:57", "action", "halt, but hot.action is spill: of a turn that is lent only its borrower knows what failed, and the lane would go on")},
 		{"no attempt", after("attempts: 0"), at("1:35", "attempts", "0 is too small: at least 1")},
 		{"a range", after(`statuses: [500-599]`), at("1:46", "statuses[0]", `"500-599" is no status: write a code like 503, or a class like 5xx`)},
 		{"half a class", after(`statuses: [5xx, 50x]`), at("1:51", "statuses[1]", `"50x" is no status: write a code like 503, or a class like 5xx`)},
@@ -46,6 +50,16 @@ routes:
 	a := cfg.Routes[0].Lane.AfterFailure
 	if a.Action != proxy.Retry || a.Attempts != 7 || len(a.Statuses) != 2 || a.Statuses[0] != (proxy.StatusRange{First: 500, Last: 500}) || a.Statuses[1] != (proxy.StatusRange{First: 400, Last: 499}) {
 		t.Errorf("got %+v", a)
+	}
+	halts := AfterFailureConfig{Action: "halt", Halted: "refuse"}
+	if p := halts.policy(); p.Action != proxy.HaltLane || !p.RefuseHalted {
+		t.Errorf("got %+v", p)
+	}
+	if halts.Halted = "wait"; halts.policy().RefuseHalted {
+		t.Error("what is to wait is refused")
+	}
+	if halts = (AfterFailureConfig{Action: "retry", Halted: "refuse"}); halts.policy().RefuseHalted {
+		t.Error("what never halts is refused")
 	}
 	if b := cfg.Routes[1].Lane.AfterFailure; b.Action != proxy.Continue || b.Statuses != nil {
 		t.Errorf("got %+v", b)
