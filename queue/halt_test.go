@@ -212,8 +212,8 @@ func TestHaltsMoveWithTheirPartition(t *testing.T) {
 	if err := waits.Wait(time.Time{}); !errors.Is(err, ErrHaltMoves) {
 		t.Errorf("what waits: %v", err)
 	}
-	if err := otherWaits.Wait(time.Now()); !errors.Is(err, ErrNotYet) {
-		t.Errorf("another partition's: %v", err)
+	if !otherWaits.Leave() {
+		t.Error("another partition's was evicted")
 	}
 	if len(from.Stopped()) != 1 || from.Totals()[2].Halted != 1 {
 		t.Errorf("what is its new owner's to tell: %+v", from.Stopped())
@@ -229,6 +229,7 @@ func TestHaltsMoveWithTheirPartition(t *testing.T) {
 	to.Seal(p)
 	to.ImportHalts(p, []KeyHalt{{"old", halts[0].Halt}}, true)
 	to.ImportHalts(p, halts, true)
+	to.ImportHalts(p, []KeyHalt{{"early", Halt{Cause: "of a key that was done before"}}}, false)
 	to.Block(p, []byte("runs"))
 	to.Open(p)
 	to.ImportHalts(p, []KeyHalt{{"k", Halt{Cause: "another"}}}, true)
@@ -242,6 +243,9 @@ func TestHaltsMoveWithTheirPartition(t *testing.T) {
 	runs.Halt("timeout")
 	if err := behind.Wait(time.Time{}); !errors.Is(err, ErrHaltMoves) {
 		t.Errorf("behind what halted in a sealed partition: %v", err)
+	}
+	if halts := from.ExportHalts(p, func(key []byte) bool { return string(key) == "runs" }); len(halts) != 1 {
+		t.Errorf("without what runs: %+v", halts)
 	}
 	runs.Done()
 	if fmt.Sprint(told) != fmt.Sprint([]string{"7runs"}) {

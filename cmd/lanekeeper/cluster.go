@@ -66,6 +66,7 @@ type clusterHooks struct {
 	serve func(*peer.Inbound) (*peer.Response, bool)
 	aside func(peer.Local) (bool, *peer.Call)
 	noted func(ring.Member, []byte)
+	state ownership.Sections // that travels with partitions
 }
 
 // newCluster makes the parts that are needed before the lanes' first request,
@@ -117,7 +118,7 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		suspicion = suspicionOf(settings.gossip.profile)
 	}
 	c.owners, err = ownership.New(ownership.Config{
-		Self: c.self, Partitions: settings.partitions, Lanes: c.lanes,
+		Self: c.self, Partitions: settings.partitions, Lanes: c.lanes, Sections: edge.state,
 		Send:           func(to ring.Member, payload []byte) { c.hop.Post(to, payload) },
 		Routed:         c.hop.Routed,
 		Frozen:         func() { c.hop.Freeze() },

@@ -162,6 +162,7 @@ func (n *node) makeLanes() (err error) {
 		serve: func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
 		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
 		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
+		state: sections{sectionHalts: halts{n}},
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
 		return err

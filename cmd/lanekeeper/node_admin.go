@@ -237,6 +237,9 @@ func (n *node) lane(partition int, key []byte) *admin.Lane {
 		return nil
 	}
 	l := &admin.Lane{Depth: s.Depth, Running: s.Running, Blocked: s.Blocked, WaitSeconds: waitFor(s.Depth, s.Service)}
+	if h := s.Halt; h != nil {
+		l.Halt = &admin.LaneHalt{Ticket: h.Ticket.String(), Cause: h.Cause, Seconds: max(time.Since(h.Since), 0).Seconds()}
+	}
 	if len(s.Tickets) > 0 {
 		head := s.Head()
 		l.Ticket, l.Seconds, l.TicketState = head.ID.String(), head.Age.Seconds(), "waiting"
