@@ -32,6 +32,13 @@ type Config struct {
 //	                                    be repeated, as if those had left
 //	GET  /api/v1/locate/{space}/{key}   the same; a / in the key is sent as %2F
 //	GET  /api/v1/hot                    Hot
+//	GET  /api/v1/lanes                  Lanes that are halted or held
+//	POST /api/v1/lanes/resume?space=S&key=K
+//	POST /api/v1/lanes/{space}/{key}/resume
+//	                                    Relieved: a halted lane goes on; skip or fail in
+//	                                    the place of resume: without the first one that
+//	                                    waits, or without all. The body may be
+//	                                    {"ticket":"…","reason":"…"}
 //	GET  /api/v1/events                 Events of this node; with &limit=N up to N of
 //	                                    them, the newest, or with &since=ID the first
 //	                                    after that one. As a stream if text/event-stream
@@ -50,8 +57,8 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read := func(pattern string, answer answer, parameters ...string) {
 		mux.Handle(pattern, &endpoint{api: a, methods: []string{"GET", "HEAD"}, parameters: parameters, answer: answer})
 	}
-	change := func(pattern string, answer answer) {
-		mux.Handle(pattern, &endpoint{api: a, methods: []string{"POST"}, parameters: []string{"node"}, answer: answer})
+	change := func(pattern string, answer answer, parameters ...string) {
+		mux.Handle(pattern, &endpoint{api: a, methods: []string{"POST"}, parameters: append(parameters, "node"), answer: answer})
 	}
 	read("/api/v1/status", a.status)
 	read("/api/v1/members", a.members)
@@ -59,6 +66,11 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read("/api/v1/locate", a.locate, "space", "key", "without")
 	read("/api/v1/locate/{space}/{key}", a.locate, "without")
 	read("/api/v1/hot", a.hot)
+	read("/api/v1/lanes", a.lanes)
+	for _, action := range []string{Resume, Skip, Fail} {
+		change("/api/v1/lanes/"+action, a.relieve(action), "space", "key")
+		change("/api/v1/lanes/{space}/{key}/"+action, a.relieve(action))
+	}
 	mux.Handle("/api/v1/events", &endpoint{
 		api: a, methods: []string{"GET", "HEAD"}, parameters: []string{"since", "limit"}, answer: a.events, stream: a.follow,
 	})
@@ -66,7 +78,7 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, hot, events, unknown, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain").write(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {
@@ -186,17 +198,9 @@ const keyMax = 8 << 10
 var spaceText = regexp.MustCompile(`^[a-z0-9_-]{1,32}$`)
 
 func (a *api) locate(r *http.Request, query url.Values) (int, any, *problem) {
-	space, key := r.PathValue("space"), r.PathValue("key")
-	if space == "" {
-		space, key = query.Get("space"), query.Get("key")
-	}
-	switch {
-	case !spaceText.MatchString(space):
-		return 0, nil, badRequest("space is required: 1 to 32 of a-z, 0-9, _ and -")
-	case key == "":
-		return 0, nil, badRequest("key is required")
-	case len(key) > keyMax:
-		return 0, nil, badRequest(fmt.Sprintf("key has more than %d bytes", keyMax))
+	space, key, wrong := keyOf(r, query)
+	if wrong != nil {
+		return 0, nil, wrong
 	}
 	without := query["without"]
 	if len(without) > 0 {
@@ -213,6 +217,23 @@ func (a *api) locate(r *http.Request, query url.Values) (int, any, *problem) {
 	location := a.cluster.Locate(space, key, without)
 	location.Space, location.Key, location.Without, location.Next = space, escapeKey(key), without, list(location.Next)
 	return http.StatusOK, location, nil
+}
+
+// keyOf is the key that a request's path or query names.
+func keyOf(r *http.Request, query url.Values) (space, key string, _ *problem) {
+	space, key = r.PathValue("space"), r.PathValue("key")
+	if space == "" {
+		space, key = query.Get("space"), query.Get("key")
+	}
+	switch {
+	case !spaceText.MatchString(space):
+		return "", "", badRequest("space is required: 1 to 32 of a-z, 0-9, _ and -")
+	case key == "":
+		return "", "", badRequest("key is required")
+	case len(key) > keyMax:
+		return "", "", badRequest(fmt.Sprintf("key has more than %d bytes", keyMax))
+	}
+	return space, key, nil
 }
 
 func (a *api) hot(*http.Request, url.Values) (int, any, *problem) {
@@ -240,11 +261,8 @@ func (a *api) undrain(r *http.Request, query url.Values) (int, any, *problem) {
 
 // change answers with the status that it leads to.
 func (a *api) change(name string, do func() error, done int, r *http.Request, query url.Values) (int, any, *problem) {
-	if own := a.cluster.Status().Node; query.Has("node") && query.Get("node") != own {
-		return 0, nil, &problem{
-			status: http.StatusNotFound, slug: "other-node", title: "This is another node",
-			detail: fmt.Sprintf("this is %s; send it to the admin port of the node that is meant", own),
-		}
+	if problem := a.isMeant(query); problem != nil {
+		return 0, nil, problem
 	}
 	if err := do(); err != nil {
 		a.log.Info("admin: "+name+" refused", "why", err.Error(), "remote", r.RemoteAddr)
@@ -253,6 +271,18 @@ func (a *api) change(name string, do func() error, done int, r *http.Request, qu
 	a.log.Info("admin: "+name, "remote", r.RemoteAddr)
 	_, body, _ := a.status(r, query)
 	return done, body, nil
+}
+
+// isMeant returns nil unless a change names another node.
+func (a *api) isMeant(query url.Values) *problem {
+	own := a.cluster.Status().Node
+	if !query.Has("node") || query.Get("node") == own {
+		return nil
+	}
+	return &problem{
+		status: http.StatusNotFound, slug: "other-node", title: "This is another node",
+		detail: fmt.Sprintf("this is %s; send it to the admin port of the node that is meant", own),
+	}
 }
 
 // list makes an absent list an empty one, for JSON.

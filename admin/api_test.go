@@ -71,7 +71,7 @@ func (c *threeNodes) Locate(space, key string, without []string) Location {
 		Node: "lk-0", Partition: 417, Of: 4096, Owner: "lk-1", OwnerAddress: "10.1.4.8:7944", Epoch: 5, State: "foreign",
 		Record: &Record{Holder: "l-7", Tenure: 9, Stamp: 12, WaitsFor: "l-7"},
 		Target: "lk-1", Next: []string{"lk-2", "lk-0"},
-		Lane: &Lane{Depth: 3, Running: 1, Blocked: true, Ticket: "0197", TicketState: "running", Seconds: 1.2, WaitSeconds: 2.9},
+		Lane: &Lane{Depth: 3, Running: 1, Blocked: true, Ticket: "0197", Halt: &LaneHalt{Ticket: "0196", Cause: "upstream-reset", Seconds: 2.5}, TicketState: "running", Seconds: 1.2, WaitSeconds: 2.9},
 	}
 }
 
@@ -85,6 +85,17 @@ func (c *threeNodes) Hot() Hot {
 		}},
 		Top: []TopKey{{Space: "order", Key: "B %", Route: "orders", Hot: true, Count: 512, Error: 3, Depth: 4, WaitSeconds: 0.1}},
 	}
+}
+
+func (c *threeNodes) Lanes() Lanes {
+	return Lanes{Node: "lk-0", Lanes: []StoppedLane{{
+		Space: "order", Key: "A 1", Route: "orders", State: StateHalted, Held: true, Ticket: "0197", Cause: "upstream-timeout", Seconds: 1.5, Waiting: 3,
+	}}}
+}
+
+func (c *threeNodes) Relieve(space, key string, r Relief) (Relieved, error) {
+	c.asked = append(c.asked, strings.TrimSpace(strings.Join([]string{r.Action, space, key, r.Ticket, r.Reason}, " ")))
+	return Relieved{Node: "lk-0", Space: space, Key: key, Action: r.Action, Ticket: "0197", Cause: "upstream-reset", Seconds: 2.5, Cancelled: 4}, c.refuses
 }
 
 func (c *threeNodes) Journal() *Journal {
@@ -150,13 +161,15 @@ type asking struct {
 	status         int
 	slug           string // of the problem, if it is one
 	reaches        string // what is asked of the cluster by it
+	body           string
+	refuses        error
 }
 
 // check sends the request to a new cluster and returns the answer.
 func (a asking) check(t *testing.T, config Config) *httptest.ResponseRecorder {
 	t.Helper()
-	cluster := &threeNodes{}
-	request := httptest.NewRequest(a.method, a.target, nil)
+	cluster := &threeNodes{refuses: a.refuses}
+	request := httptest.NewRequest(a.method, a.target, strings.NewReader(a.body))
 	request.Host = "localhost:7942"
 	if a.host != "" {
 		request.Host = strings.TrimSuffix(a.host, " ")
@@ -260,6 +273,7 @@ func TestWrongMethodsAreRefused(t *testing.T) {
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
 		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD", "/api/v1/events": "GET, HEAD",
 		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
+		"/api/v1/lanes": "GET, HEAD", "/api/v1/lanes/resume?space=a&key=b": "POST", "/api/v1/lanes/a/b/skip": "POST", "/api/v1/lanes/a/b/fail": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
 			if strings.Contains(", "+allow+",", " "+method+",") {
@@ -391,7 +405,7 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/locate/order/A%20%3Cb%3E?without=lk-2": `{"node":"lk-0","space":"order","key":"A%20<b>","partition":417,"partitions":4096,"owner":"lk-1","owner_address":"10.1.4.8:7944","epoch":5,"state":"foreign",` +
 			`"record":{"holder":"l-7","tenure":9,"stamp":12,"prev":"","titled":false,"held_seconds":null,"waits_for":"l-7"},` +
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
-			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
+			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","halt":{"ticket":"0196","cause":"upstream-reset","seconds":2.5},"ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
 		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"spill","lent_to":"lk-1","since":"2026-11-01T12:00:00Z",` +
 			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
 			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5,` +
@@ -412,7 +426,7 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/unknown?since=6&limit=1": `{"node":"lk-0","unknown":[` +
 			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"}],"missed":1,"next":8}`,
 		"GET /api/v1/unknown?since=9": `{"node":"lk-0","unknown":[],"missed":0,"next":9}`,
-		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, events, unknown, drain and undrain"}`,
+		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

@@ -23,6 +23,13 @@ type Cluster interface {
 	// caller escapes them.
 	Hot() Hot
 
+	// Lanes is which lanes of this node are halted or held. Its keys are as they are.
+	Lanes() Lanes
+
+	// Relieve has a halted lane go on, or returns ErrNotHalted, ErrOtherHalt or an
+	// ElsewhereError. The key of its answer is as it is. The ticket is one, or empty.
+	Relieve(space, key string, r Relief) (Relieved, error)
+
 	// Journal is where this node's events are; always the same one.
 	Journal() *Journal
 
@@ -192,13 +199,14 @@ type Record struct {
 
 // Lane is the lane of one key at the answering node.
 type Lane struct {
-	Depth       int     `json:"depth"`                 // waiting tickets
-	Running     int     `json:"running"`               // tickets with their turn
-	Blocked     bool    `json:"blocked"`               // a former owner of the key may still run a request of it
-	Ticket      string  `json:"ticket,omitempty"`      // that all others wait for
-	TicketState string  `json:"ticket_state"`          // running, held, waiting; empty without one
-	Seconds     float64 `json:"ticket_seconds"`        // since that began
-	WaitSeconds float64 `json:"wait_seconds_estimate"` // for a request that came now
+	Depth       int       `json:"depth"`                 // waiting tickets
+	Running     int       `json:"running"`               // tickets with their turn
+	Blocked     bool      `json:"blocked"`               // a former owner of the key may still run a request of it
+	Ticket      string    `json:"ticket,omitempty"`      // that all others wait for
+	Halt        *LaneHalt `json:"halt"`                  // null: it is not halted
+	TicketState string    `json:"ticket_state"`          // running, held, waiting; empty without one
+	Seconds     float64   `json:"ticket_seconds"`        // since that began
+	WaitSeconds float64   `json:"wait_seconds_estimate"` // for a request that came now
 }
 
 // Hot is which keys of the answering node have most to do; those of others are

@@ -54,6 +54,8 @@ var EventKinds = []EventKind{
 	{"turn-lost", "a turn that was lent was not given back in time: its borrower has died, or is cut off"},
 	{"lock-away", "the lock of a spilled key cannot be had: its requests go to its owner"},
 	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
+	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
+	{"lane-resumed", "an operator lets it go on: with the next request, without it, or without all that waited"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

@@ -74,7 +74,7 @@ func (c *call) underLoan() *problem {
 	if err := c.proxy.config.Cluster.Awake(c.place.Partition, c.lent.began); err != nil {
 		return ownershipMoved.because(err.Error())
 	}
-	if c.strict() && c.mode == exclusive {
+	if c.strict() && c.mode == exclusive && c.fence == 0 { // another attempt has the same: there is one for each request
 		c.fence = c.lent.nextFence()
 	}
 	c.deadline = earlier(c.limit, now.Add(validFor))

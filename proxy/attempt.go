@@ -12,8 +12,11 @@ import (
 )
 
 // attempts sends the request to the upstream: once, and again only while not a
-// byte was sent, and never again if it is exclusive.
+// byte was sent, and never again if it is exclusive, unless its lane retries.
 func (c *call) attempts() *problem {
+	if policy := c.policy(); policy.Action == Retry {
+		return c.persist(policy)
+	}
 	again := 0
 	if c.mode != exclusive {
 		again = c.lane.Retries
@@ -21,6 +24,7 @@ func (c *call) attempts() *problem {
 	for {
 		problem := c.attempt(c.route.upstream.pick(c.key))
 		if problem == nil || problem.executed == unknown || again == 0 {
+			c.judge(problem)
 			return problem
 		}
 		again--

@@ -190,8 +190,9 @@ type Lane struct {
 	UpstreamTimeout time.Duration // first byte sent to last byte received; then 504
 	AfterTimeout    AfterTimeout
 	HoldFor         time.Duration // bound of AfterTimeout hold
+	AfterFailure    AfterFailure
 	ClientGone      ClientGone
-	Retries         int // further attempts while no byte was sent; never for exclusive requests
+	Retries         int // further attempts while no byte was sent; never for exclusive requests. AfterFailure's Retry counts its own
 	Reentrant       Reentrant
 	Mode            Mode
 	Strict          bool // nothing is sent to the upstream but under this node's lease, and exclusive requests carry a fence

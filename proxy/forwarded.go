@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"runtime/debug"
@@ -86,6 +85,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 	c := p.calls.Get().(*call)
 	f.call = c
 	c.pins.Store(1)
+	c.keeps.Store(0)
 	c.ctx = contexts.Get().(*fasthttp.RequestCtx)
 	c.ctx.Response.Header.SetNoDefaultContentType(true) // as newServer has it
 	if in.ToHead {
@@ -113,7 +113,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		MaxDepth: in.MaxDepth, MaxBytes: in.MaxBytes, MaxShared: in.MaxShared,
 		// This node's own: whether a key is hot is a matter of its lane, which no
 		// two nodes may see by two rules.
-		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(),
+		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(), RefuseHalted: route.Lane.AfterFailure.RefuseHalted,
 		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index, Effect: in.Effect,
 	}
 	return c
@@ -155,8 +155,8 @@ func (f *forwarded) expire() {
 			return
 		}
 		c := f.call // it never had its turn, and never will
-		c.depth, c.laneWait = f.Ticket.Depth, f.Patience
-		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, fmt.Sprintf("it waited %s behind %d others", f.Patience, c.depth)))
+		c.depth, c.laneWait, c.patience = f.Ticket.Depth, f.Patience, f.Patience
+		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, c.waited()))
 		c.finish()
 		c.unpin()
 	}))
@@ -310,6 +310,7 @@ func (c *call) rescueForwarded() {
 	}
 	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
 	c.link.close()
+	c.halt(internalError.slug)
 	c.free()
 	problem := internalError.because("the cause is in the log")
 	c.noteUnknown(problem)

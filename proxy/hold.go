@@ -24,15 +24,19 @@ func (c *call) timedOut(t *target) *problem {
 			detail = fmt.Sprintf("%s did not answer before the turn was over that the key's owner had lent", t.name)
 		}
 	}
+	problem := upstreamTimeout.because(detail)
+	c.judge(problem)
 	c.hold(time.Now(), true)
-	return upstreamTimeout.because(detail)
+	return problem
 }
 
 // unintelligible answers a request whose upstream sent what is not HTTP. It may
 // still be at work, on the rest of a response whose head was too large, say.
 func (c *call) unintelligible(t *target, err error) *problem {
+	problem := upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	c.judge(problem)
 	c.hold(time.Now(), false)
-	return upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+	return problem
 }
 
 // hold ends the request's part in a call whose response is not complete. If
@@ -41,6 +45,9 @@ func (c *call) unintelligible(t *target, err error) *problem {
 // is known to be over, or until hold_for has passed since the given time, which
 // is counted, since from then on the order is at risk. legible tells whether
 // the rest of the response can be understood.
+//
+// If another attempt of the request may follow, the call has its turn still, and the
+// goroutine keeps it together with the call.
 func (c *call) hold(since time.Time, legible bool) {
 	until, holds := since, c.lane.AfterTimeout == Hold
 	if holds {
@@ -48,17 +55,23 @@ func (c *call) hold(since time.Time, legible bool) {
 	}
 	if !c.turn || !until.After(time.Now()) {
 		c.link.close()
-		c.free()
+		if !c.again {
+			c.free()
+		}
 		return
 	}
 	c.pin()
 	held := c.link
 	held.unleash()
-	c.link, c.turn = link{}, false
-	counted := c.counted
-	c.counted = false
+	c.link = link{}
+	counted := c.counted && !c.again
+	if c.again {
+		c.keeps.Add(1)
+	} else {
+		c.turn, c.counted = false, false
+		c.ticket.Hold()
+	}
 	toHead := c.ctx.IsHead()
-	c.ticket.Hold()
 	leave := c.proxy.background.enter(held.wire)
 	go func() { // ends with the connection, at the latest when Stop closes it
 		defer leave()

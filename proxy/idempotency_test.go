@@ -18,10 +18,7 @@ import (
 // remembering has each node keep records, as rule says, of requests with names.
 func remembering(rule func(*proxy.Idempotency)) change {
 	return change{proxy: func(_ int, c *proxy.Config) {
-		kept, err := proxy.ParseStatuses([]string{"2xx", "3xx", "4xx", "500"})
-		if err != nil {
-			panic(err)
-		}
+		kept := proxy.MustStatuses("2xx", "3xx", "4xx", "500")
 		i := proxy.Idempotency{
 			Mode: proxy.IdempotencyOptional, Header: "Idempotency-Key", Store: "memory", TTL: time.Hour, Lease: time.Second, MaxEntry: 50_000,
 			Print:        proxy.PrintMethod | proxy.PrintPath | proxy.PrintQuery | proxy.PrintContentType | proxy.PrintBody,

@@ -19,7 +19,7 @@ type metrics struct {
 
 	requests, rejected, unknown, clientGone *prometheus.CounterVec
 	shed, coalesced                         *prometheus.CounterVec
-	holdExpired, observedTotal              *prometheus.CounterVec
+	holdExpired, observedTotal, retries     *prometheus.CounterVec
 	duration, laneWait, upstreamTime        *prometheus.HistogramVec
 
 	idempotency, storeErrors *prometheus.CounterVec
@@ -56,6 +56,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.coalesced = m.counter("lanekeeper_coalesced_total", "Requests that waited at this node and were not run, because a later one made them needless. They are among superseded, too, at the node that they came to.", "route")
 	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
+	m.retries = m.counter("lanekeeper_retries_total", "Further attempts of requests that had failed, where their lane retries.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
 	m.idempotency = m.counter("lanekeeper_idempotency_total", "Requests with an idempotency key, in their turn or refused before, by what it led to: first (or again after what left no record), replayed, waited (for the one that was on its way, and replayed), conflict, mismatch, unknown, or unrecorded: run while the store was away.", "route", "result")
 	m.sequence = m.counter("lanekeeper_sequence_total", "What the numbers of requests led to: next, held (for those before), replayed, done, gap, unknown, fenced.", "route", "result")
@@ -79,6 +80,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.gauge("lanekeeper_inflight_requests", "Turns, held ones included.", func(t queue.Total) float64 { return float64(t.Running) })
 	m.gauge("lanekeeper_lane_depth_max", "Requests that wait in the deepest lane.", func(t queue.Total) float64 { return float64(t.DepthMax) })
 	m.gauge("lanekeeper_lane_oldest_wait_seconds", "Age of the request that has waited longest.", func(t queue.Total) float64 { return t.OldestWait.Seconds() })
+	m.gauge("lanekeeper_halted_lanes", "Lanes in which nothing runs after a failure until an operator says so, by the route of the request that failed.", func(t queue.Total) float64 { return float64(t.Halted) })
 	m.hotKeys = prometheus.NewDesc("lanekeeper_hot_keys", "Keys whose backlog is large and dominant, by the route of their newest request.", []string{"route"}, nil)
 	for _, r := range p.routes {
 		r.metrics = m.route(r)
@@ -172,6 +174,7 @@ type routeMetrics struct {
 	upstream    string
 	holdExpired prometheus.Counter
 	unknown     prometheus.Counter
+	retries     prometheus.Counter
 	shed        prometheus.Counter
 	coalesced   prometheus.Counter
 	spilled     prometheus.Counter // nil without a cluster
@@ -207,6 +210,7 @@ func (m *metrics) route(r *route) *routeMetrics {
 		metrics: m, name: r.Name, upstream: r.Upstream,
 		holdExpired: m.holdExpired.WithLabelValues(r.Name),
 		unknown:     m.unknown.WithLabelValues(r.Name),
+		retries:     m.retries.WithLabelValues(r.Name),
 		shed:        m.shed.WithLabelValues(r.Name),
 		coalesced:   m.coalesced.WithLabelValues(r.Name),
 	}

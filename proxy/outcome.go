@@ -75,6 +75,9 @@ var (
 	noUpstream    = declare(kind{slug: "no-upstream", status: 503, title: "No target of the upstream can take the request", executed: no, cause: "destination_unavailable", retry: true})
 	reentrantLane = declare(kind{slug: "reentrant-lane", status: 508, title: "The request waits for the one that sent it", executed: no, cause: "proxy_loop_detected"})
 
+	laneHalted    = declare(kind{slug: "lane-halted", status: 423, title: "An earlier request of this key failed, and nothing runs until an operator says so", executed: no, cause: "http_request_denied"})
+	laneCancelled = declare(kind{slug: "lane-cancelled", status: 503, title: "An operator cancelled the request while it waited", executed: no, cause: "http_request_denied"})
+
 	notReady       = declare(kind{slug: "not-ready", status: 503, title: "The cluster is not ready for this request", executed: no, cause: "proxy_internal_response", retry: true})
 	noOwner        = declare(kind{slug: "no-owner", status: 503, title: "No node owns the request's key", executed: no, cause: "destination_unavailable", retry: true})
 	ownershipMoved = declare(kind{slug: "ownership-moved", status: 503, title: "The node lost the request's key before its turn", executed: no, cause: "proxy_internal_response", retry: true})

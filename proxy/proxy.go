@@ -47,12 +47,13 @@ type Proxy struct {
 	stops      sync.Once     // for stopping
 	lender     *lender
 	spills     *spills
+	retrying   *retrying
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
 // Config.Tags of lanes must be at least the number of routes.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
-	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns()}
+	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns(), retrying: newRetrying()}
 	if config.ViaNode {
 		p.via += " (" + config.Node + ")"
 	}
@@ -132,6 +133,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.stops.Do(func() { close(p.stopping) })
 	p.listeners.close()
 	p.retiring.Store(true)
+	p.Retry(false)
 	p.linger(ctx)
 	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)
@@ -162,6 +164,9 @@ type call struct {
 	// pins counts who still needs the call: its handler, and whoever streams
 	// its response or holds its lane after the handler has returned.
 	pins atomic.Int32
+	// keeps counts the attempts that were given up while another followed: the turn is not
+	// over before the last of them, whatever the call itself does.
+	keeps atomic.Int32
 
 	request
 }
@@ -208,6 +213,7 @@ type request struct {
 	fence        uint64    // of a strict, exclusive request; 0: none
 	laneWait     time.Duration
 	upstreamTime time.Duration
+	again        bool // another attempt may follow the present one, even if that was sent
 
 	// What is known of it if nobody can say what became of it: see Unknown.
 	sentTo     string // the target
@@ -244,6 +250,7 @@ func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 	c := p.calls.Get().(*call)
 	c.ctx, c.arrived, c.ticket = ctx, ctx.Time(), &c.own
 	c.pins.Store(1)
+	c.keeps.Store(0)
 	return c
 }
 
@@ -363,7 +370,7 @@ func (c *call) placeFor(body int) queue.Request {
 	return queue.Request{
 		Key: c.key, Class: c.class(), Bytes: body,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
-		Hot: lane.Hot, ShedDepth: lane.shedDepth(),
+		Hot: lane.Hot, ShedDepth: lane.shedDepth(), RefuseHalted: lane.AfterFailure.RefuseHalted,
 		Holder: c.fields.holder, Tag: c.route.index, Effect: c.doing(),
 	}
 }
@@ -399,6 +406,8 @@ func (c *call) notAdmitted(err error) *problem {
 	case errors.Is(err, errInProgress):
 		c.named("conflict")
 		return idempotencyInProgress.after(0, "a request of this name waits or runs")
+	case errors.As(err, new(*queue.HaltedError)):
+		return laneHalted.because(err.Error())
 	case errors.Is(err, queue.ErrLaneFull):
 		return laneFull.after(time.Duration(c.depth)*c.ticket.Service, fmt.Sprintf("%d requests wait for this key already", c.depth))
 	case errors.Is(err, queue.ErrShed):
@@ -451,7 +460,7 @@ func (c *call) wait() *problem {
 			return clientGone.because("")
 		}
 		return laneTimeout.after(time.Duration(c.depth)*c.ticket.Service,
-			fmt.Sprintf("it waited %s behind %d others", c.patience, c.depth))
+			c.waited())
 	}
 }
 
@@ -460,8 +469,15 @@ var ErrStopping = errors.New("the node shut down before the request's turn")
 
 // evicted answers a request whose ticket was taken out of its lane.
 func evicted(cause error) *problem {
-	if errors.Is(cause, ErrStopping) {
+	switch {
+	case errors.Is(cause, ErrStopping):
 		return draining.because(cause.Error())
+	case errors.Is(cause, queue.ErrClosed):
+		return draining.because("this node ends, and the key's lane is halted")
+	case errors.As(cause, new(*queue.HaltedError)):
+		return laneHalted.because(cause.Error())
+	case errors.Is(cause, queue.ErrCancelled):
+		return laneCancelled.because("it waited in a halted lane, which goes on without it")
 	}
 	return ownershipMoved.because(cause.Error())
 }
@@ -538,8 +554,13 @@ func (c *call) free() {
 	}
 }
 
-// endTurn ends a turn, and reports whether it was passed on at this node.
+// endTurn ends a turn, and reports whether it was passed on at this node. Attempts that were
+// given up keep it for as long as a held lane is kept.
 func (c *call) endTurn() bool {
+	if c.keeps.Add(-1) >= 0 {
+		c.ticket.Hold()
+		return false
+	}
 	if c.lent != nil {
 		c.lent.ran() // first: the next one looks for its own
 	}
@@ -607,6 +628,7 @@ func (c *call) rescue() {
 	}
 	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
 	c.link.close()
+	c.halt(internalError.slug)
 	c.free()
 	c.later = false
 	c.answer(internalError.because("the cause is in the log"))

@@ -8,6 +8,15 @@ import (
 // Statuses is a set of status codes. The zero Statuses is empty.
 type Statuses [600/64 + 1]uint64
 
+// MustStatuses is ParseStatuses of texts that are known to be right.
+func MustStatuses(texts ...string) Statuses {
+	s, err := ParseStatuses(texts)
+	if err != nil {
+		panic("proxy: " + err.Error())
+	}
+	return s
+}
+
 // ParseStatuses reads codes, "404", and classes of them, "4xx".
 func ParseStatuses(texts []string) (s Statuses, _ error) {
 	for _, text := range texts {

@@ -118,6 +118,9 @@ func (r *relay) Read(b []byte) (int, error) {
 		r.end()
 	case err != nil:
 		r.breaks(err)
+		if r.closer == nil {
+			r.call.halt("the upstream's response broke off") // that its client left is no failure
+		}
 	}
 	return n, err
 }

@@ -15,6 +15,7 @@
 //  3. Leaving. A ticket that leaves while it waits removes itself and nothing
 //     else. It passes no turn on, for it held none.
 //  4. Progress. A ticket at the head of its lane that may run has its turn.
+//     None may while its lane is halted.
 //  5. Bounds. Waiting tickets are bounded per lane and per node, in number and
 //     in bytes, and so is the number of lanes. A refused ticket changes nothing.
 //  6. Idle keys are free. A lane exists while a ticket of it waits or runs, and

@@ -61,6 +61,10 @@ type Request struct {
 	// needless (promise 7); nil: nobody can tell.
 	Effect *Effect
 
+	// RefuseHalted has the request refused while its lane is halted, also if that happens
+	// while it waits; else it waits.
+	RefuseHalted bool
+
 	// ID is the ticket's name if the caller has one already; zero draws the next.
 	ID ID
 	// Holder is the ticket under which the request was made, if it carries one.
@@ -103,19 +107,20 @@ type Ticket struct {
 	shard *shard
 
 	// Guarded by shard.mu from Admit to the end of the turn.
-	lane       *lane
-	prev, next *Ticket // neighbours in lane.waiting or lane.running
-	state      state
-	class      Class
-	held       bool
-	tag        int
-	bytes      int
-	behind     Load
-	effect     *Effect
-	maxShared  int
-	admitted   time.Duration // on Lanes' clock, as is
-	since      time.Duration // the beginning of the wait or of the turn
-	cause      error         // why it was evicted
+	lane         *lane
+	prev, next   *Ticket // neighbours in lane.waiting or lane.running
+	state        state
+	class        Class
+	held         bool
+	refuseHalted bool
+	tag          int
+	bytes        int
+	behind       Load
+	effect       *Effect
+	maxShared    int
+	admitted     time.Duration // on Lanes' clock, as is
+	since        time.Duration // the beginning of the wait or of the turn
+	cause        error         // why it was evicted
 
 	// The waiter's own. A parked ticket gets exactly one wake, with its turn
 	// or its eviction.
@@ -156,14 +161,15 @@ type Lanes struct {
 	shards [shardCount]shard
 }
 
-// lane is the FIFO of one key. It exists while it has a ticket, is blocked or is
+// lane is the FIFO of one key. It exists while it has a ticket, is blocked, halted or
 // hot.
 type lane struct {
 	key       []byte // the exact bytes; equal hashes do not make equal keys
 	hash      uint64
 	partition int
 	chain     *lane
-	blocked   bool // no turn begins; see Lanes.Block
+	blocked   bool  // no turn begins; see Lanes.Block
+	halt      *Halt // nor while this is; see Ticket.Halt
 
 	waiting    list
 	running    list
@@ -204,8 +210,8 @@ func (l *Lanes) NextID() ID { return l.ids.next(l.now()) }
 // the lane lets it run at once, its turn has come with Admit. Those that it
 // supersedes by r.Effect are evicted, with *Superseded as the cause.
 //
-// It returns ErrLaneFull, ErrShed, ErrOverloaded, ErrReentrant, ErrSealed or
-// ErrClosed, and then t is outside again.
+// It returns ErrLaneFull, ErrShed, ErrOverloaded, ErrReentrant, ErrSealed, ErrClosed or
+// a HaltedError, and then t is outside again.
 func (l *Lanes) Admit(t *Ticket, r *Request) error {
 	notify := t.Notify // read first: t may be somebody else's when admit returns
 	began, superseded, err := l.admit(t, r)
@@ -247,11 +253,13 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, superseded wakes, err 
 		ln = s.make(r.Partition, hash, r.Key)
 	} else if !r.Holder.IsZero() && ln.running.has(r.Holder) {
 		return false, wakes{}, ErrReentrant
+	} else if ln.halt != nil && r.RefuseHalted {
+		return false, wakes{}, &HaltedError{*ln.halt}
 	}
 	t.Depth, t.Service, t.Hot = ln.waiting.len, ln.service, ln.hot()
 	t.lanes, t.shard, t.lane = l, s, ln
 	t.class, t.tag, t.bytes, t.behind, t.maxShared = r.Class, r.Tag, r.Bytes, r.Behind, r.MaxShared
-	t.effect = r.Effect
+	t.effect, t.refuseHalted = r.Effect, r.RefuseHalted
 	t.admitted, t.since, t.held, t.cause = now, now, false, nil
 
 	free := ln.waiting.head == nil && ln.admits(t)
@@ -301,7 +309,7 @@ func (l *Load) add(o Load, sign int) {
 
 // admits reports whether t may start beside what runs (promise 1).
 func (ln *lane) admits(t *Ticket) bool {
-	if ln.blocked {
+	if ln.blocked || ln.halt != nil {
 		return false
 	}
 	if t.class == Exclusive {

@@ -37,6 +37,7 @@ func randomHistory(t *testing.T, seed uint64) {
 		l.collide() // every key in one chain of one shard
 	}
 	spec := newSpec(t, l)
+	spec.halts = rng.IntN(2) == 0
 	keys, clients, requests := 1+rng.IntN(5), 2+rng.IntN(20), 2+rng.IntN(12)
 
 	var wg sync.WaitGroup
@@ -58,6 +59,9 @@ func randomHistory(t *testing.T, seed uint64) {
 	}
 	finished := make(chan struct{})
 	go func() { wg.Wait(); close(finished) }()
+	if spec.halts {
+		go spec.operate(rand.New(rand.NewPCG(seed, 0)), finished) // ends with the clients
+	}
 	for done := false; !done; {
 		select {
 		case <-finished:
@@ -82,6 +86,8 @@ type spec struct {
 	mu      sync.Mutex // guards the rest
 	waiting map[string][]*asked
 	running map[string][]*asked
+	halts   bool          // some turns halt their lanes
+	halted  map[string]ID // by whom
 }
 
 type asked struct {
@@ -92,18 +98,21 @@ type asked struct {
 	ticket     *Ticket
 	evicted    bool        // or has its turn, and nobody has seen it yet
 	superseded *Superseded // by the spec, and its waiter does not know yet
+	refuses    bool        // Request.RefuseHalted
+	cause      error       // of the eviction
 }
 
 func newSpec(t *testing.T, l *Lanes) *spec {
-	return &spec{t: t, lanes: l, waiting: map[string][]*asked{}, running: map[string][]*asked{}}
+	return &spec{t: t, lanes: l, waiting: map[string][]*asked{}, running: map[string][]*asked{}, halted: map[string]ID{}}
 }
 
 // client sends one request and plays its part to the end.
 func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 	r := Request{
 		Key: []byte(key), Class: Class(rng.IntN(2)), Bytes: rng.IntN(200),
-		MaxDepth: 8, MaxBytes: 1000, MaxShared: 1 + rng.IntN(3), Effect: someEffect(rng),
+		MaxDepth: 8, MaxBytes: 1000, MaxShared: 1 + rng.IntN(3), Effect: someEffect(rng), RefuseHalted: rng.IntN(4) == 0,
 	}
+	halts := s.halts && r.Class == Exclusive && rng.IntN(6) == 0
 	patience := time.Duration(1+rng.IntN(30)) * time.Millisecond
 	work := time.Duration(rng.IntN(6)) * time.Millisecond
 
@@ -113,10 +122,14 @@ func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 	err := s.lanes.Admit(ticket, &r)
 	before.check(s, ticket, err)
 	if err != nil {
+		s.refused(key, &r, err)
 		s.mu.Unlock()
 		return
 	}
-	a := &asked{id: ticket.ID, class: r.Class, bytes: r.Bytes, effect: r.Effect, ticket: ticket}
+	a := &asked{id: ticket.ID, class: r.Class, bytes: r.Bytes, effect: r.Effect, ticket: ticket, refuses: r.RefuseHalted}
+	if _, halted := s.halted[key]; halted && a.refuses {
+		s.t.Errorf("%s: %s waits in a halted lane, and was to be refused", key, a.id)
+	}
 	if w := s.waiting[key]; len(w) > 0 && slices.Compare(w[len(w)-1].id[:], a.id[:]) >= 0 {
 		s.t.Errorf("%s: ticket %s is not above %s", key, a.id, w[len(w)-1].id)
 	}
@@ -145,6 +158,9 @@ func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 	s.start(key, a)
 	time.Sleep(work)
 	s.mu.Lock()
+	if halts {
+		s.halt(key, ticket)
+	}
 	s.running[key] = remove(s.running[key], a)
 	ticket.Done()
 	s.mu.Unlock()
@@ -154,6 +170,9 @@ func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 func (s *spec) start(key string, a *asked) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if by, halted := s.halted[key]; halted {
+		s.t.Errorf("%s: %s runs, and %s has halted the lane", key, a.id, by)
+	}
 	for _, other := range s.running[key] {
 		if a.class == Exclusive || other.class == Exclusive {
 			s.t.Errorf("%s: %s runs beside %s", key, a.id, other.id)
@@ -181,15 +200,21 @@ func (s *spec) evict() {
 	s.lanes.Evict(errEvicted)
 	for _, w := range s.waiting {
 		for _, a := range w {
-			a.evicted = true
+			if !a.evicted {
+				a.evicted, a.cause = true, errEvicted
+			}
 		}
 	}
 }
 
 func (s *spec) evicted(key string, a *asked, err error) {
 	s.mu.Lock()
-	if by, ok := errors.AsType[*Superseded](err); a.superseded != nil && (!ok || *by != *a.superseded) || a.superseded == nil && !errors.Is(err, errEvicted) {
+	switch by, ok := errors.AsType[*Superseded](err); {
+	case a.superseded != nil && ok && *by == *a.superseded:
+	case a.superseded != nil:
 		s.t.Errorf("%s: %s waited and got %v, superseded by %v", key, a.id, err, a.superseded)
+	case !a.evicted || !errors.Is(err, a.cause) && !(a.cause == errHalted && errors.As(err, new(*HaltedError))):
+		s.t.Errorf("%s: %s waited and got %v, want %v", key, a.id, err, a.cause)
 	}
 	s.gone(key, a)
 	s.mu.Unlock()
@@ -231,7 +256,10 @@ func (s *spec) agrees(ln *lane) {
 	if head := ln.waiting.head; head != nil && ln.admits(head) {
 		s.t.Errorf("%s: %s could run and does not", key, head.ID)
 	}
-	if ln.running.len == 0 {
+	if by, halted := s.halted[key]; halted != (ln.halt != nil) || halted && ln.halt.Ticket != by {
+		s.t.Errorf("%s: halted: %v, the spec says %v by %s", key, ln.halt, halted, by)
+	}
+	if ln.running.len == 0 && ln.halt == nil {
 		s.t.Errorf("%s: an idle lane is kept", key)
 	}
 	if ln.waiting.len != len(s.waiting[key]) || ln.running.len != len(s.running[key]) {

@@ -10,7 +10,7 @@ import (
 type Config struct {
 	MaxQueued      int   // tickets that wait
 	MaxQueuedBytes int64 // Bytes of the tickets that wait
-	MaxLanes       int   // lanes: keys with a ticket that waits or runs, or that are hot
+	MaxLanes       int   // lanes: keys with a ticket that waits or runs, or that are hot or halted
 	Tags           int   // values of Request.Tag: 0 … Tags-1
 
 	// TopWindow is the time in which Top counts; it shows one to two of them. 0
@@ -52,7 +52,7 @@ func (ln *lane) full(r *Request, needless Load) bool {
 	return ln.waiting.len-needless.Depth >= r.MaxDepth || ln.bytes-needless.Bytes+r.Bytes > r.MaxBytes
 }
 
-// Refuses returns the ErrLaneFull, ErrShed or ErrOverloaded that Admit would return
+// Refuses returns the HaltedError, ErrLaneFull, ErrShed or ErrOverloaded that Admit would return
 // if r had to wait now, and then has named t and filled it in like Admit; or nil,
 // which promises nothing. It takes no place: it is for whoever has only a part of a
 // request and would be spared the rest.
@@ -84,7 +84,10 @@ func (ln *lane) delays(r *Request) bool {
 
 // refuses is wait without the place.
 func (l *Lanes) refuses(ln *lane, r *Request) error {
-	switch needless := ln.surplus(r); {
+	needless := ln.surplus(r)
+	switch {
+	case ln.halt != nil && r.RefuseHalted:
+		return &HaltedError{*ln.halt}
 	case ln.sheds(r, needless):
 		return ErrShed
 	case ln.full(r, needless):
@@ -104,24 +107,30 @@ func (l *Lanes) dropLane() {
 }
 
 // Close refuses every further Admit with ErrClosed, but for requests Aside, which is for
-// their admitter to end. Tickets already taken wait and run on. No key is hot any more, as after Seal.
+// their admitter to end. Tickets already taken wait and run on. No key is hot any more, as after
+// Seal, and none is halted: what waits in halted lanes is evicted with ErrClosed.
 func (l *Lanes) Close() {
 	// A lane of nobody keeps the number above zero until every shard is closed
 	// and it can only fall. If it is zero then, nobody else will see it become so.
 	// Who saw it zero before holds its shard until it has looked at closed.
 	l.lanes.Add(1)
 	for i := range l.shards {
-		l.shards[i].close(l)
+		woken := l.shards[i].close(l)
+		woken.wake()
 	}
 	l.closed.Store(true)
 	l.dropLane()
 }
 
-func (s *shard) close(l *Lanes) {
+func (s *shard) close(l *Lanes) (woken wakes) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	l.forgetHeats(s, func(*lane) bool { return true })
+	every := func(*lane) bool { return true }
+	woken = l.evictHalted(s, ErrClosed, every)
+	l.forgetHalts(s, every)
+	l.forgetHeats(s, every)
+	return woken
 }
 
 // Drain waits, after Close, until no ticket waits or runs, or returns ctx's error.
@@ -152,7 +161,7 @@ func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
 		for ln := first; ln != nil; ln = ln.chain {
 			l.evictLane(ln, cause, &woken)
 			// Something runs in this lane, or the head would have had its
-			// turn (promise 4), or it is blocked or hot: so the lane stays.
+			// turn (promise 4), or it is blocked, halted or hot: so the lane stays.
 		}
 	}
 	return woken
@@ -160,8 +169,12 @@ func (s *shard) evict(l *Lanes, cause error) (woken wakes) {
 
 func (l *Lanes) evictLane(ln *lane, cause error, woken *wakes) {
 	for t := ln.waiting.head; t != nil; t = ln.waiting.head {
-		l.unqueue(t)
-		t.state, t.lane, t.cause = outside, nil, cause
-		woken.add(t)
+		l.evictTicket(t, cause, woken)
 	}
+}
+
+func (l *Lanes) evictTicket(t *Ticket, cause error, woken *wakes) {
+	l.unqueue(t)
+	t.state, t.lane, t.cause = outside, nil, cause
+	woken.add(t)
 }

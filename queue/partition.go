@@ -45,19 +45,24 @@ func (l *Lanes) Open(partition int) {
 // on as before, and Config.Emptied tells when a key has none left. Admit comes
 // either before, and then its key is in the list, or after, and is refused.
 //
+// What waits in a halted lane would wait here for ever, and is evicted with ErrHaltMoves,
+// in the same step.
+//
 // Its keys are no longer hot: hot is said of requests to come, and they come to
 // somebody else.
 func (l *Lanes) Seal(partition int) (keys [][]byte) {
 	s := l.shardOf(partition, 0)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.open[partition/shardCount] = false
+	woken := l.evictHalted(s, ErrHaltMoves, inPartition(partition))
 	s.each(partition, func(ln *lane) {
 		if ln.busy() {
 			keys = append(keys, bytes.Clone(ln.key))
 		}
 	})
 	l.forgetHeats(s, func(ln *lane) bool { return ln.partition == partition })
+	s.mu.Unlock()
+	woken.wake()
 	return keys
 }
 
@@ -105,7 +110,7 @@ func (l *Lanes) Unblock(partition int, key []byte) {
 	if ln.heat != nil {
 		l.look(ln, now)
 	}
-	if !ln.busy() && !ln.hot() {
+	if !ln.busy() && ln.halt == nil && !ln.hot() {
 		l.closeLane(s, ln)
 	}
 	s.mu.Unlock()

@@ -12,6 +12,7 @@ type Total struct {
 	Waiting    int
 	Running    int // turns, held ones included
 	Held       int
+	Halted     int           // lanes that a ticket of this tag halted, in partitions that are this node's
 	Bytes      int           // of the waiting tickets
 	DepthMax   int           // waiting tickets of the deepest of those lanes
 	OldestWait time.Duration // of the ticket that has waited longest
@@ -33,8 +34,11 @@ func (s *shard) total(totals []Total, now time.Duration) {
 	defer s.mu.Unlock()
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
+			if ln.halt != nil && !s.sealed(ln.partition) {
+				totals[ln.halt.Tag].Halted++
+			}
 			if !ln.busy() {
-				continue // only blocked
+				continue // only blocked or halted
 			}
 			of := &totals[ln.oldest().tag]
 			of.Lanes++
@@ -69,6 +73,7 @@ type Snapshot struct {
 	Bytes   int // waiting
 	Running int
 	Blocked bool          // another node may still run a request of the key
+	Halt    *Halt         // nil: it is not halted
 	Hot     bool          // by the rule of its requests
 	Service time.Duration // of a turn, smoothed; 0 = not known yet
 	Tickets []Place       // in order: those with a turn, then those that wait
@@ -86,7 +91,7 @@ type Place struct {
 }
 
 // Head is the ticket that everything else in the lane waits for. A lane that is
-// only blocked has none.
+// only blocked or halted has none.
 func (s *Snapshot) Head() Place { return s.Tickets[0] }
 
 // Lane returns the lane of a key with all its tickets, and whether there is one.
@@ -97,7 +102,7 @@ func (l *Lanes) Lane(partition int, key []byte) (Snapshot, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ln := s.find(partition, hash, key)
-	if ln == nil || !ln.busy() && !ln.blocked { // a lane that is only hot is nothing to a waiter
+	if ln == nil || !ln.busy() && !ln.blocked && ln.halt == nil { // a lane that is only hot is nothing to a waiter
 		return Snapshot{}, false
 	}
 	return ln.snapshot(l.now(), ln.running.len+ln.waiting.len), true
@@ -143,6 +148,10 @@ func (ln *lane) snapshot(now time.Duration, places int) Snapshot {
 		Hot:     ln.hot(),
 		Service: ln.service,
 		Tickets: make([]Place, 0, places),
+	}
+	if ln.halt != nil {
+		h := *ln.halt
+		s.Halt = &h
 	}
 	for _, line := range [...]*list{&ln.running, &ln.waiting} {
 		for t := line.head; t != nil && len(s.Tickets) < places; t = t.next {

@@ -90,6 +90,25 @@ func (c *adminClient) ask(ctx context.Context, method, path string, query url.Va
 	if err != nil {
 		return nil, err
 	}
+	return c.answer(request, answer)
+}
+
+// tell is ask with a body.
+func (c *adminClient) tell(ctx context.Context, path string, query url.Values, body, answer any) ([]byte, error) {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := c.request(ctx, http.MethodPost, path, query)
+	if err != nil {
+		return nil, err
+	}
+	request.Body, request.ContentLength = io.NopCloser(bytes.NewReader(text)), int64(len(text))
+	request.Header.Set("Content-Type", "application/json")
+	return c.answer(request, answer)
+}
+
+func (c *adminClient) answer(request *http.Request, answer any) ([]byte, error) {
 	response, err := c.send(request)
 	if err != nil {
 		return nil, err

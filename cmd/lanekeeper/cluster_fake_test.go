@@ -21,6 +21,9 @@ type fakeCluster struct {
 	lane     *admin.Lane
 	record   *admin.Record
 	hot      admin.Hot
+	lanes    admin.Lanes
+	relief   admin.Relief
+	relieved admin.Relieved
 	journal  *admin.Journal
 	ledger   *admin.Ledger
 	owner    string
@@ -122,3 +125,14 @@ var errRefused = errors.New("the process is ending")
 // lines drops the line break at the start of a text, for tests whose tables are
 // to be read.
 func lines(text string) string { return strings.TrimPrefix(text, "\n") }
+
+func (c *fakeCluster) Lanes() admin.Lanes { return c.lanes }
+
+func (c *fakeCluster) Relieve(space, key string, r admin.Relief) (admin.Relieved, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked, c.relief = append(c.asked, space+"/"+key), r
+	done := c.relieved
+	done.Space, done.Key, done.Action = space, key, r.Action
+	return done, c.refuses
+}

@@ -113,6 +113,11 @@ routes:
     upstream: app
     key: {space: spilled, from: [{path: id}]}
     lane: {hot: {depth: 4, bytes: 64KiB, busy: 0, share: 0, for: 50ms, cool_after: 500ms, action: spill}}
+  - name: halting
+    match: {path: "/halting/{id}/{rest...}"}
+    upstream: app
+    key: {space: halting, from: [{path: id}]}
+    lane: {after_failure: {action: halt}}
 %slog: {keys: plain}
 %s`, i+1, of[1], of[2], of[3], secret, strings.Join(seeds, ", "), of[0], of[4], upstream, guarantee, plain, extra))
 		c.files = append(c.files, file)

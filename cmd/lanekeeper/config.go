@@ -207,23 +207,37 @@ type PlaceConfig struct {
 
 // LaneConfig is how requests of one key queue and run.
 type LaneConfig struct {
-	Guarantee       string    `json:"guarantee" doc:"best_effort: the order holds unless the network splits or a node is taken for dead. strict: the coordinator is asked as well, and exclusive requests carry Lanekeeper-Fence, by which the service can refuse what comes late" enum:"best_effort strict"`
-	Exclusive       []string  `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
-	Shared          []string  `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
-	Bypass          []string  `json:"bypass" doc:"methods that never queue"`
-	MaxDepth        int       `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
-	MaxShared       int       `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
-	QueueTimeout    Duration  `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
-	UpstreamTimeout Duration  `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
-	AfterTimeout    string    `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
-	HoldFor         Duration  `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
-	ClientGone      string    `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
-	Retries         int       `json:"retries" doc:"further attempts while no byte was sent; never for exclusive requests" min:"0"`
-	Reentrant       string    `json:"reentrant" doc:"a call for the key its own sender runs under: refuse it (508) or pass it through" enum:"reject pass"`
-	Mode            string    `json:"mode" doc:"enforce order, or observe: nothing waits, what would have overlapped is counted" enum:"enforce observe"`
-	MaxBytes        Size      `json:"max_bytes" doc:"waiting bodies of a key; beyond: 429 lane-full" min:"1B"`
-	MaxResponse     Size      `json:"max_response" doc:"largest response that is read before the lane is freed; a larger one streams while the lane waits"`
-	Hot             HotConfig `json:"hot" doc:"when a key is hot: its backlog is large (depth or bytes) and dominant (busy, share and rate), all of it for so long"`
+	Guarantee       string   `json:"guarantee" doc:"best_effort: the order holds unless the network splits or a node is taken for dead. strict: the coordinator is asked as well, and exclusive requests carry Lanekeeper-Fence, by which the service can refuse what comes late" enum:"best_effort strict"`
+	Exclusive       []string `json:"exclusive" doc:"methods that run one at a time, in arrival order; so do methods in no list. * is every method in no other list"`
+	Shared          []string `json:"shared" doc:"methods that run together with each other, after the exclusive ones before them"`
+	Bypass          []string `json:"bypass" doc:"methods that never queue"`
+	MaxDepth        int      `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
+	MaxShared       int      `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
+	QueueTimeout    Duration `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
+	UpstreamTimeout Duration `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
+	AfterTimeout    string   `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
+	HoldFor         Duration `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
+	ClientGone      string   `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
+	Retries         int      `json:"retries" doc:"further attempts while no byte was sent; never for exclusive requests" min:"0"`
+	Reentrant       string   `json:"reentrant" doc:"a call for the key its own sender runs under: refuse it (508) or pass it through" enum:"reject pass"`
+	Mode            string   `json:"mode" doc:"enforce order, or observe: nothing waits, what would have overlapped is counted" enum:"enforce observe"`
+	MaxBytes        Size     `json:"max_bytes" doc:"waiting bodies of a key; beyond: 429 lane-full" min:"1B"`
+	MaxResponse     Size     `json:"max_response" doc:"largest response that is read before the lane is freed; a larger one streams while the lane waits"`
+
+	AfterFailure AfterFailureConfig `json:"after_failure" doc:"what happens when a request has failed: the upstream answered with one of statuses, or its outcome is unknown, or it could not be sent"`
+
+	Hot HotConfig `json:"hot" doc:"when a key is hot: its backlog is large (depth or bytes) and dominant (busy, share and rate), all of it for so long"`
+}
+
+// AfterFailureConfig says what a lane does when a request of it has failed.
+type AfterFailureConfig struct {
+	Action             string   `json:"action" doc:"continue: the next request runs. retry: the request keeps its turn and is attempted again; only while nothing was sent, unless upstream_idempotent. halt: after an exclusive request nothing of its key runs until an operator says so" enum:"continue retry halt"`
+	Statuses           []string `json:"statuses" doc:"responses that are failures: codes like 503, or classes like 5xx"`
+	Attempts           int      `json:"attempts" doc:"with retry: attempts in all, within upstream_timeout as a whole" min:"1" max:"100"`
+	Backoff            Duration `json:"backoff" doc:"with retry: wait before the second attempt, at most; a random part of it is waited, and it doubles each time" min:"1ms"`
+	MaxBackoff         Duration `json:"max_backoff" doc:"longest that backoff grows to" min:"1ms"`
+	UpstreamIdempotent bool     `json:"upstream_idempotent" doc:"with retry: running a request twice, even beside itself, has no further effect at the upstream, so that it may be sent again after a failing status or an unknown outcome"`
+	Halted             string   `json:"halted" doc:"with halt: the requests of a halted key wait, as long as for any turn, or are refused (423 lane-halted)" enum:"wait refuse"`
 }
 
 // HotConfig says when a key is hot, and what is done about it.
@@ -337,6 +351,14 @@ func Default() Config {
 				Mode:            "enforce",
 				MaxBytes:        16 * MiB,
 				MaxResponse:     1 * MiB,
+				AfterFailure: AfterFailureConfig{
+					Action:     "continue",
+					Statuses:   []string{"5xx"},
+					Attempts:   3,
+					Backoff:    Duration(100 * time.Millisecond),
+					MaxBackoff: Duration(5 * time.Second),
+					Halted:     "wait",
+				},
 				Hot: HotConfig{
 					Depth:     32,
 					Bytes:     8 * MiB,

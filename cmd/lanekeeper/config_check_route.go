@@ -122,7 +122,7 @@ func (l LaneConfig) problems() []laneProblem {
 			lists[method] = list.name
 		}
 	}
-	return append(problems, l.hotProblems()...)
+	return append(append(problems, l.hotProblems()...), l.failureProblems()...)
 }
 
 func (l LaneConfig) hotProblems() []laneProblem {
@@ -201,6 +201,9 @@ func (c *checker) checkAgreement(i int) {
 		} else if r.Lane.Mode == "enforce" && other.Lane.Hot != r.Lane.Hot {
 			c.errorf(fmt.Sprintf("routes[%d].lane.hot", i), "not that of routes[%d] (%s) of the same space %s: routes with exclusive methods that share lanes must agree on when a key is hot",
 				j, other.Name, r.Key.Space)
+		} else if r.Lane.Mode == "enforce" && other.Lane.AfterFailure.Action != r.Lane.AfterFailure.Action {
+			c.errorf(fmt.Sprintf("routes[%d].lane.after_failure.action", i), "%s, but routes[%d] (%s) of the same space %s says %s: routes with exclusive methods that share lanes must agree on what a failure does to the requests behind it",
+				r.Lane.AfterFailure.Action, j, other.Name, r.Key.Space, other.Lane.AfterFailure.Action)
 		}
 		return
 	}

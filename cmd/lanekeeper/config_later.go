@@ -33,7 +33,6 @@ var laterSettings = []struct{ path, off string }{
 	{"upstreams.tls.key_file", ""},
 	{"upstreams.tls.server_name", ""},
 	{"*.key.from.issue", "false"},
-	{"*.lane.after_failure.action", "continue"},
 }
 
 // never is the off value of a setting that has none: leaving it out is off.

@@ -9,9 +9,6 @@ import (
 // Mutants killed: a setting of the table is skipped whatever it says; an off
 // value is refused; a section is refused at its own place only.
 func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
-	route := func(more string) string {
-		return someUpstream + "routes:\n  - name: a\n    upstream: app\n    key: {space: s, from: [{header: H}]}\n    " + more + "\n"
-	}
 	upstream := func(more string) string {
 		return someRoute + "upstreams:\n  - name: app\n    targets: [\"http://a:1\"]\n    " + more + "\n"
 	}
@@ -36,7 +33,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
-		{"after a failure", route("lane: {after_failure: {action: retry}}"), refused("6:28", "routes[0].lane.after_failure.action", "leave it out or write continue")},
 		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
 			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
 		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},

@@ -26,6 +26,7 @@ var (
 	clientGoneWords   = map[string]proxy.ClientGone{"skip": proxy.Skip, "run": proxy.Run}
 	reentrantWords    = map[string]proxy.Reentrant{"reject": proxy.RejectReentry, "pass": proxy.PassReentry}
 	modeWords         = map[string]proxy.Mode{"enforce": proxy.Enforce, "observe": proxy.Observe}
+	afterFailureWords = map[string]proxy.FailureAction{"continue": proxy.Continue, "retry": proxy.Retry, "halt": proxy.HaltLane}
 	accessWords       = map[string]proxy.Access{"none": proxy.AccessNone, "errors": proxy.AccessErrors, "all": proxy.AccessAll}
 	keysWords         = map[string]proxy.KeyStyle{"plain": proxy.KeysPlain, "hash": proxy.KeysHashed, "none": proxy.KeysNone}
 )
@@ -151,6 +152,7 @@ func (l LaneConfig) proxyLane() proxy.Lane {
 		UpstreamTimeout: time.Duration(l.UpstreamTimeout),
 		AfterTimeout:    afterTimeoutWords[l.AfterTimeout],
 		HoldFor:         time.Duration(l.HoldFor),
+		AfterFailure:    l.AfterFailure.policy(),
 		ClientGone:      clientGoneWords[l.ClientGone],
 		Retries:         l.Retries,
 		Reentrant:       reentrantWords[l.Reentrant],

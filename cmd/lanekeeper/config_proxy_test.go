@@ -73,15 +73,19 @@ func TestConfigForTheProxy(t *testing.T) {
 		UpstreamTimeout: 22 * time.Second,
 		AfterTimeout:    proxy.Release,
 		HoldFor:         23 * time.Second,
-		ClientGone:      proxy.Run,
-		Retries:         24,
-		Reentrant:       proxy.PassReentry,
-		Mode:            proxy.Observe,
-		MaxResponse:     0,
-		Strict:          false, // it only observes
-		Shed:            true,
-		Batch:           39,
-		Quantum:         40 * time.Millisecond,
+		AfterFailure: proxy.AfterFailure{
+			Action: proxy.Retry, Statuses: proxy.MustStatuses("503", "4xx"),
+			Attempts: 41, Backoff: 42 * time.Millisecond, MaxBackoff: 43 * time.Second, UpstreamIdempotent: true,
+		},
+		ClientGone:  proxy.Run,
+		Retries:     24,
+		Reentrant:   proxy.PassReentry,
+		Mode:        proxy.Observe,
+		MaxResponse: 0,
+		Strict:      false, // it only observes
+		Shed:        true,
+		Batch:       39,
+		Quantum:     40 * time.Millisecond,
 	}
 	rule := queue.HotRule{Depth: 17, Bytes: 9 << 20, Busy: 0.25, Share: 1, Rate: 10.5, For: 37 * time.Second, CoolAfter: 38 * time.Second}
 	ownRule := rule
@@ -123,16 +127,17 @@ func TestConfigForTheProxy(t *testing.T) {
 // Mutant killed: a word left out of its map.
 func TestConfigWordsAreAllMapped(t *testing.T) {
 	for enum, words := range map[string]int{
-		enumOf[ServerConfig]("forwarded"):   len(forwardedWords),
-		enumOf[UpstreamConfig]("balance"):   len(balanceWords),
-		enumOf[KeyDefaults]("missing"):      len(missingWords),
-		enumOf[LaneConfig]("after_timeout"): len(afterTimeoutWords),
-		enumOf[LaneConfig]("client_gone"):   len(clientGoneWords),
-		enumOf[LaneConfig]("reentrant"):     len(reentrantWords),
-		enumOf[LaneConfig]("mode"):          len(modeWords),
-		enumOf[CoalesceConfig]("scope"):     len(scopeWords),
-		enumOf[LogConfig]("access"):         len(accessWords),
-		enumOf[LogConfig]("keys"):           len(keysWords),
+		enumOf[ServerConfig]("forwarded"):    len(forwardedWords),
+		enumOf[UpstreamConfig]("balance"):    len(balanceWords),
+		enumOf[KeyDefaults]("missing"):       len(missingWords),
+		enumOf[LaneConfig]("after_timeout"):  len(afterTimeoutWords),
+		enumOf[LaneConfig]("client_gone"):    len(clientGoneWords),
+		enumOf[LaneConfig]("reentrant"):      len(reentrantWords),
+		enumOf[LaneConfig]("mode"):           len(modeWords),
+		enumOf[CoalesceConfig]("scope"):      len(scopeWords),
+		enumOf[LogConfig]("access"):          len(accessWords),
+		enumOf[LogConfig]("keys"):            len(keysWords),
+		enumOf[AfterFailureConfig]("action"): len(afterFailureWords),
 	} {
 		if have := len(strings.Fields(enum)); have != words {
 			t.Errorf("%s: %d words in the file, %d in the map", enum, have, words)

@@ -66,6 +66,7 @@ defaults:
   key: {missing: client_ip, normalize: [lower, trim], max_length: 18}
   lane: {guarantee: strict, exclusive: [PUT], shared: ["*"], bypass: [], max_depth: 19, max_shared: 20, queue_timeout: 21s, upstream_timeout: 22s, after_timeout: release,
     hold_for: 23s, client_gone: run, retries: 24, reentrant: pass, mode: observe, max_bytes: 25MiB, max_response: 0B,
+    after_failure: {action: retry, statuses: ["503", 4xx], attempts: 41, backoff: 42ms, max_backoff: 43s, upstream_idempotent: true, halted: refuse},
     hot: {depth: 17, bytes: 9MiB, busy: 0.25, share: 1, rate: 10.50, for: 37s, cool_after: 38s, action: shed, backend: coordinator, batch: 39, quantum: 40ms}}
   idempotency: {mode: optional, header: I, ttl: 45s, store: redis, accept_crash_loss: true, claim_lease: 46s, store_away: run, concurrent: conflict,
     fingerprint: [body], scope_headers: [Cookie, X-Tenant], replay: ["201"], unknown: execute, max_entry: 47KiB}

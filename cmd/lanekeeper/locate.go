@@ -174,6 +174,9 @@ func addLocation(t *table, l *admin.Location) {
 
 func laneText(l *admin.Lane) string {
 	text := fmt.Sprintf("depth %d", l.Depth)
+	if h := l.Halt; h != nil {
+		text += fmt.Sprintf(", halted for %s by ticket %s: %s", seconds(h.Seconds), h.Ticket, printable(h.Cause))
+	}
 	if l.Blocked {
 		text += ", waits for a former owner to finish"
 	}

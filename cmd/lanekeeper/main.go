@@ -76,6 +76,7 @@ func rootCommand() *cobra.Command {
 		ringCommand(),
 		locateCommand(),
 		keysCommand(),
+		lanesCommand(),
 		eventsCommand(),
 		unknownCommand(),
 		topCommand(),

@@ -176,7 +176,7 @@ func (n *node) makeLanes() (err error) {
 	edge := clusterHooks{
 		serve:  func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
 		aside:  func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
-		state:  &sections{n.records.sections(), n.log},
+		state:  n.travellers(),
 		sealed: n.records.marks.Wake,
 		noted:  func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
@@ -374,6 +374,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.drained.Store(false)
 	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
 	wait(n.config.delay, now)
+	n.proxy.Retry(false)
 
 	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
 	defer cancel()

@@ -237,6 +237,9 @@ func (n *node) lane(partition int, key []byte) *admin.Lane {
 		return nil
 	}
 	l := &admin.Lane{Depth: s.Depth, Running: s.Running, Blocked: s.Blocked, WaitSeconds: waitFor(s.Depth, s.Service)}
+	if h := s.Halt; h != nil {
+		l.Halt = &admin.LaneHalt{Ticket: h.Ticket.String(), Cause: h.Cause, Seconds: max(time.Since(h.Since), 0).Seconds()}
+	}
 	if len(s.Tickets) > 0 {
 		head := s.Head()
 		l.Ticket, l.Seconds, l.TicketState = head.ID.String(), head.Age.Seconds(), "waiting"
@@ -261,6 +264,7 @@ func (n *node) Drain() error {
 		return errEnding
 	}
 	n.proxy.Spill(false)
+	n.proxy.Retry(false)
 	if n.draining.CompareAndSwap(0, time.Now().UnixNano()) {
 		n.log.Info("draining", "event", "drain-begun", "why", "an operator says so")
 	}
@@ -273,6 +277,7 @@ func (n *node) Undrain() error {
 		return errEnding
 	}
 	n.proxy.Spill(true)
+	n.proxy.Retry(true)
 	if n.draining.Swap(0) != 0 {
 		n.drained.Store(false)
 		n.log.Info("not draining any more", "event", "drain-undone")

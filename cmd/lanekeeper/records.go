@@ -9,6 +9,7 @@ import (
 
 	"lanekeeper/proxy/idempotency"
 	"lanekeeper/proxy/sequence"
+	"lanekeeper/queue"
 )
 
 // keyRecords is what a node remembers of requests: in its memory, and in stores.
@@ -46,17 +47,64 @@ func newKeyRecords(config recordsConfig) *keyRecords {
 	return r
 }
 
-// sections are what travels of it.
-func (r *keyRecords) sections() []section {
-	return []section{{sectionRecords, 1, recordsState{r.memory}}, {sectionMarks, 1, r.marks}}
+// travellers are what travels with the node's partitions.
+func (n *node) travellers() sections {
+	return sections{sectionRecords: recordsState{n.records.memory}, sectionHalts: halts{n}, sectionMarks: marksState{n}}
 }
 
-// recordsState implements keyState. The memory says itself what it can't read.
+// recordsState implements traveller. The memory has a version of its own in what it
+// exports, and ignores what it can't read.
 type recordsState struct{ *idempotency.Memory }
 
-func (s recordsState) Import(partition int, data []byte) error {
-	s.Memory.Import(partition, data)
-	return nil
+func (recordsState) version() uint8 { return 1 }
+
+func (s recordsState) export(partition int, except []string) []byte {
+	return s.Export(partition, except)
+}
+func (s recordsState) exportKey(partition int, key string) []byte { return s.ExportKey(partition, key) }
+
+func (s recordsState) accept(partition int, version uint8, data []byte) {
+	if version == s.version() {
+		s.Import(partition, data)
+	}
+}
+
+// marksState implements traveller.
+type marksState struct{ *node }
+
+func (marksState) version() uint8 { return 1 }
+
+func (s marksState) export(partition int, except []string) []byte {
+	return s.records.marks.Export(partition, except)
+}
+
+func (s marksState) exportKey(partition int, key string) []byte {
+	return s.records.marks.ExportKey(partition, key)
+}
+
+func (s marksState) accept(partition int, version uint8, data []byte) {
+	err := errUnknownVersion
+	if version == s.version() {
+		err = s.records.marks.Import(partition, data)
+	}
+	if err != nil {
+		s.log.Error("what another node knew of producers' numbers is lost", "partition", partition, "version", version, "err", err)
+	}
+}
+
+var errUnknownVersion = errors.New("its version is not known here")
+
+// sealingLanes are lanes of which somebody is told when a partition was sealed.
+type sealingLanes struct {
+	*queue.Lanes
+	sealed func(partition int)
+}
+
+// Seal implements ownership.Lanes.
+func (l sealingLanes) Seal(partition int) [][]byte {
+	keys := l.Lanes.Seal(partition)
+	l.sealed(partition)
+	return keys
 }
 
 func (r *keyRecords) close() error {

@@ -1,79 +1,64 @@
 package main
 
 import (
-	"log/slog"
+	"slices"
 
 	"lanekeeper/ownership"
-	"lanekeeper/queue"
 )
 
-// keyState is one kind of what is known of keys, and has to be where the keys are.
-type keyState interface {
-	Export(partition int, except []string) []byte
-	ExportKey(partition int, key string) []byte
-	Import(partition int, data []byte) error
-}
-
-// section is how a keyState travels: kinds and versions that another node does not know
-// are left out there.
-type section struct {
-	kind    uint16
-	version uint8
-	state   keyState
-}
-
-// The kinds of sections.
+// What travels with a partition, by the kinds of its sections. A number, once used, means the same for
+// ever: nodes of different versions speak to each other.
 const (
-	sectionRecords uint16 = 1 + iota
-	sectionHalts
-	sectionMarks
+	sectionRecords uint16 = 1 + iota // of Idempotency-Keys
+	sectionHalts                     // lanes that are halted
+	sectionMarks                     // of client sequence numbers
 )
 
-// sections implements ownership.Sections.
-type sections struct {
-	all []section
-	log *slog.Logger
+// traveller is the state of one kind: see ownership.Sections for what its methods mean. They are called
+// one at a time, under the lock of the ownership, and must neither block nor call it.
+type traveller interface {
+	// export returns the state of a partition but for some keys; nil: there is nothing to be said.
+	export(partition int, except []string) []byte
+	// exportKey returns the state of one key; nil: it has none.
+	exportKey(partition int, key string) []byte
+	// accept takes what either of another node returned. It cannot refuse it: what it does not
+	// understand it tells the log.
+	accept(partition int, version uint8, data []byte)
+	// version is that of what it exports.
+	version() uint8
 }
 
-func (s *sections) Export(partition int, except []string) []ownership.Section {
-	return s.export(func(state keyState) []byte { return state.Export(partition, except) })
+// sections hands each kind of state to who knows it. It implements ownership.Sections.
+type sections map[uint16]traveller
+
+var _ ownership.Sections = sections{}
+
+// Export implements ownership.Sections.
+func (s sections) Export(partition int, except []string) []ownership.Section {
+	return s.each(func(t traveller) []byte { return t.export(partition, except) })
 }
 
-func (s *sections) ExportKey(partition int, key string) []ownership.Section {
-	return s.export(func(state keyState) []byte { return state.ExportKey(partition, key) })
+// ExportKey implements ownership.Sections.
+func (s sections) ExportKey(partition int, key string) []ownership.Section {
+	return s.each(func(t traveller) []byte { return t.exportKey(partition, key) })
 }
 
-func (s *sections) export(of func(keyState) []byte) (out []ownership.Section) {
-	for _, section := range s.all {
-		if data := of(section.state); len(data) > 0 {
-			out = append(out, ownership.Section{Kind: section.kind, Version: section.version, Data: data})
+// Import implements ownership.Sections.
+func (s sections) Import(partition int, from []ownership.Section) {
+	for _, section := range from {
+		if t := s[section.Kind]; t != nil {
+			t.accept(partition, section.Version, section.Data)
 		}
 	}
-	return out
 }
 
-func (s *sections) Import(partition int, in []ownership.Section) {
-	for _, section := range s.all {
-		for _, i := range in {
-			if i.Kind != section.kind || i.Version != section.version {
-				continue
-			}
-			if err := section.state.Import(partition, i.Data); err != nil {
-				s.log.Error("what another node knew of a partition's keys is lost", "event", "section-lost", "partition", partition, "kind", i.Kind, "err", err)
-			}
+// each asks every kind, in the order of their numbers.
+func (s sections) each(ask func(traveller) []byte) (all []ownership.Section) {
+	for kind, t := range s {
+		if data := ask(t); data != nil {
+			all = append(all, ownership.Section{Kind: kind, Version: t.version(), Data: data})
 		}
 	}
-}
-
-// sealingLanes are lanes of which somebody is told when a partition was sealed.
-type sealingLanes struct {
-	*queue.Lanes
-	sealed func(partition int)
-}
-
-// Seal implements ownership.Lanes.
-func (l sealingLanes) Seal(partition int) [][]byte {
-	keys := l.Lanes.Seal(partition)
-	l.sealed(partition)
-	return keys
+	slices.SortFunc(all, func(a, b ownership.Section) int { return int(a.Kind) - int(b.Kind) })
+	return all
 }
