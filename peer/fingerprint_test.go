@@ -304,7 +304,7 @@ func TestFingerprintKnowsEveryField(t *testing.T) {
 	for _, known := range []struct {
 		of     any
 		fields int
-	}{{outbox{}, 8}, {flow{}, 11}, {link{}, 14}, {session{}, 13}, {hosted{}, 15}, {Call{}, 24}, {Inbound{}, 10}} {
+	}{{outbox{}, 8}, {flow{}, 11}, {link{}, 14}, {session{}, 13}, {hosted{}, 15}, {Call{}, 24}, {Inbound{}, 11}} {
 		if of := reflect.TypeOf(known.of); of.NumField() != known.fields {
 			t.Errorf("%s has %d fields; the fingerprint knows %d", of, of.NumField(), known.fields)
 		}

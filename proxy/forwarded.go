@@ -47,8 +47,8 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 		f.granted.Store(true)
 		p.turns.begin(c)
 	}
-	place := c.place
 	err := c.enterName()
+	place := c.place
 	if err == nil {
 		err = p.lanes.Admit(&in.Ticket, &place)
 	}

@@ -224,12 +224,23 @@ func (c *call) enterName() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	name.behind = n.counts[name.ID] > 0
+	if name.behind || !c.isNew() {
+		c.place.Effect = c.place.Effect.Passive()
+	}
 	if name.behind && name.rule.Concurrent == ConflictAtOnce {
 		return errInProgress
 	}
 	n.counts[name.ID]++
 	name.entered = true
 	return nil
+}
+
+// isNew reports whether the request is certainly none that was sent before. A repetition
+// is no later request: it must not supersede those that came after the first. A store that
+// would have to be asked is taken to know it.
+func (c *call) isNew() bool {
+	store, canTell := c.proxy.config.Records[c.identity.rule.Store].(interface{ Knows(idempotency.ID) bool })
+	return canTell && !store.Knows(c.identity.ID)
 }
 
 func (c *call) leaveName() {

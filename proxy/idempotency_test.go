@@ -307,6 +307,35 @@ func TestAClaimOfAnotherNode(t *testing.T) {
 	}
 }
 
+// Mutants: a repetition supersedes those that came after the first; so does a request whose
+// name is on its way.
+func TestARepetitionSupersedesNobody(t *testing.T) {
+	changes, rules := remembering(nil), coalescing(deletes)
+	inner := changes.proxy
+	changes.proxy = func(n int, c *proxy.Config) { inner(n, c); rules.proxy(n, c); c.Routes[0].Lane.MaxDepth = 20 }
+	both(t, "", changes, nil, func(p *pair, at *member) (said []string) {
+		_, first := at.async("DELETE", "/orders/7", called("d"), "")
+		p.ran("/orders/7", p.nodes[0]).finish("")
+		said = append(said, told(<-first))
+		_, running := at.async("POST", "/orders/7", nil, "x")
+		x := p.ran("/orders/7", p.nodes[0])
+		_, put := at.async("PUT", "/orders/7", nil, "x")
+		_, again := at.async("DELETE", "/orders/7", called("d"), "")
+		_, last := at.async("POST", "/orders/7", nil, "x") // keeps the two apart
+		_, next := at.async("DELETE", "/orders/7", called("e"), "")
+		_, late := at.async("PUT", "/orders/7", nil, "x")
+		_, twice := at.async("DELETE", "/orders/7", called("e"), "")
+		x.finish("")
+		for range 4 {
+			p.ran("/orders/7", p.nodes[0]).finish("")
+		}
+		for what, answers := range map[string]<-chan *answer{"put": put, "again": again, "running": running, "last": last, "next": next, "late": late, "twice": twice} {
+			(<-answers).is(p.t, what, 200, "", "")
+		}
+		return said
+	})
+}
+
 // Mutants: a superseded request that comes again runs; the answer that is kept is not the
 // one that was given.
 func TestASupersededRequestStaysSo(t *testing.T) {

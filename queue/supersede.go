@@ -21,6 +21,14 @@ type Over struct {
 	Status   int  // the caller's, for Superseded
 }
 
+// Passive is an effect of one that may be superseded, and supersedes nobody.
+func (e *Effect) Passive() *Effect {
+	if e == nil || len(e.Over) == 0 {
+		return e
+	}
+	return &Effect{Kind: e.Kind, On: e.On}
+}
+
 // Superseded is why a ticket was evicted that another one has made needless. It
 // never had its turn.
 type Superseded struct {

@@ -313,6 +313,14 @@ func (m *Memory) clearLocked(p *partition) {
 	}
 }
 
+// Knows reports whether anything is known of a name. It may be otherwise when it returns.
+func (m *Memory) Knows(id ID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of := m.records[id]
+	return of != nil && of.expires > m.now()
+}
+
 // Entries counts the records, and the bytes of memory that are taken or reserved.
 func (m *Memory) Entries() (count int, bytes int64) {
 	for more := true; more; { // others get their turn in between
