@@ -188,6 +188,10 @@ func (c *call) holdForGap(verdict sequence.Verdict, done uint64) *problem {
 	if err != nil {
 		return c.gap(verdict, done, fmt.Sprintf("%d others wait for theirs already", rule.MaxHeld))
 	}
+	if !c.proxy.lanes.Reserve(c.place.Bytes) {
+		held.Leave()
+		return overloaded.because("the node's limit of waiting requests or their bytes is reached")
+	}
 	c.turn = false
 	c.endTurn()
 	var problem *problem
@@ -197,6 +201,7 @@ func (c *call) holdForGap(verdict sequence.Verdict, done uint64) *problem {
 		}
 	}
 	held.Leave()
+	c.proxy.lanes.Free(c.place.Bytes)
 	if problem != nil {
 		return problem
 	}

@@ -60,7 +60,7 @@ func (s *spec) lift(rng *rand.Rand, key string) {
 	delete(s.halted, key)
 	var waiting []*asked
 	for _, a := range s.waiting[key] {
-		if !a.evicted {
+		if !a.evicted && a.superseded == nil {
 			waiting = append(waiting, a)
 		}
 	}

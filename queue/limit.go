@@ -33,19 +33,38 @@ func (l *Lanes) reserve(ln *lane, r *Request, needless Load) error {
 	if ln.full(r, needless) {
 		return ErrLaneFull
 	}
-	// Other shards add at the same time, so add first and take it back when
-	// it was too much: the limit is never exceeded, at worst met early.
-	if l.queued.Add(1)-int64(needless.Depth) > int64(l.config.MaxQueued) {
-		l.queued.Add(-1)
-		return ErrOverloaded
-	}
-	if l.bytes.Add(int64(r.Bytes))-int64(needless.Bytes) > l.config.MaxQueuedBytes {
-		l.bytes.Add(-int64(r.Bytes))
-		l.queued.Add(-1)
+	if !l.room(r.Bytes, needless) {
 		return ErrOverloaded
 	}
 	ln.bytes += r.Bytes
 	return nil
+}
+
+// room counts a request that has to wait against the node, or reports that there is none
+// for it, and counts nothing.
+func (l *Lanes) room(bytes int, needless Load) bool {
+	// Other shards add at the same time, so add first and take it back when
+	// it was too much: the limit is never exceeded, at worst met early.
+	if l.queued.Add(1)-int64(needless.Depth) > int64(l.config.MaxQueued) {
+		l.queued.Add(-1)
+		return false
+	}
+	if l.bytes.Add(int64(bytes))-int64(needless.Bytes) > l.config.MaxQueuedBytes {
+		l.bytes.Add(-int64(bytes))
+		l.queued.Add(-1)
+		return false
+	}
+	return true
+}
+
+// Reserve counts a request that waits outside of all lanes among those of MaxQueued and
+// MaxQueuedBytes, and reports whether there was room; then Free ends it.
+func (l *Lanes) Reserve(bytes int) bool { return l.room(bytes, Load{}) }
+
+// Free ends what Reserve began.
+func (l *Lanes) Free(bytes int) {
+	l.queued.Add(-1)
+	l.bytes.Add(-int64(bytes))
 }
 
 func (ln *lane) full(r *Request, needless Load) bool {

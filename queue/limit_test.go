@@ -254,3 +254,26 @@ func TestDrainWaitsForWhatCameDuringClose(t *testing.T) {
 		client.Wait()
 	}
 }
+
+// Mutants: what is reserved is not counted; it is not freed; a refusal is counted.
+func TestReserve(t *testing.T) {
+	l := New(Config{MaxQueued: 2, MaxQueuedBytes: 100, MaxLanes: 10, Tags: 1})
+	var running, waiting Ticket
+	r := Request{Key: []byte("k"), Bytes: 60, MaxDepth: 10, MaxBytes: 1000}
+	if err := l.Admit(&running, &r); err != nil {
+		t.Fatal(err)
+	}
+	if !l.Reserve(50) || l.Reserve(51) {
+		t.Error("100 bytes are not the limit")
+	}
+	if err := l.Admit(&waiting, &r); !errors.Is(err, ErrOverloaded) {
+		t.Errorf("beside what is reserved: %v", err)
+	}
+	l.Free(50)
+	if err := l.Admit(&waiting, &r); err != nil {
+		t.Errorf("when it is free: %v", err)
+	}
+	if !l.Reserve(0) || l.Reserve(0) {
+		t.Error("2 requests are not the limit")
+	}
+}
