@@ -32,7 +32,7 @@ func newFailingUpstream(t *testing.T) *httptest.Server {
 // new owner, who has run nothing of it. What waited is answered not executed, and the move does not
 // wait for it.
 //
-// Mutants: (below)
+// Mutants killed: halts do not travel; that nothing is halted is not said, or not of the whole partition.
 func TestAHaltMovesWithItsPartition(t *testing.T) {
 	c := startMembers(t, 2, newFailingUpstream(t).URL, "")
 	key := c.keysOfSpace(t, "halting", 0, 1)[0]
@@ -121,7 +121,6 @@ func (c *testCluster) locates(key string) (l admin.Location) {
 	return l
 }
 
-// Mutants: (below)
 func TestLanesCommand(t *testing.T) {
 	cluster := newFakeCluster()
 	cluster.lanes = admin.Lanes{Node: "lk-0", Lanes: []admin.StoppedLane{
@@ -186,7 +185,6 @@ func (m memo) accept(p int, version uint8, data []byte) {
 	*m.got = append(*m.got, fmt.Sprint(m.text, p, version, string(data)))
 }
 
-// Mutants: (below)
 func TestSectionsGoToWhomTheyAreFor(t *testing.T) {
 	var got []string
 	s := sections{sectionMarks: memo{"marks", &got}, sectionRecords: memo{"records", &got}, sectionHalts: memo{"", &got}}
