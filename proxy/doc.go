@@ -16,7 +16,8 @@
 //     the response whole; then the lane is free, and only then is the client
 //     answered. A response too large for that streams under the lane
 //     (stream.go); an upstream that does not answer in time has its lane held
-//     (hold.go).
+//     (hold.go). What has failed may be attempted again in its turn (failure.go),
+//     or stop its lane until an operator says so (halt.go).
 //  6. outcome.go is the one table of answers that are lanekeeper's own; each
 //     says whether the request was executed.
 //

@@ -21,6 +21,9 @@ func halts(refuse bool) func(*proxy.Lane) {
 
 // What is a failure, and of whom. After one nothing runs, and what waits is answered by its own
 // patience.
+//
+// Mutants: a shared request halts; a failing status does not, or a reset, or a stream that breaks off; an answer that makes no
+// sense is judged after its hold has begun; the answer says nothing of the halt; it is not logged.
 func TestAFailureHaltsTheLane(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -77,6 +80,8 @@ func TestAFailureHaltsTheLane(t *testing.T) {
 
 // What waits when the lane is halted, and what comes then: it waits, or is refused. None
 // slips in between the failure and the halt, also if it waited already.
+//
+// Mutant: what is to be refused waits.
 func TestWhatWaitsInAHaltedLane(t *testing.T) {
 	for _, refuses := range []bool{false, true} {
 		bubble(t, fmt.Sprint("refuses: ", refuses), func(t *testing.T) {
@@ -125,6 +130,8 @@ func TestWhatWaitsInAHaltedLane(t *testing.T) {
 }
 
 // A lane that is held is halted at once, and stays so when the hold has ended.
+//
+// Mutant: the timeout is judged after the hold has begun.
 func TestAHeldLaneIsHalted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPair(t, lane(func(l *proxy.Lane) {
@@ -153,6 +160,8 @@ func TestAHeldLaneIsHalted(t *testing.T) {
 
 // A request halts its lane where that is, by the rule of its owner. When its partition moves,
 // what waits is answered not executed, and nothing of the key runs at the new owner either.
+//
+// Mutants: the ingress's rule counts; the owner's own is not asked whether to refuse.
 func TestAHaltAtTheOwner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPair(t, change{proxy: func(node int, c *proxy.Config) {
@@ -209,6 +218,8 @@ func TestAHaltedLaneThatMovesKeepsNobody(t *testing.T) {
 }
 
 // What this node refuses to send is no failure of its upstream.
+//
+// Mutant: it is.
 func TestARefusalHaltsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startPair(t, lane(halts(false)), nil)

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -164,6 +165,10 @@ func TestAHaltStandsWhenTheHoldEnds(t *testing.T) {
 	if err := b.Wait(time.Time{}); err != nil {
 		t.Error(err)
 	}
+	b.Hold()
+	if stopped := l.Stopped(); len(stopped) != 1 || stopped[0].Halt != nil || !stopped[0].Head().Held {
+		t.Errorf("only held: %+v", stopped)
+	}
 	b.Done()
 }
 
@@ -191,8 +196,9 @@ func TestAHaltThatEndsBeforeTheHold(t *testing.T) {
 // A halt goes with its partition, and what waits does not: it is evicted in the step in which the
 // partition is sealed. What fails after that halts the lane for its new owner.
 //
-// Mutants: Seal leaves what waits; it lists the key all the same; Halt in a sealed partition leaves it; halts of other
-// partitions are given, or what was halted here before stays; a halt in an open partition is forgotten.
+// Mutants: Seal leaves what waits, or evicts from other partitions; Halt in a sealed one leaves it; keys that
+// run are exported; what was halted here before stays, or is forgotten for one key's sake, or in an open
+// partition; a halt takes another's place, or is ended at the old owner, or shown there; lanes past the limit are not counted.
 func TestHaltsMoveWithTheirPartition(t *testing.T) {
 	var told []string
 	from, to := partitioned(&told), partitioned(&told)
@@ -264,6 +270,63 @@ func TestHaltsMoveWithTheirPartition(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 	other.Done()
+	lanes := 0
+	for i := range to.shards {
+		lanes += len(to.shards[i].lanes)
+	}
+	if n := to.lanes.Load(); n != int64(lanes) || lanes != 2 {
+		t.Errorf("%d lanes counted, %d there, want k and early", n, lanes)
+	}
+}
+
+// Whatever else has kept a halted lane, it stays when that ends.
+//
+// Mutants: it closes when it is unblocked; when it cools.
+func TestAHaltedLaneOutlivesItsOtherReasons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []string
+		l := partitioned(&told)
+		l.Block(7, []byte("k"))
+		l.ImportHalts(7, []KeyHalt{{"k", Halt{Cause: "moved"}}}, false)
+		l.Unblock(7, []byte("k"))
+		if _, ok := l.Halted(7, []byte("k")); !ok {
+			t.Error("unblocked, and not halted any more")
+		}
+		l.Resume(7, []byte("k"), ID{})
+
+		hot := &HotRule{Depth: 1, For: time.Millisecond, CoolAfter: time.Millisecond}
+		var a, b, c Ticket
+		for _, ticket := range []*Ticket{&a, &b, &c} {
+			if err := l.Admit(ticket, &Request{Key: []byte("k"), Partition: 7, MaxDepth: 9, MaxBytes: 99, Hot: hot}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		if !c.Hot {
+			t.Fatal("the key is not hot")
+		}
+		b.Leave()
+		c.Leave()
+		a.Halt("503")
+		a.Done()
+		for range 3 {
+			time.Sleep(time.Second)
+			l.Cool()
+		}
+		if _, ok := l.Halted(7, []byte("k")); !ok || len(l.Hot()) != 0 {
+			t.Errorf("halted %v, hot %v", ok, l.Hot())
+		}
+		err := l.Admit(&a, &Request{Key: []byte("k"), Partition: 7, MaxDepth: 9, MaxBytes: 99, RefuseHalted: true})
+		if refused := (*HaltedError)(nil); !errors.As(err, &refused) || refused.Cause != "503" {
+			t.Errorf("to be refused: %v", err)
+		}
+		if err := l.Refuses(&a, &Request{Key: []byte("k"), Partition: 7, MaxDepth: 9, MaxBytes: 99, RefuseHalted: true}); !errors.As(err, new(*HaltedError)) {
+			t.Errorf("foreseen: %v", err)
+		}
+		if err := l.Refuses(&a, &Request{Key: []byte("k"), Partition: 7, MaxDepth: 9, MaxBytes: 99}); err != nil {
+			t.Errorf("foreseen of one that waits: %v", err)
+		}
+	})
 }
 
 // Nothing waits in a halted lane of a node that ends, and the lane keeps no drain.

@@ -7,7 +7,8 @@ import (
 	"lanekeeper/proxy"
 )
 
-// Mutants killed: ...
+// Mutants killed: any text is a status; one of an interim response passes; backoff may be above
+// max_backoff; halt and spill pass together; routes that share lanes need not agree.
 func TestConfigAfterFailureIsChecked(t *testing.T) {
 	after := func(more string) string { return "defaults: {lane: {after_failure: {" + more + "}}}\n" + someApp }
 	at := func(place, setting, message string) []string {
