@@ -153,10 +153,9 @@ func (m *Memory) now() time.Duration { return time.Since(m.epoch) }
 // if it is to be claimed anew.
 func (m *Memory) fitsLocked(r *Request, of *record) bool {
 	n := max(r.MaxEntry, 0)
-	encoded, bytes, records := n, reserved(n), 0
+	encoded, bytes := n, reserved(n)
 	p := m.partitions[r.Partition]
 	if of == nil {
-		records = 1
 		encoded += encodedRecord
 		bytes += recordBytes
 		if p == nil || p.lanes[string(r.Key)] == nil {
@@ -170,7 +169,7 @@ func (m *Memory) fitsLocked(r *Request, of *record) bool {
 		encoded += p.encoded
 	}
 	return encoded <= m.most && m.hasBytesLocked(bytes) &&
-		(m.config.MaxRecords == 0 || len(m.records)+records <= m.config.MaxRecords)
+		(of != nil || m.config.MaxRecords == 0 || len(m.records) < m.config.MaxRecords)
 }
 
 func (m *Memory) hasBytesLocked(n int64) bool {

@@ -104,7 +104,11 @@ func (w *twin) importFrom(from *twin, chosen func(id ID) bool) {
 // TestMemoryTwin has two stores, and their twins, do the same at random, with records
 // that travel between them, and compares all that they know after each step.
 func TestMemoryTwin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) { rapid.Check(endless{t}, checkTwins) })
+	synctest.Test(t, func(t *testing.T) {
+		for range 5 { // of 100 each
+			rapid.Check(endless{t}, checkTwins)
+		}
+	})
 }
 
 // endless has no deadline, which is of another time than the bubble's.
@@ -196,7 +200,11 @@ func checkTwins(t *rapid.T) {
 			if len(data) == 0 {
 				t.Skip()
 			}
-			stores[1].Import(0, data[:rapid.IntRange(0, len(data)-1).Draw(t, "cut")])
+			data = data[:rapid.IntRange(0, len(data)-1).Draw(t, "cut")]
+			if walk(data, func([]byte, *traveller) {}) {
+				t.Skip() // between two lanes
+			}
+			stores[1].Import(0, data)
 		},
 		"own": func(t *rapid.T) {
 			n := node.Draw(t, "node")

@@ -57,7 +57,7 @@ func TestPostgres(t *testing.T) {
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
 		Open: func(t testing.TB) *idempotencytest.Node {
 			relay := locktest.NewRelay(t, server.Address)
-			store := openStore(t, Config{DSN: dsn(relay.Address()), CreateTable: true, MaxConnections: 3, Timeout: testTimeout})
+			store := openStore(t, Config{DSN: dsn(relay.Address()), CreateTable: true, Timeout: testTimeout})
 			return &idempotencytest.Node{
 				Store: store, Cut: relay.Stall, Mend: func() { relay.Cut(); relay.Heal() }, LoseReply: func() { relay.CutAt(1) },
 			}
