@@ -388,8 +388,7 @@ func (r *memoryRun) Lose(context.Context) error {
 // Forget implements Run.
 func (r *memoryRun) Forget(context.Context) error { return r.end(nil) }
 
-// end ends the claim with to, or, if that is nil or the record's time is over, with the
-// record.
+// end ends the claim with to, or, if that is nil, with the record.
 func (r *memoryRun) end(to func(*record)) error {
 	m := r.store
 	m.mu.Lock()
@@ -397,7 +396,7 @@ func (r *memoryRun) end(to func(*record)) error {
 	if r.of.run != r {
 		return ErrLost
 	}
-	if to == nil || r.of.expires <= m.now() {
+	if to == nil {
 		m.removeLocked(r.of)
 		return nil
 	}

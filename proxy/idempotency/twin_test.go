@@ -103,6 +103,12 @@ func (w *twin) importFrom(from *twin, chosen func(id ID) bool) {
 
 // TestMemoryTwin has two stores, and their twins, do the same at random, with records
 // that travel between them, and compares all that they know after each step.
+//
+// Mutants: Again takes whatever print; what is running; is ignored; what runs isn't
+// exported; except is ignored; a time to live rounds down; what is unknown replaces
+// what was done; an import replaces nothing; what is bare travels whole; lanes, or
+// partitions, stay when they are empty; a reply that goes stays counted; an overfull
+// store refuses Again.
 func TestMemoryTwin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for range 5 { // of 100 each
