@@ -1,6 +1,7 @@
 package idempotency
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"testing"
@@ -50,6 +51,9 @@ func state(t *testing.T, m *Memory, r *Request) State {
 
 // TestMemoryBounds: a full store takes no new name, forgets none, and knows those that
 // it has; room comes with the end of a record.
+//
+// Mutants: nothing is swept; there is room for one more; the reply that might come
+// doesn't count; a full store forgets the oldest.
 func TestMemoryBounds(t *testing.T) {
 	_, one := measured(t, 1)
 	_, three := measured(t, 3)
@@ -110,6 +114,9 @@ func measured(t *testing.T, n int) (int, int64) {
 }
 
 // TestExpiredIsNew: a record is over at its time, be it removed or not.
+//
+// Mutants: a record that expires is there a moment longer; what was not removed yet is;
+// its time is counted from a millisecond late; it is exported.
 func TestExpiredIsNew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := NewMemory(MemoryConfig{})
@@ -155,6 +162,9 @@ func TestPartitionTravels(t *testing.T) {
 				break
 			}
 		}
+		if n := m.partitions[3].encoded; n > testMost {
+			t.Errorf("%d bytes are counted, of %d", n, testMost)
+		}
 		section := m.Export(3, nil)
 		if len(section) > testMost || len(section) < testMost*3/4 {
 			t.Errorf("%d records of %d travel in %d bytes", n, size, len(section))
@@ -172,6 +182,8 @@ func TestPartitionTravels(t *testing.T) {
 }
 
 // TestPartitionReserves: what runs has its room, and no more is begun than can finish.
+//
+// Mutants: nothing is reserved.
 func TestPartitionReserves(t *testing.T) {
 	m := narrow()
 	var runs []Run
@@ -203,6 +215,9 @@ func TestPartitionReserves(t *testing.T) {
 
 // TestForeignGoFirst: copies of what has moved make room, and only then; what runs
 // stays, and so does what is this node's.
+//
+// Mutants: there is no eviction; it takes what is owned, alone or too; it takes what
+// runs; Owned is called under the lock.
 func TestForeignGoFirst(t *testing.T) {
 	asked := 0
 	m := NewMemory(MemoryConfig{MaxRecords: 5})
@@ -236,6 +251,8 @@ func TestForeignGoFirst(t *testing.T) {
 }
 
 // TestImportBeyondBounds: no name is lost for want of room, but bodies are.
+//
+// Mutants: all bytes are kept.
 func TestImportBeyondBounds(t *testing.T) {
 	from := NewMemory(MemoryConfig{})
 	for i := range 10 {
@@ -264,6 +281,8 @@ func TestImportBeyondBounds(t *testing.T) {
 
 // TestMergedPartitionTravels: the records of two owners, more than one section may have,
 // still make a section of its size.
+//
+// Mutants: a section has any size.
 func TestMergedPartitionTravels(t *testing.T) {
 	all := narrow()
 	for owner := range 2 {
@@ -288,8 +307,92 @@ func TestMergedPartitionTravels(t *testing.T) {
 	}
 }
 
+// TestImportIgnores: what this version doesn't write is ignored whole, and what is behind
+// it, too.
+//
+// Mutants: any version will do; left, or status, has no bound; a lane may have no record;
+// what comes first is taken.
+func TestImportIgnores(t *testing.T) {
+	m := NewMemory(MemoryConfig{})
+	if !done(t, m, numbered(1, 0), Reply{Status: 200}) {
+		t.Fatal("full")
+	}
+	sound := m.Export(0, nil)
+	record := func(kind byte, numbers ...uint64) []byte {
+		data := append([]byte{1, 'k', 1}, make([]byte, len(ID{})+len(Print{}))...)
+		data = append(data, kind)
+		for _, n := range numbers {
+			data = binary.AppendUvarint(data, n)
+		}
+		return data
+	}
+	for name, test := range map[string]struct {
+		data []byte
+		want int
+	}{
+		"sound":             {sound, 1},
+		"and another":       {append(bytes.Clone(sound), record(kindUnknown, 1)...), 2},
+		"nothing":           {nil, 0},
+		"a version alone":   {[]byte{sectionVersion}, 0},
+		"another version":   {append([]byte{sectionVersion + 1}, sound[1:]...), 0},
+		"no time":           {append(bytes.Clone(sound), record(kindUnknown, 0)...), 0},
+		"all time":          {append(bytes.Clone(sound), record(kindUnknown, 1<<63)...), 0},
+		"no status":         {append(bytes.Clone(sound), record(kindBare, 1, statusMax+1)...), 0},
+		"no kind":           {append(bytes.Clone(sound), record(0, 1, 200, 0, 0)...), 0},
+		"a further kind":    {append(bytes.Clone(sound), record(kindUnknown+1, 1, 200, 0, 0)...), 0},
+		"no record":         {append(bytes.Clone(sound), 1, 'k', 0), 0},
+		"a record too few":  {append(bytes.Clone(sound), 1, 'k', 1), 0},
+		"a body that lacks": {append(bytes.Clone(sound), record(kindDone, 1, 200, 0, 1)...), 0},
+	} {
+		to := NewMemory(MemoryConfig{})
+		to.Import(0, test.data)
+		if n, _ := to.Entries(); n != test.want {
+			t.Errorf("%s: %d records, want %d", name, n, test.want)
+		}
+	}
+}
+
+// TestImportOverExpired: a reply whose time is over stands in nobody's way.
+//
+// Mutants: what is unknown never replaces what was done.
+func TestImportOverExpired(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, from := NewMemory(MemoryConfig{}), NewMemory(MemoryConfig{})
+		done(t, m, numbered(0, 0), Reply{})
+		time.Sleep(time.Hour)
+		run, _, err := from.Begin(t.Context(), numbered(0, 0))
+		if err != nil || run.Lose(t.Context()) != nil {
+			t.Fatal(err)
+		}
+		m.Import(0, from.Export(0, nil))
+		if have := state(t, m, numbered(0, 0)); have != Unknown {
+			t.Errorf("state %d", have)
+		}
+	})
+}
+
+// TestClosedTravels: a closed store can still tell of what ran.
+//
+// Mutants: Close forgets what runs.
+func TestClosedTravels(t *testing.T) {
+	m, to := NewMemory(MemoryConfig{}), NewMemory(MemoryConfig{})
+	if _, _, err := m.Begin(t.Context(), numbered(0, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Close(); err != nil {
+		t.Fatal(err)
+	}
+	to.Import(0, m.Export(0, nil))
+	if have := state(t, to, numbered(0, 0)); have != Unknown {
+		t.Errorf("state %d", have)
+	}
+}
+
 // FuzzImport: anything is read or ignored, whole; what is read leaves a sound store, and
 // is what would be sent on.
+//
+// Mutants: what comes first is taken, though the rest can't be read; lengths are
+// believed.
 func FuzzImport(f *testing.F) {
 	m := NewMemory(MemoryConfig{})
 	for i := range 6 {

@@ -9,6 +9,8 @@ import (
 
 // TestMemoryIsCounted: what is counted is what the heap grows by, and not much more.
 // Records are worst alone in their lanes.
+//
+// Mutants: a record counts for 180 bytes; a lane for none.
 func TestMemoryIsCounted(t *testing.T) {
 	for _, test := range []struct {
 		name  string

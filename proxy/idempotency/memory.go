@@ -153,10 +153,9 @@ func (m *Memory) now() time.Duration { return time.Since(m.epoch) }
 // if it is to be claimed anew.
 func (m *Memory) fitsLocked(r *Request, of *record) bool {
 	n := max(r.MaxEntry, 0)
-	encoded, bytes, records := n, reserved(n), 0
+	encoded, bytes := n, reserved(n)
 	p := m.partitions[r.Partition]
 	if of == nil {
-		records = 1
 		encoded += encodedRecord
 		bytes += recordBytes
 		if p == nil || p.lanes[string(r.Key)] == nil {
@@ -170,7 +169,7 @@ func (m *Memory) fitsLocked(r *Request, of *record) bool {
 		encoded += p.encoded
 	}
 	return encoded <= m.most && m.hasBytesLocked(bytes) &&
-		(m.config.MaxRecords == 0 || len(m.records)+records <= m.config.MaxRecords)
+		(of != nil || m.config.MaxRecords == 0 || len(m.records) < m.config.MaxRecords)
 }
 
 func (m *Memory) hasBytesLocked(n int64) bool {
@@ -397,8 +396,7 @@ func (r *memoryRun) Lose(context.Context) error {
 // Forget implements Run.
 func (r *memoryRun) Forget(context.Context) error { return r.end(nil) }
 
-// end ends the claim with to, or, if that is nil or the record's time is over, with the
-// record.
+// end ends the claim with to, or, if that is nil, with the record.
 func (r *memoryRun) end(to func(*record)) error {
 	m := r.store
 	m.mu.Lock()
@@ -406,7 +404,7 @@ func (r *memoryRun) end(to func(*record)) error {
 	if r.of.run != r {
 		return ErrLost
 	}
-	if to == nil || r.of.expires <= m.now() {
+	if to == nil {
 		m.removeLocked(r.of)
 		return nil
 	}

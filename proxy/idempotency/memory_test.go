@@ -9,6 +9,11 @@ import (
 )
 
 // TestMemory: the suite.
+//
+// Mutants: Again takes whatever print, or is ignored; an ended Run ends again; Forget
+// makes unknown; Lose forgets; MaxEntry is one less, or for the body alone; the reply
+// is not copied; Close leaves what runs; Begin goes on after Close; the context isn't
+// looked at; a Run that is nil isn't.
 func TestMemory(t *testing.T) {
 	idempotencytest.Run(t, &idempotencytest.Place{
 		Lease: 200 * time.Millisecond, Timeout: time.Second,

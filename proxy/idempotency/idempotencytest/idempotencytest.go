@@ -41,7 +41,7 @@ type Server struct {
 type Node struct {
 	idempotency.Store
 	Cut       func() // to the server's eyes, the node has crashed
-	Mend      func() // ends Cut
+	Mend      func() // ends Cut; connections of before are closed
 	LoseReply func() // the next reply of the server doesn't arrive: the connection is cut
 }
 
@@ -100,6 +100,7 @@ var shared = []struct {
 	{"RenewsItsOwn", true, renewsItsOwn},
 	{"MadeGood", true, madeGood},
 	{"LostReplies", true, lostReplies},
+	{"ConnectionsAreCut", true, connectionsAreCut},
 	{"CutCallsAreBounded", true, cutCallsAreBounded},
 }
 
@@ -585,6 +586,23 @@ func lostReplies(s *suite) {
 		s.node.LoseReply()
 		s.wantErr(end(run), nil)
 		s.want(other, r, []idempotency.State{idempotency.Done, idempotency.Unknown, idempotency.New}[i])
+	}
+}
+
+// connectionsAreCut: all of them, and the next call needs to know nothing of that.
+func connectionsAreCut(s *suite) {
+	for range 5 {
+		var wg sync.WaitGroup
+		for range 16 {
+			wg.Go(func() {
+				if _, _, err := s.node.Begin(s.Context(), s.request()); err != nil {
+					s.Errorf("Begin: %v", err)
+				}
+			})
+		}
+		wg.Wait()
+		s.node.Mend()
+		s.claim(s.node, s.request())
 	}
 }
 

@@ -41,6 +41,14 @@ func tryOpen(config Config) (*idempotency.Remote, error) {
 }
 
 // TestPostgres is all that needs a server, which takes a while to make.
+//
+// Mutants: the statement doesn't look before it inserts; a conflict takes no row; what
+// has expired counts, or conflicts; Again takes whatever print; is ignored; takes what
+// another has just taken; a lease doesn't end; a claim expires with its TTL. Finish,
+// Lose, Forget and Renew don't compare the nonce; Finish, Lose and Forget don't succeed
+// twice; they do after another one. All rows are swept; none; one batch at a time.
+// Names aren't checked; the creation takes no lock, or isn't asked for; the table isn't
+// looked at; a standby will do. Deadlines are the client's; cut connections are kept.
 func TestPostgres(t *testing.T) {
 	server := locktest.Postgres(t)
 	asks, err := pgx.Connect(t.Context(), dsn(server.Address))
@@ -57,7 +65,7 @@ func TestPostgres(t *testing.T) {
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
 		Open: func(t testing.TB) *idempotencytest.Node {
 			relay := locktest.NewRelay(t, server.Address)
-			store := openStore(t, Config{DSN: dsn(relay.Address()), CreateTable: true, MaxConnections: 3, Timeout: testTimeout})
+			store := openStore(t, Config{DSN: dsn(relay.Address()), CreateTable: true, Timeout: testTimeout})
 			return &idempotencytest.Node{
 				Store: store, Cut: relay.Stall, Mend: func() { relay.Cut(); relay.Heal() }, LoseReply: func() { relay.CutAt(1) },
 			}

@@ -29,6 +29,13 @@ func openStore(t testing.TB, config Config) *idempotency.Remote {
 }
 
 // TestRedis: the suite, on a real server.
+//
+// Mutants: Again takes whatever print, or is ignored; a claim isn't looked at; is not
+// known by its nonce when it comes again; a lease doesn't end; is free when it has;
+// nothing expires; a claim expires with its lease; with its TTL; renewal doesn't
+// prolong the record. Finish, Lose, Forget and Renew don't compare the nonce; Finish
+// and Lose don't succeed twice; nor Forget; they do after another one; Renew does
+// nothing. A Run asks after Close; all claims have one nonce.
 func TestRedis(t *testing.T) {
 	server := locktest.Redis(t)
 	idempotencytest.Run(t, &idempotencytest.Place{
@@ -45,6 +52,8 @@ func TestRedis(t *testing.T) {
 }
 
 // TestOpenRefuses: servers that would forget, that are none, or that don't answer.
+//
+// Mutants: a replica will do; so will eviction.
 func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	master := locktest.Redis(t, "--requirepass", "right").Address
@@ -86,7 +95,7 @@ func TestOpenRefuses(t *testing.T) {
 // TestFull: a server that has no room is full for new names. What it knows it knows, and
 // what has begun is renewed, and ends.
 //
-// Mutants: TODO
+// Mutants: what has begun finds no room; a lack of memory is like any error.
 func TestFull(t *testing.T) {
 	t.Parallel()
 	const lease = 300 * time.Millisecond
