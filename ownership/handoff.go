@@ -116,6 +116,7 @@ func (t *Table) receipt(p int, s *partition, from ring.Member, r Taken) {
 	switch {
 	case !r.Returned:
 	case t.view.Enough:
+		t.state.Import(p, t.state.Export(p, nil)) // nobody has had it meanwhile: it is all still true
 		t.win(p, s)
 	default:
 		s.holder = ring.Member{}

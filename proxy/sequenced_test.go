@@ -229,7 +229,7 @@ func TestNumbersThroughAnyNode(t *testing.T) {
 				key := "order:7"
 				n, from, to := partition(key), at, 1-at
 				p.leave(key)
-				marks[from].Wake(n)
+				marks[from].Seal(n)
 				for p.nodes[from].lanes.Busy(n, []byte(key)) {
 					time.Sleep(time.Millisecond)
 				}
@@ -237,6 +237,7 @@ func TestNumbersThroughAnyNode(t *testing.T) {
 					t.Error(err)
 				}
 				records[to].Import(n, records[from].Export(n, nil))
+				marks[to].Open(n)
 				p.take(key, p.nodes[to], nil, nil)
 				at = to
 			}

@@ -20,6 +20,7 @@ import (
 	"lanekeeper/ownership"
 	"lanekeeper/peer"
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 	"lanekeeper/ring"
 )
@@ -67,8 +68,8 @@ type clusterHooks struct {
 	aside func(peer.Local) (bool, *peer.Call)
 	noted func(ring.Member, []byte)
 
-	state  ownership.Sections  // what travels with keys
-	sealed func(partition int) // is told when no more requests of a partition are let in
+	state ownership.Sections // what travels with keys
+	marks *sequence.Marks
 }
 
 // newCluster makes the parts that are needed before the lanes' first request,
@@ -120,7 +121,7 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		suspicion = suspicionOf(settings.gossip.profile)
 	}
 	c.owners, err = ownership.New(ownership.Config{
-		Self: c.self, Partitions: settings.partitions, Lanes: sealingLanes{c.lanes, edge.sealed}, Sections: edge.state,
+		Self: c.self, Partitions: settings.partitions, Lanes: markedLanes{c.lanes, edge.marks}, Sections: edge.state,
 		Send:           func(to ring.Member, payload []byte) { c.hop.Post(to, payload) },
 		Routed:         c.hop.Routed,
 		Frozen:         func() { c.hop.Freeze() },

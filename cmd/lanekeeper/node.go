@@ -174,11 +174,11 @@ func (n *node) makeLanes() (err error) {
 		return nil
 	}
 	edge := clusterHooks{
-		serve:  func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
-		aside:  func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
-		state:  n.travellers(),
-		sealed: n.records.marks.Wake,
-		noted:  func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
+		serve: func(in *peer.Inbound) (*peer.Response, bool) { return n.proxy.ServeForwarded(in) },
+		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
+		state: n.travellers(),
+		marks: n.records.marks,
+		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
 		return err

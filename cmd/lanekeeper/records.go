@@ -94,16 +94,22 @@ func (s marksState) accept(partition int, version uint8, data []byte) {
 
 var errUnknownVersion = errors.New("its version is not known here")
 
-// sealingLanes are lanes of which somebody is told when a partition was sealed.
-type sealingLanes struct {
+// markedLanes are lanes whose tenures the marks know of.
+type markedLanes struct {
 	*queue.Lanes
-	sealed func(partition int)
+	marks *sequence.Marks
+}
+
+// Open implements ownership.Lanes.
+func (l markedLanes) Open(partition int) {
+	l.marks.Open(partition) // first: a request may be judged at once
+	l.Lanes.Open(partition)
 }
 
 // Seal implements ownership.Lanes.
-func (l sealingLanes) Seal(partition int) [][]byte {
+func (l markedLanes) Seal(partition int) [][]byte {
 	keys := l.Lanes.Seal(partition)
-	l.sealed(partition)
+	l.marks.Seal(partition) // last: who was held takes its place anew, and finds none
 	return keys
 }
 

@@ -11,7 +11,7 @@ type Held struct {
 
 // Hold has a request wait for news of its key, unless most already do: ErrHeld. It is
 // called in the turn in which the request was judged, so that nothing comes to pass in
-// between; but the partition may have another owner already, and whoever calls Wake
+// between; but the partition may have another owner already, and whoever calls Seal
 // then has been here before.
 func (m *Marks) Hold(partition int, key []byte, most int) (*Held, error) {
 	m.mu.Lock()
@@ -35,9 +35,11 @@ func (h *Held) Leave() {
 	m.tidy(h.lane)
 }
 
-// Wake wakes all that are held in a partition, which is not this node's any more.
-func (m *Marks) Wake(partition int) {
+// Seal ends this node's tenure of a partition. All that are held in it are woken.
+func (m *Marks) Seal(partition int) {
 	m.mu.Lock()
+	delete(m.open, partition)
+	delete(m.whole, partition)
 	var all woken
 	for _, ln := range m.parts[partition] {
 		all = append(all, ln.wake()...)

@@ -6,7 +6,11 @@ import (
 	"time"
 )
 
-// Marks travel with their partition. The format is a list of
+// Marks travel with their partition. The format is
+//
+//	whole u8: 1 if it is all that is known of the partition, but for some keys
+//
+// and a list of
 //
 //	key text · number of producers · for each: name text · epoch · done · time left in ms
 //
@@ -17,7 +21,7 @@ func (m *Marks) Export(partition int, except []string) []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire()
-	var b []byte
+	b := []byte{1}
 	for key, ln := range m.parts[partition] {
 		if !slices.Contains(except, key) {
 			b = m.append(b, ln)
@@ -32,7 +36,7 @@ func (m *Marks) ExportKey(partition int, key string) []byte {
 	defer m.mu.Unlock()
 	m.expire()
 	if ln := m.parts[partition][key]; ln != nil {
-		return m.append(nil, ln)
+		return m.append([]byte{0}, ln)
 	}
 	return nil
 }
@@ -54,18 +58,23 @@ func appendText(b []byte, text string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(text))), text...)
 }
 
-// Import adds what another node knew of keys to what is known here, and wakes those
-// that are held for them. Of two marks of a producer the higher one is right: they
-// only rise, and where a split network had two owners each ran what it marked. Bytes
+// Import takes what another node knew of keys, and wakes those that are held for them.
+// All that is known of a partition which this node doesn't have replaces what was known
+// here, which is older. Otherwise the higher one of two marks of a producer is right:
+// they only rise, and where a split network had two owners each ran what it marked. Bytes
 // that Export did not make are an error, and change nothing. Marks are taken even if
 // there are more of them than MaxMarks: to lose one is to run a request again.
 func (m *Marks) Import(partition int, b []byte) error {
-	lanes, err := parse(b)
+	whole, lanes, err := parse(b)
 	if err != nil {
 		return err
 	}
 	m.mu.Lock()
 	now := m.config.Now()
+	if whole && !m.open[partition] {
+		m.forgetAll(partition)
+		m.whole[partition] = true
+	}
 	var all woken
 	for key, marks := range lanes {
 		ln := m.lane(partition, key)
@@ -83,12 +92,34 @@ func (m *Marks) Import(partition int, b []byte) error {
 	return nil
 }
 
+// Open begins this node's tenure of a partition.
+func (m *Marks) Open(partition int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.open[partition] && !m.whole[partition] {
+		m.forgetAll(partition)
+	}
+	delete(m.whole, partition)
+	m.open[partition] = true
+}
+
+func (m *Marks) forgetAll(partition int) {
+	for _, ln := range m.parts[partition] {
+		for _, k := range ln.marks {
+			m.forget(k)
+		}
+	}
+}
+
 func (k *mark) below(other mark) bool {
 	return k.epoch < other.epoch || k.epoch == other.epoch && k.done < other.done
 }
 
-func parse(b []byte) (lanes map[string][]mark, _ error) {
-	in := &reader{b: b}
+func parse(b []byte) (whole bool, lanes map[string][]mark, _ error) {
+	if len(b) == 0 || b[0] > 1 {
+		return false, nil, errFormat
+	}
+	in := &reader{b: b[1:]}
 	lanes = make(map[string][]mark)
 	for len(in.b) > 0 && !in.bad {
 		key, n := in.text(), in.number()
@@ -102,9 +133,9 @@ func parse(b []byte) (lanes map[string][]mark, _ error) {
 		}
 	}
 	if in.bad {
-		return nil, errFormat
+		return false, nil, errFormat
 	}
-	return lanes, nil
+	return b[0] == 1, lanes, nil
 }
 
 // leftMax is far above any time for which a mark is kept.

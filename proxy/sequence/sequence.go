@@ -14,6 +14,11 @@
 // its client hung up, say, is still the next, and those behind it are held until it
 // comes again.
 //
+// Marks move with their partition: [Marks.Seal] ends a tenure, [Marks.Import] brings what
+// the last owner knew, and [Marks.Open] begins one. Where nothing was brought, as after a
+// crash, what is left of an earlier tenure is forgotten: others may have run what it says
+// is still to come.
+//
 // Not promised: that a mark outlives the process. Where a mark is not known, number 1
 // begins a producer, and any other is [Unknown] rather than a guess.
 package sequence
@@ -64,7 +69,9 @@ type Marks struct {
 
 	mu    sync.Mutex // guards the rest
 	parts map[int]map[string]*lane
-	count int // of marks
+	open  map[int]bool // partitions between Open and Seal
+	whole map[int]bool // others, of which everything is known
+	count int          // of marks
 	old   expiries
 }
 
@@ -92,7 +99,7 @@ func New(config Config) *Marks {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Marks{config: config, parts: make(map[int]map[string]*lane)}
+	return &Marks{config: config, parts: make(map[int]map[string]*lane), open: make(map[int]bool), whole: make(map[int]bool)}
 }
 
 // Len is how many producers of keys are remembered.
