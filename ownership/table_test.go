@@ -775,6 +775,34 @@ func TestStateTravels(t *testing.T) {
 	b.want("told again", taker, notes{"y": "2"})
 }
 
+// TestReturnedStateIsWhole: who gets back what it gave is told that it knows all of it, and
+// not left to guess whether somebody else had it meanwhile.
+//
+// Mutants: nothing is imported; what still runs is left out.
+func TestReturnedStateIsWhole(t *testing.T) {
+	state := &importing{notes: notes{"x": "1", "y": "2"}}
+	b := newBench(t, state)
+	b.sees(ma)
+	b.lanes.admit(0, 1)
+	b.sees(mb, mb)
+	b.reads(mb, Claim{0, 1})
+	b.reads(mb, Taken{Partition: 0, Number: b.give().Number, Returned: true})
+	b.want("imported", state.imported, []string{"x1y2"})
+}
+
+// importing is state that remembers what was imported.
+type importing struct {
+	notes
+	imported []string
+}
+
+func (i *importing) Import(partition int, sections []Section) {
+	i.notes.Import(partition, sections)
+	for _, s := range sections {
+		i.imported = append(i.imported, string(s.Data))
+	}
+}
+
 // notes is state of keys: a letter and its value.
 type notes map[string]string
 
