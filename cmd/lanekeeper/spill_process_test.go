@@ -109,6 +109,8 @@ func TestSpilledPaused(t *testing.T) {
 // TestStrictSpilled kills a node, and stops another for longer than leases last, while
 // strict keys are spilled: nothing runs beside anything, and fences rise, whoever's turn a
 // request runs in.
+//
+// Mutant: a turn of several requests draws the fence of one.
 func TestStrictSpilled(t *testing.T) {
 	unhurried(t)
 	c, _ := startStrict(t, "redis", "")
@@ -138,6 +140,8 @@ var everyStore = flag.Bool("stores", false, "TestSpilledUnderLocks: each kind of
 // TestSpilledUnderLocks has each turn of a spilled key hold a lock in a store, which then
 // stands still for longer than a lock is waited for, and goes on: requests go to their
 // owners meanwhile. None is refused, and no order is broken.
+//
+// Mutant: a lock is not given back.
 func TestSpilledUnderLocks(t *testing.T) {
 	unhurried(t)
 	kinds := map[string]func(testing.TB) (*locktest.Server, string){"redlock": func(t testing.TB) (*locktest.Server, string) {
