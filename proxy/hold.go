@@ -42,6 +42,8 @@ func (c *call) unintelligible(t *target, err error) *problem {
 // is counted, since from then on the order is at risk. legible tells whether
 // the rest of the response can be understood.
 func (c *call) hold(since time.Time, legible bool) {
+	c.lose()
+	c.done()
 	until, holds := since, c.lane.AfterTimeout == Hold
 	if holds {
 		until = since.Add(c.lane.HoldFor)
