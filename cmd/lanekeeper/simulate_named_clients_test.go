@@ -202,6 +202,9 @@ func (e *epochOf) hopeless(o *operation, a *attempt) bool {
 	if e == nil || a.slug != "sequence-gap" && a.slug != "sequence-unknown" {
 		return false
 	}
+	if stopped(e.lost) {
+		return true
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return !slices.ContainsFunc(e.numbers[:o.seq-1], func(before *operation) bool { return before.overAt == 0 || before.overAt > a.sent })
@@ -226,7 +229,7 @@ func (n *named) insist(o *operation, e *epochOf) {
 			return
 		}
 		if e.hopeless(o, a) {
-			if hopeless++; hopeless == 3 && !n.world.planned {
+			if hopeless++; (hopeless == 3 || stopped(e.lost)) && !n.world.planned {
 				e.once.Do(func() { close(e.lost) })
 				n.world.tally.add(sawForgotten, 1)
 				return
@@ -243,7 +246,7 @@ func (n *named) remind(o *operation) {
 	}
 	n.clients.Go(func() {
 		n.nap(4 * time.Second)
-		for range 20 {
+		for range 3 { // marks may be lost, and then there is no answer
 			if n.given.Err() != nil || n.send(o, n.world.answerTimeout).final() {
 				return
 			}

@@ -221,31 +221,35 @@ func (n *named) judgeRuns(key string, runs []*arrival) {
 				m.lost[producer] = true
 			}
 		}
-		excused := false
+		apart, gone := false, false
 		for _, i := range w.incidents {
 			switch {
 			case i.kind == split && r.start >= i.from && r.start <= i.until.Load():
-				excused = true
+				apart = true
 			case i.kind == crashed && i.process == r.process && r.start >= i.from:
 				if late[i]++; late[i] > 1 {
 					w.wrong("order:%s: %s ran %d requests after it was gone, %s the last", key, r.process, late[i], r.attempt)
 				}
-				excused = true
+				gone = true
 			}
 		}
-		n.judgeRun(r, &m, excused)
+		if !gone { // else nobody will know of it
+			n.judgeRun(r, &m, apart)
+		}
 	}
 }
 
-func (n *named) judgeRun(r *arrival, m *memory, excused bool) {
+// judgeRun looks at one, and remembers it. What runs while the cluster is apart is only
+// remembered.
+func (n *named) judgeRun(r *arrival, m *memory, apart bool) {
 	w, o := n.world, n.byName[r.operation]
 	where := fmt.Sprintf("order:%s: %s at %.4f in %s", r.key, r.attempt, float64(r.start)/1e9, r.process)
 	before := m.ran[o.name]
-	if before != nil && !excused {
+	if before != nil && !apart {
 		w.wrong("%s runs again: %s ran at %.4f in %s", where, before.attempt, float64(before.start)/1e9, before.process)
 	}
 	mark := m.marks[o.producer]
-	if o.producer != "" && !excused {
+	if o.producer != "" && !apart {
 		switch {
 		case o.seq == 1 && (mark == nil || o.epoch > mark.epoch || m.lost[o.producer]):
 		case mark != nil && o.epoch == mark.epoch && o.seq == mark.seq+1:
@@ -258,15 +262,15 @@ func (n *named) judgeRun(r *arrival, m *memory, excused bool) {
 	if r.fate == refused {
 		return
 	}
-	if excused && before != nil {
+	if apart && before != nil {
 		w.tally.add(sawAgain, 1)
 	}
 	m.ran[o.name] = r
-	if o.producer == "" || excused && mark != nil && (mark.epoch > o.epoch || mark.epoch == o.epoch && mark.seq >= o.seq) {
+	if o.producer == "" || apart && mark != nil && (mark.epoch > o.epoch || mark.epoch == o.epoch && mark.seq >= o.seq) {
 		return
 	}
 	m.marks[o.producer] = o
-	if !excused {
+	if !apart {
 		delete(m.lost, o.producer)
 	}
 }
