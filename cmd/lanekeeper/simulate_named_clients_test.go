@@ -111,7 +111,7 @@ func (n *named) finish() {
 	select {
 	case <-over:
 		return
-	case <-time.After(3 * n.world.answerTimeout):
+	case <-time.After(5 * n.world.answerTimeout):
 	}
 	n.mu.Lock()
 	var stuck []string
@@ -229,7 +229,7 @@ func (n *named) insist(o *operation, e *epochOf) {
 			return
 		}
 		if e.hopeless(o, a) {
-			if hopeless++; (hopeless == 3 || stopped(e.lost)) && !n.world.planned {
+			if hopeless++; (hopeless == 2 || stopped(e.lost)) && !n.world.planned {
 				e.once.Do(func() { close(e.lost) })
 				n.world.tally.add(sawForgotten, 1)
 				return

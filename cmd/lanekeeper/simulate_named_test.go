@@ -49,8 +49,11 @@ func (s *scenario) beNamed() {
 	s.named = true
 	s.keys = 2 + r.IntN(3)
 	s.callers, s.producers = 2+r.IntN(3), 2+r.IntN(2)
-	s.gap = time.Duration(20+r.IntN(100)) * time.Millisecond
+	s.gap = time.Duration(20+r.IntN(130)) * time.Millisecond
 	s.gapWait = []time.Duration{300, 2000, 5000}[r.IntN(3)] * time.Millisecond
+	if !s.planned {
+		s.gapWait = min(s.gapWait, 2*time.Second) // what is lost is waited for in vain
+	}
 	s.maxHeld = []int{2, 64, 64}[r.IntN(3)]
 	s.conflicts, s.tells, s.releases = r.IntN(2) == 0, r.IntN(3) == 0, r.IntN(4) == 0
 	s.patience, s.upstreamTimeout = 10*time.Second, 150*time.Millisecond
