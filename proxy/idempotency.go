@@ -271,16 +271,21 @@ func (c *call) once() *problem {
 	if run == nil {
 		return problem
 	}
-	kept := false
-	defer func() {
-		if !kept { // a panic: what was sent is not known
-			run.Lose(context.Background()) //nolint:errcheck // its claim ends by itself
-		}
-	}()
+	c.claimed = run
+	defer c.lose() // a panic: what was sent is not known
 	problem = c.execute()
-	kept = true
-	c.keep(run, problem)
+	c.keep(problem)
 	return problem
+}
+
+// lose notes that nobody will know what became of the request, unless it has been noted
+// what did. Whoever has the next turn looks for it: so this comes before the turn is
+// passed on.
+func (c *call) lose() {
+	if run := c.claimed; run != nil {
+		c.claimed = nil
+		c.noted(run.Lose(context.Background()))
+	}
 }
 
 // claim returns a Run if the request is to run; else the request is answered, or
@@ -316,8 +321,7 @@ func (c *call) claim() (idempotency.Run, *problem) {
 			c.named("conflict")
 			return nil, idempotencyInProgress.after(record.Until, "a request of this name is being run")
 		}
-		// Its claim is another node's, which owned the key before, or that of a
-		// held lane's request in the moment before it is given up.
+		// Its claim is another node's, which owned the key before.
 		c.identity.behind = true
 		time.Sleep(pause)
 	}
@@ -356,7 +360,12 @@ func (unrecorded) Forget(context.Context) error                    { return nil 
 
 // keep notes what became of the request, before its turn ends. What cannot be noted
 // ends as unknown, with its claim.
-func (c *call) keep(run idempotency.Run, problem *problem) {
+func (c *call) keep(problem *problem) {
+	run := c.claimed
+	if run == nil {
+		return // its lane is held
+	}
+	c.claimed = nil
 	var err error
 	response := &c.ctx.Response
 	switch {

@@ -18,6 +18,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"lanekeeper/peer"
+	"lanekeeper/proxy/idempotency"
 	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 )
@@ -184,16 +185,17 @@ type request struct {
 	mode        mode
 
 	ticket   *queue.Ticket
-	place    queue.Request // what it asked the lanes for
-	refusal  error         // their answer
-	from     *forwarded    // another node accepted it
-	identity *identity     // its name, if it must not run twice
-	sequence *sequenced    // its number, if its producer numbers them
-	aside    *spill        // where it waits for a turn that its key's owner lends
-	lent     *turn         // that turn
-	first    *queue.Ticket // its place there, until it is sent to its lane
-	owner    string        // another node answered it
-	gone     bool          // the client hung up while it waited elsewhere
+	place    queue.Request   // what it asked the lanes for
+	refusal  error           // their answer
+	from     *forwarded      // another node accepted it
+	identity *identity       // its name, if it must not run twice
+	claimed  idempotency.Run // of that name, while it runs
+	sequence *sequenced      // its number, if its producer numbers them
+	aside    *spill          // where it waits for a turn that its key's owner lends
+	lent     *turn           // that turn
+	first    *queue.Ticket   // its place there, until it is sent to its lane
+	owner    string          // another node answered it
+	gone     bool            // the client hung up while it waited elsewhere
 
 	id       queue.ID // of the ticket; zero outside lanes
 	depth    int      // tickets before it when it came

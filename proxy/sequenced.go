@@ -48,6 +48,7 @@ const (
 type sequenced struct {
 	sequence.Number
 	named bool      // its identity is made of it
+	runs  bool      // until it has been noted what became of it
 	until time.Time // when it has been held for long enough; zero: it has not been held
 }
 
@@ -146,11 +147,22 @@ func (c *call) inSequence() *problem {
 // runNext runs a request whose number is the next one.
 func (c *call) runNext() *problem {
 	c.numbered("next")
+	c.sequence.runs = true
+	defer c.done() // a panic: it may have been run
 	problem := c.onceOrNot()
-	if c.ran(problem) {
-		c.proxy.config.Marks.Ran(c.place.Partition, c.key, c.sequence.Number, c.route.Sequence.TTL)
+	if !c.ran(problem) {
+		c.sequence.runs = false
 	}
 	return problem
+}
+
+// done notes that the request's number is done, once, and before its turn is passed on:
+// else who comes next finds it to be the next one still.
+func (c *call) done() {
+	if n := c.sequence; n != nil && n.runs {
+		n.runs = false
+		c.proxy.config.Marks.Ran(c.place.Partition, c.key, n.Number, c.route.Sequence.TTL)
+	}
 }
 
 // ran reports whether the request is over and done with: it was answered for good, or

@@ -255,3 +255,41 @@ func TestNumbersThroughAnyNode(t *testing.T) {
 		})
 	}
 }
+
+// TestALateNumberIsDone has the upstream answer too late, or nonsense, on a route that
+// then goes on at once: whoever has the next turn knows of it.
+//
+// Mutants: the number is done after its turn has been passed on.
+func TestALateNumberIsDone(t *testing.T) {
+	changes := ordering(func(s *proxy.Sequence) { s.Replay = false })
+	inner := changes.proxy
+	changes.proxy = func(n int, c *proxy.Config) {
+		inner(n, c)
+		c.Routes[0].Lane.UpstreamTimeout, c.Routes[0].Lane.AfterTimeout = time.Second, proxy.Release
+	}
+	both(t, "", changes, nil, func(p *pair, at *member) (said []string) {
+		for _, nonsense := range []bool{false, true} {
+			n, problem := 1, "upstream-timeout"
+			if nonsense {
+				n, problem = 2, "upstream-invalid"
+			}
+			path := fmt.Sprint("/orders/7/", n)
+			_, first := at.async("POST", path, number("p", n), "")
+			x := p.ran(path, p.nodes[0])
+			_, again := at.async("POST", path, number("p", n), "")
+			_, next := at.async("POST", "/orders/7/next", number("p;epoch=1", 7), "")
+			synctest.Wait()
+			if nonsense {
+				x.write("HTTP/1.1 what\r\n\r\n")
+			}
+			a := <-first
+			a.is(p.t, "the first", map[bool]int{false: 504, true: 502}[nonsense], problem, "unknown")
+			b := <-again
+			b.is(p.t, "again", 409, "sequence-done", "no")
+			(<-next).is(p.t, "of an epoch that has not begun", 409, "sequence-gap", "no")
+			said = append(said, told(a), told(b))
+			close(x.done)
+		}
+		return said
+	})
+}

@@ -34,6 +34,9 @@ var foundStrict = []uint64{99, 461, 613}
 // foundSpilled are those of TestSpilledSimulation.
 var foundSpilled = []uint64{15, 63, 186, 1466, 3146, 3209}
 
+// foundNamed are those of TestNamedSimulation.
+var foundNamed = []uint64{}
+
 // TestSimulation runs whole nodes in virtual time.
 func TestSimulation(t *testing.T) {
 	campaign(t, newScenario, foundBugs, mustReach)

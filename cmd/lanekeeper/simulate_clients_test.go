@@ -91,6 +91,10 @@ func (w *world) send(ctx context.Context, kind clientKind, pinned string, t load
 // load runs clients of all kinds until stop is closed; it returns when all have
 // been answered.
 func (w *world) load(stop <-chan struct{}) {
+	if w.named {
+		w.names.load(stop)
+		return
+	}
 	var seed uint64
 	traffic := func(client string, mode loadtest.Mode, connections int, gap time.Duration) loadtest.Traffic {
 		seed++

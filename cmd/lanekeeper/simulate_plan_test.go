@@ -32,6 +32,13 @@ type scenario struct {
 	quantum, coolIn time.Duration
 	locked          bool // turns hold locks
 
+	named              bool // requests have names and numbers
+	callers, producers int
+	gap, gapWait       time.Duration // between operations of a client at most; and how long numbers are held
+	maxHeld            int
+	conflicts, tells   bool // duplicates on their way, and numbers that are done, are conflicts
+	releases           bool // a lane, when its upstream is late
+
 	link      membertest.Link
 	service   loadtest.WitnessConfig
 	keys      int
@@ -118,6 +125,10 @@ func (s scenario) String() string {
 	if s.strict {
 		class += fmt.Sprintf(", strict, TTL %v, margin %v, grace %v", s.ttl, s.margin, s.grace)
 	}
+	if s.named {
+		class += fmt.Sprintf(", named, %d callers, %d producers, every %v, gap wait %v, held %d, conflicts %v, tells %v, releases %v",
+			s.callers, s.producers, s.gap, s.gapWait, s.maxHeld, s.conflicts, s.tells, s.releases)
+	}
 	if s.spilled {
 		class += fmt.Sprintf(", spilled, batch %d, quantum %v, cool in %v, locked %v", s.batch, s.quantum, s.coolIn, s.locked)
 	}
@@ -176,11 +187,18 @@ func (w *world) simulate() {
 	}
 	w.mu.Unlock()
 
-	w.burst("last", 4)
+	if w.named {
+		time.Sleep(2 * time.Second)
+	} else {
+		w.burst("last", 4)
+	}
 	close(stop)
 	w.mu.Lock()
 	w.over = true
 	w.mu.Unlock()
+	if w.named {
+		w.names.finish()
+	}
 	w.quiesce()
 }
 
@@ -259,6 +277,10 @@ func (p *planner) absent() string {
 func (p *planner) event() {
 	planned := []func(){p.join, p.leave, p.restart, p.restart, p.resets, p.drain, p.slow}
 	faults := []func(){p.crash, p.crash, p.crash, p.stopped, p.stopped, p.oneWay, p.split, p.noise}
+	if p.named {
+		planned = []func(){p.join, p.leave, p.restart, p.restart, p.resets, p.drain, p.slowLinks}
+		faults = []func(){p.crash, p.crash, p.crash, p.oneWay, p.split, p.noise}
+	}
 	if p.strict {
 		planned = append(planned, p.cutStore)
 		faults = append(faults, p.storeAway, p.storeAway, p.storeCutOff, p.storeCutOff, p.storeLoss)

@@ -18,6 +18,10 @@ var order = []loadtest.Kind{loadtest.Overlap, loadtest.TicketInversion, loadtest
 
 // judge holds what clients and upstreams saw against the promises.
 func (w *world) judge() {
+	if w.named {
+		w.names.judge()
+		return
+	}
 	evidence := w.history.Evidence()
 	ran := make(map[simRequest]bool, len(evidence.Executions))
 	for _, e := range evidence.Executions {
@@ -241,6 +245,9 @@ var faulty = []string{"peer-lost", "lane-timeout", "ownership-moved", "not-ready
 
 // story is what became of the requests of a key, for people.
 func (w *world) story(key string) string {
+	if w.named {
+		return w.names.story(strings.TrimPrefix(key, "order:"))
+	}
 	type event struct {
 		at   int64
 		text string

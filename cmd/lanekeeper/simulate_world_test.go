@@ -48,6 +48,7 @@ type world struct {
 	traced  int              // partition; -1: none
 	store   *locktest.Memory // strict: the coordinator
 	locks   *lock.Local      // of spilled keys
+	names   *named           // the clients and the service of the named simulation, or nil
 
 	work sync.WaitGroup // everything that must have ended before the bubble does
 
@@ -75,7 +76,7 @@ type simProcess struct {
 	store       *locktest.Node // strict: its way to the coordinator
 	locks       lock.Locker    // of spilled keys, or nil
 	node        *node
-	witness     *loadtest.Witness
+	witness     upstream
 	gone        chan struct{} // closed when it has ended, or is to
 	began       int64
 	once        sync.Once // of apart
@@ -86,6 +87,22 @@ type simProcess struct {
 	stopping bool
 	ended    bool
 	crashed  bool
+}
+
+// upstream is the service that one process uses.
+type upstream interface {
+	Start(net.Listener) error
+	Stop(context.Context) error
+}
+
+// upstream makes a process's.
+func (w *world) upstream(process string) (upstream, error) {
+	if w.names != nil {
+		return &counter{registers: w.names.registers, process: process}, nil
+	}
+	service := w.service
+	service.Name = process
+	return loadtest.NewWitness(service, w.history)
 }
 
 // say writes into the diary, which is printed for a seed that fails.
@@ -189,9 +206,7 @@ func newWorld(s scenario, base *Config) *world {
 		tally: newTally(), random: rand.New(rand.NewPCG(s.seed, 0x73696d)), kick: make(chan struct{}, 1), traced: -1, locks: lock.NewLocal(),
 	}
 	if *simKey != "" {
-		layout := ring.DefaultLayout(base.Cluster.Name)
-		layout.Partitions = s.partitions
-		w.traced = layout.Partition([]byte(*simKey))
+		w.traced = w.layout().Partition([]byte(*simKey))
 	}
 	w.history = loadtest.NewHistory(w.clock, 0)
 	sound := s.link
@@ -206,7 +221,16 @@ func newWorld(s scenario, base *Config) *world {
 		w.store = locktest.NewMemory(rand.New(rand.NewPCG(s.seed, 0x73746f)), slog.New(journal{w: w, id: "store"}))
 		w.store.Grace(s.grace)
 	}
+	if s.named {
+		w.names = newNamed(w)
+	}
 	return w
+}
+
+func (w *world) layout() ring.Layout {
+	layout := ring.DefaultLayout(w.base.Cluster.Name)
+	layout.Partitions = w.partitions
+	return layout
 }
 
 // between sets how nodes are connected to each other.
@@ -253,6 +277,9 @@ func (w *world) config(p *simProcess) (nodeConfig, error) {
 			c.locks, c.proxy.Locks = p.locks, proxy.Locks{Timeout: time.Second, Name: "memory"}
 		}
 	}
+	if w.named {
+		w.nameRequests(&c.proxy.Routes[0])
+	}
 	order.QueueTimeout, order.UpstreamTimeout = w.patience, w.upstreamTimeout
 	c.proxy.Routes[1].Lane.UpstreamTimeout = w.upstreamTimeout
 	if w.strict {
@@ -288,9 +315,7 @@ func (w *world) start(name string) *simProcess {
 	w.say("start %s", p.id)
 	w.network.Boot(p.host)
 
-	service := w.service
-	service.Name = p.id
-	witness, err := loadtest.NewWitness(service, w.history)
+	witness, err := w.upstream(p.id)
 	if err != nil {
 		w.wrong("%s: %v", p.id, err)
 		return nil
@@ -523,7 +548,7 @@ func (p *simProcess) crash(unplug bool) {
 	if p.node.cluster.owners.Owned() > 0 {
 		p.world.tally.add(sawTakeover, 1)
 	}
-	p.world.note(&incident{kind: crashed, process: p.id, silent: unplug, from: p.world.clock.Now()})
+	p.world.note(&incident{kind: crashed, process: p.id, silent: unplug, from: p.world.clock.Now(), had: p.has()})
 	p.gate.kill() // first: it must not see its connections end one by one
 	if unplug {
 		p.world.network.Unplug(p.host)
@@ -581,6 +606,7 @@ type incident struct {
 	long    bool          // a pause that the process itself must notice
 	silent  bool          // nobody tells its clients that a process is gone
 	grace   time.Duration // of the store that lost its data
+	had     []int         // partitions of which a process that crashed knew what nobody else did
 	from    int64         // on the history's clock
 	until   atomic.Int64
 	// confirmed is when the process was told what it still owns, after a pause; 0: it
