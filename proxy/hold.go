@@ -49,8 +49,10 @@ func (c *call) unintelligible(t *target, err error) *problem {
 // If another attempt of the request may follow, the call has its turn still, and the
 // goroutine keeps it together with the call.
 func (c *call) hold(since time.Time, legible bool) {
-	c.lose()
-	c.done()
+	if !c.again {
+		c.lose()
+		c.done()
+	}
 	until, holds := since, c.lane.AfterTimeout == Hold
 	if holds {
 		until = since.Add(c.lane.HoldFor)

@@ -284,7 +284,7 @@ func (c *call) once() *problem {
 func (c *call) lose() {
 	if run := c.claimed; run != nil {
 		c.claimed = nil
-		c.noted(run.Lose(context.Background()))
+		c.complain(run.Lose(context.Background()))
 	}
 }
 

@@ -362,3 +362,32 @@ func TestASupersededRequestStaysSo(t *testing.T) {
 		return append(said, told(<-running), told(<-last), told(first), told(again))
 	})
 }
+
+// Mutant: an attempt that is followed by another is the end of a request with a name.
+func TestARetriedRequestHasOneEnd(t *testing.T) {
+	changes := ordering(nil)
+	inner := changes.proxy
+	changes.proxy = func(n int, c *proxy.Config) {
+		inner(n, c)
+		c.Routes[0].Lane.AfterFailure = proxy.AfterFailure{Action: proxy.Retry, Attempts: 3, Backoff: time.Millisecond, MaxBackoff: time.Millisecond, UpstreamIdempotent: true}
+	}
+	both(t, "", changes, func(x *exchange) {
+		if x.script.executed()%2 == 1 {
+			x.write("nonsense\r\n\r\n")
+			x.conn.Close()
+			return
+		}
+		x.ok("done")
+	}, func(p *pair, at *member) (said []string) {
+		for what, header := range map[string]http.Header{"named": called("a"), "numbered": number("p", 1)} {
+			first, again := at.send("POST", "/orders/7", header, "x"), at.send("POST", "/orders/7", header, "x")
+			if first.status != 200 || again.status != 200 || again.body != "done" || again.header.Get("Idempotent-Replayed") != "true" {
+				p.t.Errorf("%s: %d %q %v, then %d %s %v", what, first.status, first.body, first.header, again.status, again.slug(), again.header)
+			}
+		}
+		if n := p.service.executed(); n != 4 {
+			p.t.Errorf("%d attempts, want 4", n)
+		}
+		return nil
+	})
+}
