@@ -30,6 +30,7 @@ type route struct {
 	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream
+	issues   bool // one of the sources issues sessions
 	keyed    bool // some method of it queues
 	metrics  *routeMetrics
 }
@@ -49,7 +50,7 @@ func newRoute(r Route, index int) (*route, error) {
 		return nil, fmt.Errorf("route %s: %w", r.Name, err)
 	}
 	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
-	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), others: exclusive}
+	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), issues: issuing(from) != nil, others: exclusive}
 	for _, list := range []struct {
 		mode    mode
 		methods []string
@@ -224,7 +225,7 @@ func (r *route) sharesLanes(other *route) bool {
 }
 
 func equalSource(a, b Source) bool {
-	return a.Path == b.Path && a.Header == b.Header && a.Query == b.Query && a.Cookie == b.Cookie && a.JSON == b.JSON &&
+	return a.Path == b.Path && a.Header == b.Header && a.Query == b.Query && a.Cookie == b.Cookie && a.Issue == b.Issue && a.JSON == b.JSON &&
 		slices.EqualFunc(a.All, b.All, equalSource)
 }
 

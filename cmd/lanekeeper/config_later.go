@@ -22,7 +22,6 @@ var laterSettings = []struct{ path, off string }{
 	{"server.tls.cert_file", ""},
 	{"server.tls.client_ca_file", ""},
 	{"server.tls.key_file", ""},
-	{"session", never},
 	{"stores", never},
 	{"tracing.enabled", "false"},
 	{"upstreams.circuit", never},
@@ -37,7 +36,6 @@ var laterSettings = []struct{ path, off string }{
 	{"upstreams.tls.server_name", ""},
 	{"*.coalesce", "[]"},
 	{"*.idempotency.mode", "none"},
-	{"*.key.from.issue", "false"},
 	{"*.lane.after_failure.action", "continue"},
 	{"*.sequence.mode", "none"},
 }

@@ -25,7 +25,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"stores", "stores: {redis: {addresses: [\"a:1\"]}}\n" + someApp, refused("1:1", "stores", "leave it out")},
-		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
@@ -44,8 +43,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"idempotency by default", "defaults: {idempotency: {mode: optional}}\n" + someApp, refused("1:26", "defaults.idempotency.mode", "leave it out or write none")},
 		{"sequence", route("sequence: {mode: required}"), refused("6:16", "routes[0].sequence.mode", "leave it out or write none")},
 		{"coalesce", route("coalesce: [{by: DELETE, over: [PUT]}]"), refused("6:5", "routes[0].coalesce", "leave it out or write []")},
-		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
-			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
 		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 	})
@@ -65,7 +62,7 @@ defaults:
 routes:
   - name: orders
     upstream: app
-    key: {space: order, from: [{cookie: c, issue: false}]}
+    key: {space: order, from: [{cookie: c}]}
     lane: {after_failure: {action: continue}, hot: {action: none}}
     idempotency:
     sequence: {}
