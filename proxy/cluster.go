@@ -99,7 +99,7 @@ func (c *call) forward() *problem {
 	}
 	c.proxy.config.Cluster.Send(call)
 	c.passOn()
-	c.id = call.Ticket
+	c.id, c.session.used = call.Ticket, true
 	problem := c.await(call)
 	if problem == nil && !r.Bulk {
 		c.elsewhere = call

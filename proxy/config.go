@@ -47,6 +47,9 @@ type Config struct {
 	Access  Access   // which requests the access log holds
 	LogKeys KeyStyle // how keys appear in it; they are often personal data
 
+	// Sessions are what sources with Issue give to clients; nil: there is no such source.
+	Sessions *Sessions
+
 	// Unknowns is told of every request that had a lane and whose outcome nobody can
 	// say; nil: nobody is. It is called before the request's answer is on its way, so
 	// it must not block; it may be called concurrently, and keep what it gets.
@@ -164,6 +167,7 @@ type Source struct {
 	Header string
 	Query  string
 	Cookie string
+	Issue  bool     // of Cookie: the node gives one to clients that have none. At most one source of a route does
 	JSON   string   // dotted path of members of a JSON body
 	All    []Source // composite: every part must be present
 }

@@ -6,7 +6,8 @@
 //  1. gate.go refuses what could be read in two ways.
 //  2. route.go finds the first route that matches; a path that another reading
 //     would send to another lane is refused.
-//  3. key.go takes the key from the request, or says precisely why it cannot.
+//  3. key.go takes the key from the request, or says precisely why it cannot;
+//     session.go gives one to clients that have none, if the route says so.
 //  4. proxy.go takes a ticket in the key's lane and waits for its turn. If the
 //     lane is another node's, cluster.go sends the request there, where
 //     forwarded.go does that and the next, and relays the answer. Where a route
@@ -19,7 +20,8 @@
 //     (hold.go). What has failed may be attempted again in its turn (failure.go),
 //     or stop its lane until an operator says so (halt.go).
 //  6. outcome.go is the one table of answers that are lanekeeper's own; each
-//     says whether the request was executed.
+//     says whether the request was executed. unknown.go tells of each request
+//     that had a lane and of which nobody can say that.
 //
 // Requests outside any lane (bypass.go) stream both ways.
 //

@@ -19,6 +19,7 @@ type Explanation struct {
 	Space  string
 	Key    []byte   // without its space; nil = no lane
 	Source string   // where the key was found, as header:X-Order-Id, or client_ip
+	Issued bool     // the key is that of a session which would be issued, so it is not known yet: Key is nil
 	Absent []string // sources before it that the request does not have
 
 	Refusal *Refusal // nil = it is taken
@@ -137,7 +138,8 @@ func (c *call) mismatch(r *route) string {
 // one: the first source that is present has it.
 func (c *call) explainKey(e *Explanation) {
 	e.Space = c.route.Key.Space
-	if c.mode != bypass {
+	e.Issued = c.session.keyed && c.session.fresh
+	if c.mode != bypass && !e.Issued {
 		e.Key = bytes.Clone(c.key[len(e.Space)+1:])
 	}
 	for i := range c.route.from {

@@ -15,6 +15,7 @@ type source struct {
 	forwards bool       // Header speaks of the proxies before
 	json     []jsonStep // of JSON
 	parts    []source   // of All
+	issues   bool       // it, or a part, gives the request a session
 }
 
 func newSources(from []Source, path *template) ([]source, error) {
@@ -27,6 +28,8 @@ func newSources(from []Source, path *template) ([]source, error) {
 			return nil, fmt.Errorf("key source %s: the path template has no such wildcard", s)
 		case s.Header != "" && !CheckHeader(s.Header):
 			return nil, fmt.Errorf("key source %s: the service does not get this header as it was sent", s)
+		case s.Issue && s.Cookie == "":
+			return nil, fmt.Errorf("key source %s: only a cookie can be issued", s)
 		case s.Path+s.Header+s.Query+s.Cookie+s.JSON == "" && len(s.All) == 0:
 			return nil, errors.New("a key source names no place")
 		}
@@ -38,6 +41,7 @@ func newSources(from []Source, path *template) ([]source, error) {
 				return nil, err
 			}
 		}
+		s.issues = s.Issue || issuing(s.parts) != nil
 		sources[i] = s
 	}
 	return sources, nil
@@ -97,7 +101,7 @@ func (c *call) findKeyIn(from []source) (found bool, _ *problem) {
 				return false, problem
 			}
 		}
-		c.key = key
+		c.key, c.session.keyed = key, from[i].issues
 		return true, nil
 	}
 	return false, nil
@@ -110,6 +114,9 @@ func (c *call) contradicted(key []byte, s *source, later []source) *problem {
 		other, present, problem := c.value(nil, &later[i])
 		if problem != nil {
 			return problem
+		}
+		if present && later[i].issues && c.session.fresh {
+			return nil // no service knows a session that is new
 		}
 		if present && !bytes.Equal(key, other) {
 			return ambiguousKey.because(fmt.Sprintf("%s and %s differ, and a service may not look for JSON in the body of such a request: one of GET, HEAD, DELETE or OPTIONS, or not sent as application/json", s, &later[i]))
@@ -170,6 +177,8 @@ func (c *call) sent(b []byte, s *source) (_ []byte, present bool, _ *problem) {
 		return c.headerValue(b, s)
 	case s.Query != "":
 		return c.queryValue(b, s)
+	case s.Issue:
+		return c.sessionValue(b, s)
 	case s.Cookie != "":
 		return c.cookieValue(b, s)
 	}

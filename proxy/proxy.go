@@ -79,6 +79,9 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		if err != nil {
 			return nil, err
 		}
+		if route.issues && config.Sessions == nil {
+			return nil, fmt.Errorf("route %s: it issues sessions, and nothing says how", r.Name)
+		}
 		at := slices.IndexFunc(p.upstreams, func(u *upstream) bool { return u.Name == r.Upstream })
 		if at < 0 {
 			return nil, fmt.Errorf("route %s: there is no upstream %q", r.Name, r.Upstream)
@@ -199,8 +202,9 @@ type request struct {
 
 	id       queue.ID // of the ticket; zero outside lanes
 	depth    int      // tickets before it when it came
-	turn     bool     // the ticket has its turn
-	counted  bool     // among the requests in flight
+	session  session
+	turn     bool // the ticket has its turn
+	counted  bool // among the requests in flight
 	patience time.Duration
 	prefers  bool // patience is the client's wish
 
@@ -269,6 +273,11 @@ func (c *call) run() *problem {
 	case c.fields.refused:
 		return c.refuseEarly()
 	case c.mode == bypass:
+		if c.route.issues {
+			if problem := c.pickKey(); problem != nil {
+				return problem
+			}
+		}
 		return c.bypass()
 	case c.lane.Mode == Observe && c.fields.uploads():
 		c.route.metrics.observed[observedNoKey].Inc()
@@ -398,6 +407,7 @@ func (c *call) turnHere() *problem {
 
 func (c *call) admitted() {
 	c.id, c.depth = c.ticket.ID, c.ticket.Depth
+	c.session.used = true
 	if c.lane.SpillLocks && c.ticket.Hot && c.mode == exclusive {
 		c.proxy.spills.hint(c) // the owner's own requests need the lock as well
 	}
@@ -584,6 +594,7 @@ func (c *call) answer(problem *problem) {
 			response.SetConnectionClose()
 		}
 	}
+	c.addSession(response)
 	if c.prefers {
 		response.Header.Set("Preference-Applied", "wait="+strconv.Itoa(int(c.patience/time.Second)))
 	}

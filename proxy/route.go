@@ -32,6 +32,7 @@ type route struct {
 	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream
+	issues   bool           // one of the sources issues sessions
 	keyed    bool           // some method of it queues
 	effects  []queue.Effect // by method, of those that rules of its space name
 
@@ -56,7 +57,7 @@ func newRoute(r Route, index int) (*route, error) {
 	ofNumbers := r.Idempotency
 	ofNumbers.Mode, ofNumbers.Store, ofNumbers.TTL = IdempotencyOptional, r.Sequence.Store, r.Sequence.TTL
 	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
-	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), others: exclusive, ofNumbers: ofNumbers}
+	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), issues: issuing(from) != nil, others: exclusive, ofNumbers: ofNumbers}
 	for _, list := range []struct {
 		mode    mode
 		methods []string
@@ -231,7 +232,7 @@ func (r *route) sharesLanes(other *route) bool {
 }
 
 func equalSource(a, b Source) bool {
-	return a.Path == b.Path && a.Header == b.Header && a.Query == b.Query && a.Cookie == b.Cookie && a.JSON == b.JSON &&
+	return a.Path == b.Path && a.Header == b.Header && a.Query == b.Query && a.Cookie == b.Cookie && a.Issue == b.Issue && a.JSON == b.JSON &&
 		slices.EqualFunc(a.All, b.All, equalSource)
 }
 

@@ -136,6 +136,7 @@ func (c *call) answerUpload(client net.Conn, body *uploadBody) {
 	if c.problem != nil {
 		c.problem.write(response, c.about())
 	}
+	c.addSession(response) // in place of the one that went with what the response was before
 	if body.idle > 0 {
 		client.SetWriteDeadline(time.Now().Add(body.idle)) //nolint:errcheck // a dead connection fails the write
 	}

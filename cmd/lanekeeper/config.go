@@ -25,6 +25,7 @@ type Config struct {
 	Upstreams   []UpstreamConfig  `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
 	Limits      LimitsConfig      `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
 	Defaults    DefaultsConfig    `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
+	Session     SessionConfig     `json:"session" doc:"the cookies that key sources with issue: true give to clients"`
 	Routes      []RouteConfig     `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
 	Shutdown    ShutdownConfig    `json:"shutdown" doc:"what happens between SIGTERM and the end"`
 	Log         LogConfig         `json:"log" doc:"the log, on stderr"`
@@ -202,6 +203,7 @@ type PlaceConfig struct {
 	Header string `json:"header,omitzero" doc:"a header"`
 	Query  string `json:"query,omitzero" doc:"a query parameter"`
 	Cookie string `json:"cookie,omitzero" doc:"a cookie"`
+	Issue  bool   `json:"issue,omitzero" doc:"with cookie: a client that has no valid one gets one, as session says; the key is the id in it. So it is always present, and no source behind it counts"`
 	JSON   string `json:"json,omitzero" doc:"a member of a JSON body: data.order.id, items.0.id; a dot within a name is \\."`
 }
 
@@ -253,6 +255,15 @@ type HotConfig struct {
 	Backend   string   `json:"backend" doc:"what a spilled key's turns rest on: owner, its lane alone. coordinator: each turn also holds the key's lock in the coordinator's store, which keeps two owners apart that a split or a false death has made" enum:"owner coordinator"`
 	Batch     int      `json:"batch" doc:"requests of a spilled key that a node runs in one turn, at most" min:"1" max:"4096"`
 	Quantum   Duration `json:"quantum" doc:"how long after the beginning of such a turn another request of it may begin" min:"1ms"`
+}
+
+// SessionConfig is how sessions are issued: see proxy.Sessions.
+type SessionConfig struct {
+	SecretFile string   `json:"secret_file" doc:"file like cluster.secret_file, the same on all nodes: the first secret signs, all verify; required if any key source has issue: true"`
+	MaxAge     Duration `json:"max_age" doc:"how long a client may be away and keep its session; a cookie that is used after half of it is signed anew" min:"1s" max:"9600h"`
+	Secure     bool     `json:"secure" doc:"the cookie is sent over TLS only; false is for tests"`
+	SameSite   string   `json:"same_site" doc:"whether requests that other sites cause carry the cookie" enum:"lax strict none"`
+	Path       string   `json:"path" doc:"requests below it carry the cookie"`
 }
 
 // ShutdownConfig is what happens between SIGTERM and the end.
@@ -397,6 +408,7 @@ func Default() Config {
 			},
 			Coalesce: []CoalesceConfig{},
 		},
+		Session:  SessionConfig{MaxAge: Duration(24 * time.Hour), Secure: true, SameSite: "lax", Path: "/"},
 		Shutdown: ShutdownConfig{Delay: Duration(5 * time.Second), DrainTimeout: Duration(25 * time.Second)},
 		Log:      LogConfig{Level: "info", Format: "auto", Access: "errors", Keys: "hash"},
 		Journal:  JournalConfig{File: "none", MaxSize: 64 * MiB, MaxFiles: 8, Keep: 10000},

@@ -33,6 +33,7 @@ func (c *checker) check() {
 	c.checkUpstreams()
 	c.checkBodies()
 	c.checkJournal()
+	c.checkSession()
 	c.checkDefaults()
 	c.checkRoutes()
 	c.checkStrict()

@@ -18,7 +18,7 @@ func (c *checker) checkKey(path string, r RouteConfig, wildcards []string) {
 		return
 	case !given:
 		return
-	case !r.Lane.queues():
+	case !r.Lane.queues() && !c.choosesByKey(r):
 		c.warnf(path, "never used: the lane lets every method pass")
 	}
 	if r.Key.Space == "" {
@@ -40,6 +40,7 @@ func (c *checker) checkKey(path string, r RouteConfig, wildcards []string) {
 			c.checkPlace(fmt.Sprintf("%s.all[%d]", at, j), part, "path, header, query, cookie, json", r.Match.Path, wildcards)
 		}
 	}
+	c.checkIssuing(path, r)
 }
 
 // checkPlace judges one place of a key. choices are the fields of which it
@@ -54,6 +55,8 @@ func (c *checker) checkPlace(path string, p PlaceConfig, choices, template strin
 	switch {
 	case given != 1:
 		c.errorf(path, "want exactly one of %s", choices)
+	case p.Issue && p.Cookie == "":
+		c.errorf(path+".issue", "only a cookie can be issued: write it beside cookie")
 	case p.Path != "" && template == "":
 		c.errorf(path+".path", "the route has no match.path to take %s from", p.Path)
 	case p.Path != "" && !slices.Contains(wildcards, p.Path) && !c.report.blames(routeOf(path)+".match.path"):

@@ -20,7 +20,6 @@ var laterSettings = []struct{ path, off string }{
 	{"server.tls.cert_file", ""},
 	{"server.tls.client_ca_file", ""},
 	{"server.tls.key_file", ""},
-	{"session", never},
 	{"tracing.enabled", "false"},
 	{"upstreams.circuit", never},
 	{"upstreams.dns_refresh", never},
@@ -32,7 +31,6 @@ var laterSettings = []struct{ path, off string }{
 	{"upstreams.tls.cert_file", ""},
 	{"upstreams.tls.key_file", ""},
 	{"upstreams.tls.server_name", ""},
-	{"*.key.from.issue", "false"},
 }
 
 // never is the off value of a setting that has none: leaving it out is off.

@@ -21,7 +21,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	runProblemTests(t, []problemTest{
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
-		{"session", "session: {max_age: 24h}\n" + someApp, refused("1:1", "session", "leave it out")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
@@ -33,8 +32,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
-		{"issued session", someUpstream + "routes: [{name: a, upstream: app, key: {space: s, from: [{cookie: c, issue: true}]}}]\n",
-			refused("2:70", "routes[0].key.from[0].issue", "leave it out or write false")},
 		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 	})
@@ -52,7 +49,7 @@ defaults:
 routes:
   - name: orders
     upstream: app
-    key: {space: order, from: [{cookie: c, issue: false}]}
+    key: {space: order, from: [{cookie: c}]}
     lane: {after_failure: {action: continue}, hot: {action: none}}
     idempotency:
     sequence: {}

@@ -56,6 +56,9 @@ func (c *Config) proxyConfig() proxy.Config {
 	if store, ok := c.Coordinator.store(); ok {
 		p.Locks.Name, p.Locks.Timeout = store.kind, time.Duration(c.Coordinator.AcquireTimeout)
 	}
+	if c.issues() {
+		p.Sessions = c.Session.proxySessions()
+	}
 	for _, text := range c.Server.TrustedProxies {
 		p.TrustedProxies = append(p.TrustedProxies, netip.MustParsePrefix(text))
 	}
@@ -137,7 +140,7 @@ func (r RouteConfig) proxyRoute() proxy.Route {
 }
 
 func (p PlaceConfig) proxySource() proxy.Source {
-	return proxy.Source{Path: p.Path, Header: p.Header, Query: p.Query, Cookie: p.Cookie, JSON: p.JSON}
+	return proxy.Source{Path: p.Path, Header: p.Header, Query: p.Query, Cookie: p.Cookie, Issue: p.Issue, JSON: p.JSON}
 }
 
 func (l LaneConfig) proxyLane() proxy.Lane {
@@ -181,6 +184,6 @@ func (h HotConfig) rule() *queue.HotRule {
 
 // idleProxy is the edge of a configuration that Load found no error in, to be
 // asked what it would do. It serves nothing.
-func idleProxy(c *Config) (*proxy.Proxy, error) {
-	return proxy.New(c.proxyConfig(), queue.New(queue.Config{Tags: len(c.Routes)}), slog.New(slog.DiscardHandler))
+func idleProxy(c proxy.Config) (*proxy.Proxy, error) {
+	return proxy.New(c, queue.New(queue.Config{Tags: len(c.Routes)}), slog.New(slog.DiscardHandler))
 }

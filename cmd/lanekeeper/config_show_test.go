@@ -83,6 +83,7 @@ routes:
   - {name: two, match: {methods: []}, upstream: app, lane: {exclusive: [], shared: [], bypass: ["*"]}, idempotency: {mode: none, replay: []}, sequence: {mode: none}}
 shutdown: {delay: 28s, drain_timeout: 29s}
 log: {level: warn, format: json, access: none, keys: plain}
+session: {secret_file: /s, max_age: 44h, secure: false, same_site: strict, path: /p}
 journal: {file: /j, max_size: 41MiB, max_files: 42, keep: 43}
 metrics: {native_histograms: false}
 `

@@ -65,6 +65,7 @@ type requestLocation struct {
 	Observe bool            `json:"observe"` // nothing waits, the route only watches
 	Space   string          `json:"space"`
 	Key     string          `json:"key"`    // as Lanekeeper-Key writes it; empty = no lane
+	Issued  bool            `json:"issued"` // the key is a new session's, which would be issued: it is not known before
 	Source  string          `json:"source"` // header:X-Order-Id, …, or client_ip
 	Absent  []string        `json:"absent"` // sources before it
 	Refusal *requestRefusal `json:"refusal"`
@@ -96,7 +97,13 @@ func (l *locator) locateRequest(r *sampleRequest) error {
 	if err != nil {
 		return err
 	}
-	p, err := idleProxy(config)
+	edge := config.proxyConfig()
+	if edge.Sessions != nil {
+		if edge.Sessions.Secrets, err = readSecrets(config.Session.SecretFile); err != nil {
+			fmt.Fprintf(l.command.ErrOrStderr(), "! session.secret_file: %v: no cookie can be verified here, so every session counts as a new one\n", err)
+		}
+	}
+	p, err := idleProxy(edge)
 	if err != nil {
 		return failure(err)
 	}
@@ -137,7 +144,7 @@ func (l *locator) locateRequest(r *sampleRequest) error {
 func explained(e *proxy.Explanation) *requestLocation {
 	r := &requestLocation{
 		Route: e.Route, Passed: []passedRoute{}, Mode: e.Mode, Observe: e.Watch,
-		Space: e.Space, Key: e.Escaped(), Source: e.Source, Absent: append([]string{}, e.Absent...),
+		Space: e.Space, Key: e.Escaped(), Issued: e.Issued, Source: e.Source, Absent: append([]string{}, e.Absent...),
 	}
 	for _, p := range e.Passed {
 		r.Passed = append(r.Passed, passedRoute(p))
@@ -167,6 +174,8 @@ func addExplanation(t *table, e *proxy.Explanation, config *Config) {
 	switch {
 	case e.Key != nil:
 		t.add(unmarked, "key", e.Space+"/"+e.Escaped(), strings.TrimSpace("from "+e.Source+"  "+absent))
+	case e.Issued:
+		t.add(unmarked, "key", e.Space+"/…", strings.TrimSpace("would be issued: the request has no valid "+e.Source+"  "+absent))
 	case e.Absent != nil:
 		t.add(unmarked, "key", "none", absent)
 	}

@@ -225,6 +225,7 @@ func TestLocateRequestNeedsNoNode(t *testing.T) {
   "observe": false,
   "space": "order",
   "key": "7%25",
+  "issued": false,
   "source": "header:X-Order-Id",
   "absent": [],
   "refusal": null,

@@ -89,6 +89,11 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 	if config.access, err = c.adminConfig(); err != nil {
 		return nodeConfig{}, err
 	}
+	if config.proxy.Sessions != nil {
+		if config.proxy.Sessions.Secrets, err = readSecrets(c.Session.SecretFile); err != nil {
+			return nodeConfig{}, settingError{"session.secret_file", err}
+		}
+	}
 	if c.Cluster.Enabled {
 		if config.cluster, err = c.clusterSettings(); err != nil {
 			return nodeConfig{}, err
