@@ -8,7 +8,7 @@
 //     would send to another lane is refused.
 //  3. key.go takes the key from the request, or says precisely why it cannot;
 //     session.go gives one to clients that have none, if the route says so.
-//  4. proxy.go takes a ticket in the key's lane and waits for its turn. If the
+//  4. turn.go takes a ticket in the key's lane and waits for its turn. If the
 //     lane is another node's, cluster.go sends the request there, where
 //     forwarded.go does that and the next, and relays the answer. Where a route
 //     says so, its ticket takes the place of others that it makes needless
