@@ -25,7 +25,7 @@ func TestConfigSession(t *testing.T) {
 		{"in parts", issuing(sound, "{all: [{header: T}, "+cookie+"]}", ""), nil},
 		{"no session", issuing("", "{cookie: lk, issue: false}", ""), nil},
 		{"no secret", issuing("", cookie, ""), []string{
-			"lk.yaml: error: session.secret_file: required, since a key source says issue: true; make one with openssl rand -base64 32"}},
+			"lk.yaml:1:1: error: session.secret_file: required, since a key source says issue: true; make one with openssl rand -base64 32"}},
 		{"a header", issuing(sound, "{header: lk, issue: true}", ""), []string{
 			"lk.yaml:4:64: error: routes[0].key.from[0].issue: only a cookie can be issued: write it beside cookie"}},
 		{"two", issuing(sound, "{all: ["+cookie+", {cookie: b, issue: true}]}", ""), []string{
