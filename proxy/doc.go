@@ -12,7 +12,9 @@
 //     lane is another node's, cluster.go sends the request there, where
 //     forwarded.go does that and the next, and relays the answer. Where a route
 //     says so, its ticket takes the place of others that it makes needless
-//     (coalesce.go).
+//     (coalesce.go). In its turn a request with a number gives the turn back while
+//     others are missing before it (sequenced.go), and one with a name of its own is
+//     looked up: it may have run before (idempotency.go).
 //  5. attempt.go sends the request to a target of upstream.go, once, and reads
 //     the response whole; then the lane is free, and only then is the client
 //     answered. A response too large for that streams under the lane
@@ -31,6 +33,6 @@
 // Goroutines: one per client connection, fasthttp's, which itself waits for
 // its turn and itself talks to the upstream, so that no request object ever
 // changes hands; one per turn of a request that another node accepted, which has
-// none while it waits, and which ends with its answer; one more per held lane,
+// none while it waits for its first turn, and which ends with its answer; one more per held lane,
 // tunnel or upload, which Proxy owns and Stop ends.
 package proxy
