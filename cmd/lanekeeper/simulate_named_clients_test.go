@@ -166,7 +166,9 @@ func (n *named) produce(name string, stop <-chan struct{}) {
 			o := n.add(&operation{name: fmt.Sprintf("%s-%d-%d", name, epoch, seq), key: key, producer: name, epoch: epoch, seq: seq, keyed: keyed})
 			e.begun(o)
 			n.clients.Go(func() {
-				n.nap(n.world.gap)
+				if n.nap(n.world.gap); n.draw(20) == 0 {
+					n.nap(2 * time.Second) // the others wait for it
+				}
 				n.insist(o, e)
 				<-e.sending
 				n.remind(o)
