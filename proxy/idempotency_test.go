@@ -267,11 +267,10 @@ func TestTheStoreIsAway(t *testing.T) {
 	}
 }
 
-// elsewhere is a store whose first answers are that somebody else has the name.
+// elsewhereStore is a store whose first answers are that somebody else has the name.
 type elsewhereStore struct {
 	idempotency.Store
 	times atomic.Int64
-	print idempotency.Print
 }
 
 func (s *elsewhereStore) Begin(ctx context.Context, r *idempotency.Request) (idempotency.Run, idempotency.Record, error) {
