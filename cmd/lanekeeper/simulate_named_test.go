@@ -13,6 +13,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"lanekeeper/membership"
 	"lanekeeper/ownership"
 	"lanekeeper/proxy"
 	"lanekeeper/ring"
@@ -62,6 +63,7 @@ func (s *scenario) beNamed() {
 	if !s.planned {
 		s.gapWait = min(s.gapWait, 2*time.Second) // what is lost is waited for in vain
 	}
+	s.secure = false // what nodes say to each other is evidence
 	s.maxHeld = []int{2, 64, 64}[r.IntN(3)]
 	s.conflicts, s.tells, s.releases = r.IntN(2) == 0, r.IntN(3) == 0, r.IntN(4) == 0
 	s.patience, s.upstreamTimeout = 10*time.Second, 150*time.Millisecond
@@ -98,6 +100,28 @@ func (p *simProcess) has() (partitions []int) {
 		}
 	}
 	return partitions
+}
+
+// few notes that a process has come to see fewer members than there must be.
+func (p *simProcess) few(before, now *membership.View) {
+	if !p.world.named || before == nil || !before.Enough || now.Enough {
+		return
+	}
+	all := make([]int, p.world.partitions)
+	for partition := range all {
+		all[partition] = partition
+	}
+	p.world.say("%s sees too few", p.id)
+	p.world.note(&incident{kind: forgot, process: p.id, had: all, from: p.world.clock.Now()})
+}
+
+// gaveInVain notes a partition that was given to nobody: whoever it was for has crashed.
+func (w *world) gaveInVain(partition int, address string) {
+	if !w.named || slices.ContainsFunc(w.running(), func(p *simProcess) bool { return p.host+":7944" == address }) {
+		return
+	}
+	w.say("partition %d is given in vain", partition)
+	w.note(&incident{kind: forgot, had: []int{partition}, from: w.clock.Now()})
 }
 
 // slowLinks has nodes hear of each other later, for a while.
@@ -210,6 +234,10 @@ type memory struct {
 //     was when an earlier owner gave the partition away: its copy may be all there is. Whether the process
 //     had anything to do with the partition is what its own table said at that moment. What it had
 //     sent to the service, one request of each key, may still arrive.
+//   - So does a process that sees fewer members than there must be: it gives up all that
+//     it has, and whoever comes next does not get it.
+//   - So does one that gives a partition to a process that has crashed, before anybody
+//     knows of that: it does not take it back.
 //   - As long as a split lasts, anything may run; but when it is over, what either side
 //     knew is known.
 func (n *named) judgeRuns(key string, runs []*arrival) {
@@ -217,7 +245,7 @@ func (n *named) judgeRuns(key string, runs []*arrival) {
 	partition := w.layout().Partition([]byte("order:" + key))
 	var losses []*incident
 	for _, i := range w.incidents {
-		if i.kind == crashed && slices.Contains(i.had, partition) {
+		if (i.kind == crashed || i.kind == forgot) && slices.Contains(i.had, partition) {
 			losses = append(losses, i)
 		}
 	}
