@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, with the race detector; then, without it, which is fast enough for
-# many seeds, the simulation of whole nodes, strict nodes with each kind of store, and
-# nodes that spill keys.
+# many seeds, the simulation of whole nodes, strict nodes with each kind of store,
+# nodes that spill keys, and clients that name and number their requests.
 # What the tests of real servers and clients need is installed from Debian's packages
 # where that is possible (as root); elsewhere those tests say what is missing and are
 # skipped. With CI=true a skipped one is a failure.
@@ -28,4 +28,4 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 go test -race -timeout 15m "$@" ./...
-go test -timeout 10m -run '^Test(Simulation$|Strict|Spilled)' "$@" ./cmd/lanekeeper
+go test -timeout 10m -run '^Test(Simulation$|Strict|Spilled|Named)' "$@" ./cmd/lanekeeper

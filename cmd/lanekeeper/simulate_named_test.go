@@ -20,7 +20,15 @@ import (
 )
 
 // TestNamedSimulation runs whole nodes whose clients name and number their requests,
-// and repeat them.
+// and repeat them. Even seeds are of what an operator and an ordinary network do, and
+// there nothing is excused.
+//
+// Mutants: the records, or the marks, do not travel with their partition, or not with a
+// key that was drained; a held request is not woken when its key moves, or when the number before it has run;
+// it keeps its turn; the claim is not there while the request runs; an unknown outcome is
+// forgotten, or its number is not done; what the upstream refuses is done; answers are not kept; a lower epoch is
+// not fenced, or a higher one begins anywhere; what became of a late request is noted
+// after its turn; a late request's lane is not held; writes run beside each other.
 func TestNamedSimulation(t *testing.T) {
 	scenario := func(seed uint64) scenario {
 		s := newScenario(seed)
@@ -163,6 +171,7 @@ func (n *named) judge() {
 		if n.world.planned {
 			n.judgeWaiting(key, ran)
 			if !n.world.releases {
+				n.judgeExclusion(ran)
 				n.judgeHistory(key)
 			}
 		}
@@ -313,6 +322,27 @@ func (n *named) judgeRun(r *arrival, m *memory, apart bool) {
 	m.marks[o.producer] = o
 	if !apart {
 		delete(m.lost, o.producer)
+	}
+}
+
+// judgeExclusion looks for a write that ran beside something else. Clients do not see that
+// of one whose answer is lost.
+func (n *named) judgeExclusion(runs []*arrival) {
+	var last, lastWrite *arrival // of those before, whose ends are the latest
+	for _, r := range runs {
+		other := last
+		if r.read {
+			other = lastWrite
+		}
+		if other != nil && other.end > r.start {
+			n.world.wrong("order:%s: %s began at %.4f beside %s, which ended at %.4f", r.key, r.attempt, float64(r.start)/1e9, other.attempt, float64(other.end)/1e9)
+		}
+		if last == nil || r.end > last.end {
+			last = r
+		}
+		if !r.read && (lastWrite == nil || r.end > lastWrite.end) {
+			lastWrite = r
+		}
 	}
 }
 
