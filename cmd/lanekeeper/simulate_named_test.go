@@ -13,13 +13,22 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
+	"lanekeeper/membership"
 	"lanekeeper/ownership"
 	"lanekeeper/proxy"
 	"lanekeeper/ring"
 )
 
 // TestNamedSimulation runs whole nodes whose clients name and number their requests,
-// and repeat them.
+// and repeat them. Even seeds are of what an operator and an ordinary network do, and
+// there nothing is excused.
+//
+// Mutants: the records, or the marks, do not travel with their partition, or not with a
+// key that was drained; a held request is not woken when its key moves, or when the number before it has run;
+// it keeps its turn; the claim is not there while the request runs; an unknown outcome is
+// forgotten, or its number is not done; what the upstream refuses is done; answers are not kept; a lower epoch is
+// not fenced, or a higher one begins anywhere; what became of a late request is noted
+// after its turn; a late request's lane is not held; writes run beside each other.
 func TestNamedSimulation(t *testing.T) {
 	scenario := func(seed uint64) scenario {
 		s := newScenario(seed)
@@ -62,6 +71,7 @@ func (s *scenario) beNamed() {
 	if !s.planned {
 		s.gapWait = min(s.gapWait, 2*time.Second) // what is lost is waited for in vain
 	}
+	s.secure = false // what nodes say to each other is evidence
 	s.maxHeld = []int{2, 64, 64}[r.IntN(3)]
 	s.conflicts, s.tells, s.releases = r.IntN(2) == 0, r.IntN(3) == 0, r.IntN(4) == 0
 	s.patience, s.upstreamTimeout = 10*time.Second, 150*time.Millisecond
@@ -98,6 +108,28 @@ func (p *simProcess) has() (partitions []int) {
 		}
 	}
 	return partitions
+}
+
+// few notes that a process has come to see fewer members than there must be.
+func (p *simProcess) few(before, now *membership.View) {
+	if !p.world.named || before == nil || !before.Enough || now.Enough {
+		return
+	}
+	all := make([]int, p.world.partitions)
+	for partition := range all {
+		all[partition] = partition
+	}
+	p.world.say("%s sees too few", p.id)
+	p.world.note(&incident{kind: forgot, process: p.id, had: all, from: p.world.clock.Now()})
+}
+
+// gaveInVain notes a partition that was given to nobody: whoever it was for has crashed.
+func (w *world) gaveInVain(partition int, address string) {
+	if !w.named || slices.ContainsFunc(w.running(), func(p *simProcess) bool { return p.host+":7944" == address }) {
+		return
+	}
+	w.say("partition %d is given in vain", partition)
+	w.note(&incident{kind: forgot, had: []int{partition}, from: w.clock.Now()})
 }
 
 // slowLinks has nodes hear of each other later, for a while.
@@ -139,6 +171,7 @@ func (n *named) judge() {
 		if n.world.planned {
 			n.judgeWaiting(key, ran)
 			if !n.world.releases {
+				n.judgeExclusion(ran)
 				n.judgeHistory(key)
 			}
 		}
@@ -210,6 +243,10 @@ type memory struct {
 //     was when an earlier owner gave the partition away: its copy may be all there is. Whether the process
 //     had anything to do with the partition is what its own table said at that moment. What it had
 //     sent to the service, one request of each key, may still arrive.
+//   - So does a process that sees fewer members than there must be: it gives up all that
+//     it has, and whoever comes next does not get it.
+//   - So does one that gives a partition to a process that has crashed, before anybody
+//     knows of that: it does not take it back.
 //   - As long as a split lasts, anything may run; but when it is over, what either side
 //     knew is known.
 func (n *named) judgeRuns(key string, runs []*arrival) {
@@ -217,7 +254,7 @@ func (n *named) judgeRuns(key string, runs []*arrival) {
 	partition := w.layout().Partition([]byte("order:" + key))
 	var losses []*incident
 	for _, i := range w.incidents {
-		if i.kind == crashed && slices.Contains(i.had, partition) {
+		if (i.kind == crashed || i.kind == forgot) && slices.Contains(i.had, partition) {
 			losses = append(losses, i)
 		}
 	}
@@ -285,6 +322,27 @@ func (n *named) judgeRun(r *arrival, m *memory, apart bool) {
 	m.marks[o.producer] = o
 	if !apart {
 		delete(m.lost, o.producer)
+	}
+}
+
+// judgeExclusion looks for a write that ran beside something else. Clients do not see that
+// of one whose answer is lost.
+func (n *named) judgeExclusion(runs []*arrival) {
+	var last, lastWrite *arrival // of those before, whose ends are the latest
+	for _, r := range runs {
+		other := last
+		if r.read {
+			other = lastWrite
+		}
+		if other != nil && other.end > r.start {
+			n.world.wrong("order:%s: %s began at %.4f beside %s, which ended at %.4f", r.key, r.attempt, float64(r.start)/1e9, other.attempt, float64(other.end)/1e9)
+		}
+		if last == nil || r.end > last.end {
+			last = r
+		}
+		if !r.read && (lastWrite == nil || r.end > lastWrite.end) {
+			lastWrite = r
+		}
 	}
 }
 

@@ -196,6 +196,7 @@ func (t *tap) control(b []byte) {
 				t.world.tally.add(sawHandoff, 1)
 			}
 			t.gave(p, n)
+			t.world.gaveInVain(int(p), t.to) //nolint:gosec // a partition
 		case entryTaken:
 			if body[len(body)-1]&1 != 0 {
 				t.world.tally.add(sawReturned, 1)

@@ -384,6 +384,7 @@ func (p *simProcess) follow() {
 		if view.Version > 0 {
 			p.world.say("%s sees %s", p.id, describe(view))
 			p.missed(before, view)
+			p.few(before, view)
 			before = view
 			select {
 			case p.world.kick <- struct{}{}:
@@ -606,7 +607,7 @@ type incident struct {
 	long    bool          // a pause that the process itself must notice
 	silent  bool          // nobody tells its clients that a process is gone
 	grace   time.Duration // of the store that lost its data
-	had     []int         // partitions of which a process that crashed knew what nobody else did
+	had     []int         // partitions: what was known of their keys may be lost
 	from    int64         // on the history's clock
 	until   atomic.Int64
 	// confirmed is when the process was told what it still owns, after a pause; 0: it
@@ -630,8 +631,9 @@ type incidentKind uint8
 const (
 	crashed incidentKind = iota
 	paused
-	split // of whatever kind; until the cluster is one again
-	lost  // the store's data, without grace; until who had a lease knows
+	split  // of whatever kind; until the cluster is one again
+	lost   // the store's data, without grace; until who had a lease knows
+	forgot // what a process had of partitions: nobody gets it
 )
 
 func (w *world) note(i *incident) {
