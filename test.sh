@@ -1,12 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test, with the race detector; then, without it, which is fast enough for
-<<<<<<< HEAD
-# many seeds, the simulation of whole nodes, strict nodes with each kind of store, nodes
-# that spill keys, and requests with names and numbers.
-=======
 # many seeds, the simulation of whole nodes, strict nodes with each kind of store,
 # nodes that spill keys, and clients that name and number their requests.
->>>>>>> 868566f09e49435731e8e10a1f0b25398c9c711d
 # What the tests of real servers and clients need is installed from Debian's packages
 # where that is possible (as root); elsewhere those tests say what is missing and are
 # skipped. With CI=true a skipped one is a failure.
