@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,7 +25,7 @@ func retries(attempts int, idempotent bool) proxy.AfterFailure {
 type upset struct {
 	*script
 	words []string
-	dials int
+	dials atomic.Int64
 }
 
 func newUpset(t *testing.T, words string) *upset {
@@ -34,14 +35,15 @@ func newUpset(t *testing.T, words string) *upset {
 }
 
 func (u *upset) word() string {
-	if u.dials > len(u.words) {
+	dials := int(u.dials.Load())
+	if dials > len(u.words) {
 		return "ok"
 	}
-	return u.words[u.dials-1]
+	return u.words[dials-1]
 }
 
 func (u *upset) dial(string) (net.Conn, error) {
-	if u.dials++; u.word() == "refused" {
+	if u.dials.Add(1); u.word() == "refused" {
 		return nil, errors.New("connection refused")
 	}
 	return u.script.dial("")
@@ -63,7 +65,7 @@ func (u *upset) exchange(x *exchange) {
 	case "ok":
 		x.write("HTTP/1.1 200 OK\r\nConnection: close\r\nX-Of: the last\r\nContent-Length: 4\r\n\r\nfine")
 	default:
-		x.write("HTTP/1.1 %s Oh\r\nConnection: close\r\nX-Of: %[1]s\r\nContent-Length: 4\r\n\r\n%03[2]d.", word, u.dials)
+		x.write("HTTP/1.1 %s Oh\r\nConnection: close\r\nX-Of: %[1]s\r\nContent-Length: 4\r\n\r\n%03[2]d.", word, u.dials.Load())
 	}
 	x.conn.Close()
 }
@@ -131,8 +133,8 @@ func TestARequestIsAttemptedAgain(t *testing.T) {
 			if a.status != c.status || got != c.body {
 				t.Errorf("got %d %.40s, want %d %.40s", a.status, got, c.status, c.body)
 			}
-			if u.dials != c.attempts || u.executed() != c.ran {
-				t.Errorf("%d attempts, of which %d ran; want %d and %d", u.dials, u.executed(), c.attempts, c.ran)
+			if int(u.dials.Load()) != c.attempts || u.executed() != c.ran {
+				t.Errorf("%d attempts, of which %d ran; want %d and %d", u.dials.Load(), u.executed(), c.attempts, c.ran)
 			}
 			if a.body == "fine" && a.header.Get("X-Of") != "the last" {
 				t.Errorf("a head of another attempt: %v", a.header)
@@ -191,8 +193,8 @@ func TestARetryKeepsItsTurn(t *testing.T) {
 		})
 		began := time.Now()
 		a := n.send("POST", "/orders/7", nil, "")
-		if took := time.Since(began); a.slug() != "upstream-connect" || took > 3*time.Second || took < 2*time.Second || u.dials < 4 {
-			t.Errorf("%d %s after %s and %d attempts", a.status, a.slug(), took, u.dials)
+		if took := time.Since(began); a.slug() != "upstream-connect" || took > 3*time.Second || took < 2*time.Second || u.dials.Load() < 4 {
+			t.Errorf("%d %s after %s and %d attempts", a.status, a.slug(), took, u.dials.Load())
 		}
 	})
 }
@@ -288,8 +290,8 @@ func TestAClientThatLeavesARetry(t *testing.T) {
 				client, _ := p.nodes[0].async("POST", "/orders/8", nil, "")
 				client.conn.Close()
 				time.Sleep(time.Minute)
-				if u.dials != c.attempts {
-					t.Errorf("%d attempts, want %d", u.dials, c.attempts)
+				if int(u.dials.Load()) != c.attempts {
+					t.Errorf("%d attempts, want %d", u.dials.Load(), c.attempts)
 				}
 				p.nodes[0].idle()
 			})
@@ -310,14 +312,14 @@ func TestRetriesEndWithTheNode(t *testing.T) {
 		began := time.Now()
 		answers := async(n, "POST", "/orders/7", nil, "")
 		n.proxy.Retry(false)
-		if a := <-answers; a.slug() != "upstream-connect" || time.Since(began) > 0 || u.dials != 1 {
-			t.Errorf("%d %s after %s and %d attempts", a.status, a.slug(), time.Since(began), u.dials)
+		if a := <-answers; a.slug() != "upstream-connect" || time.Since(began) > 0 || int(u.dials.Load()) != 1 {
+			t.Errorf("%d %s after %s and %d attempts", a.status, a.slug(), time.Since(began), u.dials.Load())
 		}
 		n.proxy.Retry(false)
 		n.proxy.Retry(true)
 		n.proxy.Retry(true)
-		if a := n.send("POST", "/orders/7", nil, ""); u.dials != 5 {
-			t.Errorf("%d %s after %d attempts", a.status, a.slug(), u.dials)
+		if a := n.send("POST", "/orders/7", nil, ""); int(u.dials.Load()) != 5 {
+			t.Errorf("%d %s after %d attempts", a.status, a.slug(), u.dials.Load())
 		}
 	})
 }
