@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -50,7 +51,8 @@ type recorder struct {
 	gate  chan struct{} // what a request at the service waits for; nil: nothing
 }
 
-func startRecorder(t *testing.T, kind string) *recorder {
+// startRecorder has the routes that are given, for upstream app, in terms of the store's name.
+func startRecorder(t *testing.T, kind, routes string) *recorder {
 	t.Helper()
 	dir := t.TempDir()
 	r := &recorder{t: t, runs: make(map[string]int), file: filepath.Join(dir, "lanekeeper.yaml")}
@@ -69,13 +71,9 @@ admin: {listen: "127.0.0.1:0"}
 upstreams: [{name: app, targets: [%q], max_connections: 1, connect_timeout: 20s}]
 stores: {%s}
 routes:
-  - name: order
-    match: {path: "/orders/{id}"}
-    upstream: app
-    key: {space: order, from: [{path: id}]}
-    idempotency: {mode: required, store: %s, claim_lease: %s}
+%s
 shutdown: {delay: 0s, drain_timeout: 5s}
-`, service.URL, section, kind, claimLease))
+`, service.URL, section, strings.ReplaceAll(routes, "{store}", kind)))
 	r.start()
 	return r
 }
@@ -104,7 +102,7 @@ func (r *recorder) set(delay time.Duration, gate chan struct{}) {
 
 func (r *recorder) serve(w http.ResponseWriter, request *http.Request) {
 	r.mu.Lock()
-	name := request.Header.Get("Idempotency-Key")
+	name := cmp.Or(request.Header.Get("Idempotency-Key"), request.URL.Path+" "+request.Header.Get("Lanekeeper-Seq"))
 	r.runs[name]++
 	run, delay, gate := r.runs[name], r.delay, r.gate
 	r.mu.Unlock()
@@ -124,14 +122,18 @@ func (r *recorder) ran(name string) int {
 // send makes a request of the given name, and returns its status and answer; 0 if there
 // was none.
 func (r *recorder) send(key, name string) (status int, body, replayed string) {
+	return r.post("/orders/"+key, http.Header{"Idempotency-Key": {name}})
+}
+
+func (r *recorder) post(path string, header http.Header) (status int, body, replayed string) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.node.address+"/orders/"+key, strings.NewReader("{}"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.node.address+path, strings.NewReader("{}"))
 	if err != nil {
 		r.t.Error(err)
 		return 0, "", ""
 	}
-	request.Header.Set("Idempotency-Key", name)
+	request.Header = header
 	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	if err != nil {
 		return 0, "", ""
@@ -175,7 +177,12 @@ func (r *recorder) settles(key, name string) (status int, replayed bool) {
 func TestKilledWithAClaim(t *testing.T) {
 	for kind := range recordStores {
 		t.Run(kind, func(t *testing.T) {
-			r := startRecorder(t, kind)
+			r := startRecorder(t, kind, fmt.Sprintf(`
+  - name: order
+    match: {path: "/orders/{id}"}
+    upstream: app
+    key: {space: order, from: [{path: id}]}
+    idempotency: {mode: required, store: {store}, claim_lease: %s}`, claimLease))
 			check := func(name string, status int, replayed bool, runs int) {
 				t.Helper()
 				if have, mark := r.settles(name, name); have != status || mark != replayed || r.ran(name) != runs {
@@ -230,7 +237,12 @@ func TestKilledWithAClaim(t *testing.T) {
 // awaits waits until the node has claimed so many names since it started.
 func (r *recorder) awaits(claims int) {
 	r.t.Helper()
-	line := fmt.Sprintf(`lanekeeper_idempotency_total{result="first",route="order"} %d`, claims)
+	r.counts(fmt.Sprintf(`lanekeeper_idempotency_total{result="first",route="order"} %d`, claims))
+}
+
+// counts waits until the node's metrics have a line.
+func (r *recorder) counts(line string) {
+	r.t.Helper()
 	until(r.t, line, func() bool {
 		response, err := http.Get(r.node.observe + "/metrics")
 		if err != nil {
