@@ -8,6 +8,9 @@ import (
 )
 
 // marks is the suite of marks.
+//
+// Mutants: a mark falls; epochs are ignored; a time is shortened, or not prolonged; what
+// has expired is read, or stands.
 func marks(t *testing.T, server *locktest.Server) {
 	sequencetest.Run(t, &sequencetest.Place{
 		Timeout: testTimeout, Kill: server.Kill, Start: server.Start,

@@ -11,6 +11,9 @@ import (
 )
 
 // TestMarks: the suite, on a real server.
+//
+// Mutants: a mark falls; epochs are ignored; a time is shortened; nothing expires; what is
+// not there is an error.
 func TestMarks(t *testing.T) {
 	server := locktest.Redis(t, "--appendonly", "yes", "--appendfsync", "always")
 	sequencetest.Run(t, &sequencetest.Place{
@@ -25,6 +28,8 @@ func TestMarks(t *testing.T) {
 
 // TestMarkKeys: each mark is one key, with the prefix, that expires; one that is somebody
 // else's is left alone. A server without room still has some for a mark that rises.
+//
+// Mutants: the prefix is left out; what is there is written over; what rises finds no room.
 func TestMarkKeys(t *testing.T) {
 	t.Parallel()
 	server := locktest.Redis(t)
