@@ -64,6 +64,10 @@ type Config struct {
 
 	Records map[string]idempotency.Store // of requests with a name, by what Idempotency.Store says
 	Marks   *sequence.Marks              // of producers that number their requests; nil: some without bound
+
+	// MarkStores are where marks are also kept, so that they outlive this node, by what
+	// Sequence.Store says. Those of a store that is not among them are in Marks alone.
+	MarkStores map[string]sequence.Store
 }
 
 // Locks are locks in a store, which lanes with SpillLocks want.

@@ -56,6 +56,7 @@ func newRoute(r Route, index int) (*route, error) {
 	}
 	ofNumbers := r.Idempotency
 	ofNumbers.Mode, ofNumbers.Store, ofNumbers.TTL = IdempotencyOptional, r.Sequence.Store, r.Sequence.TTL
+	ofNumbers.StoreAway = RefuseUnrecorded // a number is never judged by a guess
 	r.Match.Host = string(bareHost([]byte(r.Match.Host)))
 	compiled := &route{Route: r, index: index, path: path, from: from, fromHead: inHead(from), issues: issuing(from) != nil, others: exclusive, ofNumbers: ofNumbers}
 	for _, list := range []struct {

@@ -21,7 +21,7 @@ import (
 // Sequence is how a route's requests are put into their producers' order.
 type Sequence struct {
 	Mode     SequenceMode
-	Store    string        // of the answers that are replayed, among Config.Records
+	Store    string        // of the marks, among Config.MarkStores, and of the answers that are replayed, among Config.Records
 	AnyStart bool          // a producer may begin with any number
 	GapWait  time.Duration // how long a request waits for those before it
 	MaxHeld  int           // requests of a key that wait so
@@ -124,12 +124,15 @@ func (c *call) inSequence() *problem {
 		return notReady.because("the key's owner keeps no producers' order on this route: the nodes' configurations differ")
 	}
 	for {
+		if problem := c.recall(); problem != nil {
+			return problem
+		}
 		n := c.sequence.Number
 		verdict, done := marks.Judge(c.place.Partition, c.key, n, rule.AnyStart)
 		switch verdict {
 		case sequence.Next:
 			if err := marks.Begin(c.place.Partition, c.key, n); err != nil {
-				return overloaded.because("the marks of producers are at their limit")
+				return marksFull()
 			}
 			return c.runNext()
 		case sequence.Done:
@@ -157,11 +160,12 @@ func (c *call) runNext() *problem {
 }
 
 // done notes that the request's number is done, once, and before its turn is passed on:
-// else who comes next finds it to be the next one still.
+// else who comes next finds it to be the next one still, and who comes after a crash too.
 func (c *call) done() {
 	if n := c.sequence; n != nil && n.runs {
 		n.runs = false
 		c.proxy.config.Marks.Ran(c.place.Partition, c.key, n.Number, c.route.Sequence.TTL)
+		c.save()
 	}
 }
 
@@ -169,7 +173,8 @@ func (c *call) done() {
 // nobody can tell. After anything else its producer had better send it again.
 func (c *call) ran(problem *problem) bool {
 	if problem != nil {
-		return problem.executed == unknown
+		// The answer that was not kept is of a node that crashed before it saved the mark.
+		return problem.executed == unknown || problem.kind == idempotencyNotReplayable
 	}
 	return c.route.ofNumbers.Replay.Has(c.ctx.Response.StatusCode())
 }

@@ -77,10 +77,11 @@ func configMigrationCommand() *cobra.Command {
 	var table string
 	command := &cobra.Command{
 		Use:   "migration",
-		Short: "Print what creates the table of stores.postgres",
-		Long: `Print the statements that create the table in which stores.postgres keeps what
-became of requests, for databases in which lanekeeper itself may create none
-(stores.postgres.create_table: false). They may be run again.`,
+		Short: "Print what creates the tables of stores.postgres",
+		Long: `Print the statements that create the tables in which stores.postgres keeps what
+became of requests, and which numbers of their producers are done, for databases
+in which lanekeeper itself may create none (stores.postgres.create_table: false).
+They may be run again.`,
 		Example: `  lanekeeper config migration | psql "$DSN"
   lanekeeper config migration --table payments.lanekeeper_records`,
 		Args: cobra.NoArgs,

@@ -106,8 +106,5 @@ func (c *checker) checkIdempotency(path string, r RouteConfig) {
 	if i.ClaimLease > i.TTL {
 		c.errorf(path+".claim_lease", "%s is longer than ttl (%s)", i.ClaimLease, i.TTL)
 	}
-	if i.Store != "owner" && !c.checkedStores[i.Store] {
-		c.checkedStores[i.Store] = true
-		c.checkRecordStore(path+".store", i.Store)
-	}
+	c.needStore(path+".store", i.Store)
 }

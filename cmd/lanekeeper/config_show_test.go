@@ -70,7 +70,7 @@ defaults:
     hot: {depth: 17, bytes: 9MiB, busy: 0.25, share: 1, rate: 10.50, for: 37s, cool_after: 38s, action: shed, backend: coordinator, batch: 39, quantum: 40ms}}
   idempotency: {mode: optional, header: I, ttl: 45s, store: redis, accept_crash_loss: true, claim_lease: 46s, store_away: run, concurrent: conflict,
     fingerprint: [body], scope_headers: [Cookie, X-Tenant], replay: ["201"], unknown: execute, max_entry: 47KiB}
-  sequence: {mode: optional, store: owner, start: any, gap_wait: 48ms, max_held: 49, done: conflict, ttl: 50s}
+  sequence: {mode: optional, store: redis, start: any, gap_wait: 48ms, max_held: 49, done: conflict, ttl: 50s}
   coalesce: [{by: PUT, over: [PUT], scope: key, status: 202}]
 routes:
   - name: one

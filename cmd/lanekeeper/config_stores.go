@@ -5,7 +5,7 @@ import (
 	"regexp"
 )
 
-// StoresConfig is where records of requests may be kept.
+// StoresConfig is where records of requests, and marks of their producers, may be kept.
 type StoresConfig struct {
 	Redis    RecordRedisConfig    `json:"redis" doc:"one Redis master, version 6 or later, that evicts nothing, for routes that say store: redis"`
 	Postgres RecordPostgresConfig `json:"postgres" doc:"a PostgreSQL database, for routes that say store: postgres"`
@@ -22,8 +22,8 @@ type RecordRedisConfig struct {
 // RecordPostgresConfig is a database that keeps records.
 type RecordPostgresConfig struct {
 	DSNFile        string `json:"dsn_file" doc:"file with the connection string, in one line: postgres://user:password@host:5432/database?sslmode=verify-full"`
-	Table          string `json:"table" doc:"name of the table, with its schema if need be; the same on all nodes"`
-	CreateTable    bool   `json:"create_table" doc:"create the table if it is missing; otherwise run what 'lanekeeper config migration' prints"`
+	Table          string `json:"table" doc:"name of the table of records, with its schema if need be; the same on all nodes. That of producers' numbers is called so too, with _marks behind it"`
+	CreateTable    bool   `json:"create_table" doc:"create the tables if they are missing; otherwise run what 'lanekeeper config migration' prints"`
 	MaxConnections int    `json:"max_connections" doc:"of this node" min:"1" max:"1000"`
 }
 
@@ -35,6 +35,14 @@ func (r RecordRedisConfig) section() storeSection {
 }
 
 var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,53}$`)
+
+// needStore has the store judged that the setting at path names, once.
+func (c *checker) needStore(path, kind string) {
+	if kind != storeOwner && !c.checkedStores[kind] {
+		c.checkedStores[kind] = true
+		c.checkRecordStore(path, kind)
+	}
+}
 
 // checkRecordStore judges the store that the setting at path wants.
 func (c *checker) checkRecordStore(path, kind string) {

@@ -99,7 +99,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	}()
 
 	n.records = newKeyRecords(config.records)
-	n.config.proxy.Records, n.config.proxy.Marks = n.records.stores, n.records.marks
+	n.config.proxy.Records, n.config.proxy.Marks, n.config.proxy.MarkStores = n.records.stores, n.records.marks, n.records.lasting
 	n.config.proxy.Unknowns = n.unknown
 	if config.unknowns != nil {
 		n.unknowns = newJournalWriter(config.unknowns, log)

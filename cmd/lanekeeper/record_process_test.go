@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -39,6 +40,15 @@ var recordKills = flag.Int("record.kills", 5, "TestKilledWithAClaim: how often a
 // claimLease is what a claim whose node has died keeps others waiting.
 const claimLease = 2 * time.Second
 
+// ofTheDay skips all kinds of stores but one that each day has, later by so many days.
+func ofTheDay(t *testing.T, kind string, later int) {
+	t.Helper()
+	names := slices.Sorted(maps.Keys(recordStores))
+	if !*everyStore && kind != names[(time.Now().YearDay()+later)%len(names)] {
+		t.Skip("only with -stores, or on another day")
+	}
+}
+
 // recorder is a node that keeps records in a store, and its service, which counts.
 type recorder struct {
 	t      *testing.T
@@ -52,7 +62,8 @@ type recorder struct {
 	gate  chan struct{} // what a request at the service waits for; nil: nothing
 }
 
-func startRecorder(t *testing.T, kind string) *recorder {
+// startRecorder has the routes that are given, for upstream app, in terms of the store's name.
+func startRecorder(t *testing.T, kind, routes string) *recorder {
 	t.Helper()
 	dir := t.TempDir()
 	r := &recorder{t: t, runs: make(map[string]int), file: filepath.Join(dir, "lanekeeper.yaml")}
@@ -71,13 +82,9 @@ admin: {listen: "127.0.0.1:0"}
 upstreams: [{name: app, targets: [%q], max_connections: 1, connect_timeout: 20s}]
 stores: {%s}
 routes:
-  - name: order
-    match: {path: "/orders/{id}"}
-    upstream: app
-    key: {space: order, from: [{path: id}]}
-    idempotency: {mode: required, store: %s, claim_lease: %s}
+%s
 shutdown: {delay: 0s, drain_timeout: 5s}
-`, service.URL, section, kind, claimLease))
+`, service.URL, section, strings.ReplaceAll(routes, "{store}", kind)))
 	r.start()
 	return r
 }
@@ -106,7 +113,7 @@ func (r *recorder) set(delay time.Duration, gate chan struct{}) {
 
 func (r *recorder) serve(w http.ResponseWriter, request *http.Request) {
 	r.mu.Lock()
-	name := request.Header.Get("Idempotency-Key")
+	name := cmp.Or(request.Header.Get("Idempotency-Key"), request.URL.Path+" "+request.Header.Get("Lanekeeper-Seq"))
 	r.runs[name]++
 	run, delay, gate := r.runs[name], r.delay, r.gate
 	r.mu.Unlock()
@@ -126,14 +133,18 @@ func (r *recorder) ran(name string) int {
 // send makes a request of the given name, and returns its status and answer; 0 if there
 // was none.
 func (r *recorder) send(key, name string) (status int, body, replayed string) {
+	return r.post("/orders/"+key, http.Header{"Idempotency-Key": {name}})
+}
+
+func (r *recorder) post(path string, header http.Header) (status int, body, replayed string) {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.node.address+"/orders/"+key, strings.NewReader("{}"))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.node.address+path, strings.NewReader("{}"))
 	if err != nil {
 		r.t.Error(err)
 		return 0, "", ""
 	}
-	request.Header.Set("Idempotency-Key", name)
+	request.Header = header
 	response, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(request)
 	if err != nil {
 		return 0, "", ""
@@ -175,14 +186,15 @@ func (r *recorder) settles(key, name string) (status int, replayed bool) {
 // Mutants: a claim that ended leaves its name free; a claim does not end; what became of the
 // request is kept after its answer.
 func TestKilledWithAClaim(t *testing.T) {
-	names := slices.Sorted(maps.Keys(recordStores))
-	today := names[time.Now().YearDay()%len(names)]
 	for kind := range recordStores {
 		t.Run(kind, func(t *testing.T) {
-			if !*everyStore && kind != today {
-				t.Skip("only with -stores, or on another day")
-			}
-			r := startRecorder(t, kind)
+			ofTheDay(t, kind, 0)
+			r := startRecorder(t, kind, fmt.Sprintf(`
+  - name: order
+    match: {path: "/orders/{id}"}
+    upstream: app
+    key: {space: order, from: [{path: id}]}
+    idempotency: {mode: required, store: {store}, claim_lease: %s}`, claimLease))
 			check := func(name string, status int, replayed bool, runs int) {
 				t.Helper()
 				if have, mark := r.settles(name, name); have != status || mark != replayed || r.ran(name) != runs {
@@ -237,7 +249,12 @@ func TestKilledWithAClaim(t *testing.T) {
 // awaits waits until the node has claimed so many names since it started.
 func (r *recorder) awaits(claims int) {
 	r.t.Helper()
-	line := fmt.Sprintf(`lanekeeper_idempotency_total{result="first",route="order"} %d`, claims)
+	r.counts(fmt.Sprintf(`lanekeeper_idempotency_total{result="first",route="order"} %d`, claims))
+}
+
+// counts waits until the node's metrics have a line.
+func (r *recorder) counts(line string) {
+	r.t.Helper()
 	until(r.t, line, func() bool {
 		response, err := http.Get(r.node.observe + "/metrics")
 		if err != nil {

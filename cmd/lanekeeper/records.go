@@ -14,9 +14,10 @@ import (
 
 // keyRecords is what a node remembers of requests: in its memory, and in stores.
 type keyRecords struct {
-	memory *idempotency.Memory
-	marks  *sequence.Marks
-	stores map[string]idempotency.Store // by what a route calls them; the memory is among them
+	memory  *idempotency.Memory
+	marks   *sequence.Marks
+	stores  map[string]idempotency.Store // by what a route calls them; the memory is among them
+	lasting map[string]sequence.Store    // those that also keep marks
 
 	owned atomic.Pointer[func(partition int) bool] // nil: all are
 }
@@ -25,14 +26,14 @@ type keyRecords struct {
 type recordsConfig struct {
 	max      int
 	maxBytes int64
-	stores   map[string]idempotency.Store // which the node closes
+	stores   map[string]recordStore // which the node closes
 }
 
 // storeOwner is what routes call the memory.
 const storeOwner = "owner"
 
 func newKeyRecords(config recordsConfig) *keyRecords {
-	r := &keyRecords{marks: sequence.New(sequence.Config{MaxMarks: config.max}), stores: make(map[string]idempotency.Store)}
+	r := &keyRecords{marks: sequence.New(sequence.Config{MaxMarks: config.max}), stores: make(map[string]idempotency.Store), lasting: make(map[string]sequence.Store)}
 	r.memory = idempotency.NewMemory(idempotency.MemoryConfig{
 		MaxRecords: config.max, MaxBytes: config.maxBytes,
 		Owned: func(partition int) bool {
@@ -42,7 +43,7 @@ func newKeyRecords(config recordsConfig) *keyRecords {
 	})
 	r.stores[storeOwner] = r.memory
 	for name, store := range config.stores {
-		r.stores[name] = store
+		r.stores[name], r.lasting[name] = store, store
 	}
 	return r
 }

@@ -9,26 +9,38 @@ import (
 	"lanekeeper/proxy/idempotency"
 	"lanekeeper/proxy/idempotency/postgres"
 	"lanekeeper/proxy/idempotency/redis"
+	"lanekeeper/proxy/sequence"
 )
 
 // recordTimeoutMax bounds a question to a store of records, which a request waits for in
 // its turn.
 const recordTimeoutMax = 2 * time.Second
 
-// newRecordStores are the stores of records that routes name, but the memory. Errors are
-// as newCoordinator's.
-func newRecordStores(config *Config) (map[string]idempotency.Store, error) {
+// recordStore keeps records of requests, and marks of their producers.
+type recordStore interface {
+	idempotency.Store
+	sequence.Store
+}
+
+// newRecordStores are the stores that routes name, but the memory. Errors are as
+// newCoordinator's.
+func newRecordStores(config *Config) (map[string]recordStore, error) {
 	leases := make(map[string]time.Duration) // the shortest of each store
-	for _, r := range config.Routes {
-		if i := r.Idempotency; i.Mode != "none" && i.Store != storeOwner {
-			lease := time.Duration(i.ClaimLease)
-			if shortest, known := leases[i.Store]; known {
-				lease = min(lease, shortest)
-			}
-			leases[i.Store] = lease
+	name := func(mode, store string, lease time.Duration) {
+		if mode == "none" || store == storeOwner {
+			return
 		}
+		if shortest, known := leases[store]; known {
+			lease = min(lease, shortest)
+		}
+		leases[store] = lease
 	}
-	stores := make(map[string]idempotency.Store)
+	for _, r := range config.Routes {
+		lease := time.Duration(r.Idempotency.ClaimLease)
+		name(r.Idempotency.Mode, r.Idempotency.Store, lease)
+		name(r.Sequence.Mode, r.Sequence.Store, lease) // claims of numbers whose answers are replayed
+	}
+	stores := make(map[string]recordStore)
 	for kind, lease := range leases {
 		// A claim is renewed thrice in its lease, if each renewal is over by the next.
 		store, err := config.Stores.open(kind, min(recordTimeoutMax, lease/4))
@@ -40,8 +52,8 @@ func newRecordStores(config *Config) (map[string]idempotency.Store, error) {
 	return stores, nil
 }
 
-func (s *StoresConfig) open(kind string, timeout time.Duration) (idempotency.Store, error) {
-	var open func(context.Context) (*idempotency.Remote, error)
+func (s *StoresConfig) open(kind string, timeout time.Duration) (recordStore, error) {
+	var open func(context.Context) (recordStore, error)
 	var err error
 	switch kind {
 	case "redis":
@@ -55,7 +67,7 @@ func (s *StoresConfig) open(kind string, timeout time.Duration) (idempotency.Sto
 		return nil, err
 	}
 	l := new(lateRecords)
-	l.timeout, l.open = recordTimeoutMax, func(ctx context.Context) (idempotency.Store, error) {
+	l.timeout, l.open = recordTimeoutMax, func(ctx context.Context) (recordStore, error) {
 		store, err := open(ctx)
 		if err != nil {
 			return nil, settingError{"stores." + kind, err}
@@ -65,7 +77,7 @@ func (s *StoresConfig) open(kind string, timeout time.Duration) (idempotency.Sto
 	return l, nil
 }
 
-func (c RecordRedisConfig) opener(timeout time.Duration) (func(context.Context) (*idempotency.Remote, error), error) {
+func (c RecordRedisConfig) opener(timeout time.Duration) (func(context.Context) (recordStore, error), error) {
 	section := c.section()
 	config := redis.Config{Address: c.Addresses[0], Username: c.Username, DB: c.DB, Prefix: c.KeyPrefix, Timeout: timeout}
 	var err error
@@ -77,10 +89,10 @@ func (c RecordRedisConfig) opener(timeout time.Duration) (func(context.Context) 
 	if config.TLS, err = c.TLS.load(section.path() + ".tls"); err != nil {
 		return nil, err
 	}
-	return func(ctx context.Context) (*idempotency.Remote, error) { return redis.Open(ctx, config) }, nil
+	return func(ctx context.Context) (recordStore, error) { return redis.Open(ctx, config) }, nil
 }
 
-func (c RecordPostgresConfig) opener(timeout time.Duration) (func(context.Context) (*idempotency.Remote, error), error) {
+func (c RecordPostgresConfig) opener(timeout time.Duration) (func(context.Context) (recordStore, error), error) {
 	dsn, err := os.ReadFile(c.DSNFile)
 	if err != nil {
 		return nil, settingError{"stores.postgres.dsn_file", err}
@@ -88,13 +100,13 @@ func (c RecordPostgresConfig) opener(timeout time.Duration) (func(context.Contex
 	config := postgres.Config{
 		DSN: strings.TrimSpace(string(dsn)), Table: c.Table, CreateTable: c.CreateTable, MaxConnections: c.MaxConnections, Timeout: timeout,
 	}
-	return func(ctx context.Context) (*idempotency.Remote, error) { return postgres.Open(ctx, config) }, nil
+	return func(ctx context.Context) (recordStore, error) { return postgres.Open(ctx, config) }, nil
 }
 
 // lateRecords is a store of records that need not be there when the node starts. Until it
 // is, it is away.
 type lateRecords struct {
-	late[idempotency.Store]
+	late[recordStore]
 }
 
 // Begin implements idempotency.Store.
@@ -104,6 +116,24 @@ func (l *lateRecords) Begin(ctx context.Context, r *idempotency.Request) (idempo
 		return nil, idempotency.Record{}, err
 	}
 	return store.Begin(ctx, r)
+}
+
+// Load implements sequence.Store.
+func (l *lateRecords) Load(ctx context.Context, key []byte, producer string) (epoch, done uint64, known bool, err error) {
+	store, err := l.get(ctx)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	return store.Load(ctx, key, producer)
+}
+
+// Save implements sequence.Store.
+func (l *lateRecords) Save(ctx context.Context, key []byte, n sequence.Number, ttl time.Duration) error {
+	store, err := l.get(ctx)
+	if err != nil {
+		return err
+	}
+	return store.Save(ctx, key, n, ttl)
 }
 
 // Close implements idempotency.Store.

@@ -135,7 +135,7 @@ func TestStrictSpilled(t *testing.T) {
 	}
 }
 
-var everyStore = flag.Bool("stores", false, "TestSpilledUnderLocks, TestKilledWithAClaim: each kind of store, not one each day")
+var everyStore = flag.Bool("stores", false, "TestSpilledUnderLocks, TestKilled…: each kind of store, not one each day")
 
 // TestSpilledUnderLocks has each turn of a spilled key hold a lock in a store, which then
 // stands still for longer than a lock is waited for, and goes on: requests go to their

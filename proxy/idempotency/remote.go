@@ -147,6 +147,16 @@ func (r *Remote) Begin(ctx context.Context, request *Request) (Run, Record, erro
 	return &remoteRun{store: r, claim: c, maxEntry: max(request.MaxEntry, 0)}, known, nil
 }
 
+// Ask asks the server about something else that it keeps, as a store's own calls do: within
+// the timeout, more than once if need be, and not after Close.
+func (r *Remote) Ask(ctx context.Context, attempt func(context.Context) error) error {
+	if !r.enter() {
+		return errClosed
+	}
+	defer r.calls.Done()
+	return r.try(ctx, attempt)
+}
+
 // unsent says whether an error means that nothing has reached the server.
 func unsent(err error) bool {
 	var dial *net.OpError

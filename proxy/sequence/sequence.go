@@ -19,8 +19,8 @@
 // crash, what is left of an earlier tenure is forgotten: others may have run what it says
 // is still to come.
 //
-// Not promised: that a mark outlives the process. Where a mark is not known, number 1
-// begins a producer, and any other is [Unknown] rather than a guess.
+// Not promised: that a mark outlives the process, which a [Store] is for. Where a mark is
+// not known, number 1 begins a producer, and any other is [Unknown] rather than a guess.
 package sequence
 
 import (

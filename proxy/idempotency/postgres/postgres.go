@@ -1,8 +1,8 @@
-// Package postgres keeps what became of requests in a table of a PostgreSQL database,
-// for all nodes. See the idempotency package for what a store promises; this is what it
-// rests on here.
+// Package postgres keeps what became of requests, and which numbers of their producers are
+// done, in two tables of a PostgreSQL database, for all nodes. See the idempotency and
+// sequence packages for what such stores promise; this is what they rest on here.
 //
-// A name is a row. Each step is one statement on it, judged by the server's clock. Rows
+// A name is a row, and so is a producer of a lane, with its mark. Each step is one statement on it, judged by the server's clock. Rows
 // whose time is over count for nothing, and are deleted by each node, now and then.
 //
 // It holds as long as the server loses nothing that it has committed. What a failover to
@@ -36,9 +36,10 @@ type Config struct {
 	// hold a password, which no error repeats.
 	DSN string
 
-	// Table is the table's name, with a schema and a dot before it or without; "": Table.
+	// Table is the records' table, with a schema and a dot before it or without; "": Table.
+	// The marks' is called so too, with _marks behind it.
 	Table string
-	// CreateTable has Open create the table if it is not there.
+	// CreateTable has Open create the tables if they are not there.
 	CreateTable bool
 
 	// MaxConnections bounds the connections of this node; 0: 8.
@@ -71,9 +72,16 @@ func (c *Config) validate() error {
 	return checkTable(c.Table)
 }
 
+// Store keeps records and marks, through the same connections. It implements
+// idempotency.Store and sequence.Store.
+type Store struct {
+	*idempotency.Remote
+	server *server
+}
+
 // Open connects to the database and returns when it can be used. It refuses a database
-// without the table, with an error that says how to create it. ctx bounds Open alone.
-func Open(ctx context.Context, config Config) (*idempotency.Remote, error) {
+// without the tables, with an error that says how to create it. ctx bounds Open alone.
+func Open(ctx context.Context, config Config) (*Store, error) {
 	config.Table = cmp.Or(config.Table, Table)
 	config.MaxConnections = cmp.Or(config.MaxConnections, defaultConnections)
 	config.sweepEvery = cmp.Or(config.sweepEvery, defaultSweep)
@@ -91,7 +99,7 @@ func Open(ctx context.Context, config Config) (*idempotency.Remote, error) {
 	s := &server{pool: pool, timeout: config.Timeout, statements: newStatements(config.Table)}
 	s.life, s.kill = context.WithCancel(context.Background())
 	s.wg.Go(func() { s.sweepAll(config.sweepEvery) }) // ends with life
-	return idempotency.NewRemote(s, config.Timeout), nil
+	return &Store{idempotency.NewRemote(s, config.Timeout), s}, nil
 }
 
 func connect(ctx context.Context, config *Config) (*pgxpool.Pool, error) {
@@ -254,18 +262,20 @@ func (s *server) sweepAll(every time.Duration) {
 		case <-s.life.Done():
 			return
 		}
-		for s.sweep() == sweepMost { // there may be more
+		for _, statement := range []string{s.statements.sweep, s.statements.sweepMarks} {
+			for s.sweep(statement) == sweepMost { // there may be more
+			}
 		}
 	}
 }
 
 // sweep deletes some of what has expired, and says how many.
-func (s *server) sweep() int64 {
+func (s *server) sweep(statement string) int64 {
 	ctx, cancel := context.WithTimeout(s.life, s.timeout)
 	defer cancel()
-	tag, err := s.pool.Exec(ctx, s.statements.sweep, sweepMost)
+	tag, err := s.pool.Exec(ctx, statement, sweepMost)
 	if err != nil {
-		return 0 // another time; those who need the table will tell of it
+		return 0 // another time; those who need the tables will tell of it
 	}
 	return tag.RowsAffected()
 }

@@ -24,7 +24,7 @@ func dsn(address string) string {
 	return fmt.Sprintf("host=%s port=%s user=postgres dbname=postgres sslmode=disable", host, port)
 }
 
-func openStore(t testing.TB, config Config) *idempotency.Remote {
+func openStore(t testing.TB, config Config) *Store {
 	t.Helper()
 	store, err := tryOpen(config)
 	if err != nil {
@@ -34,7 +34,7 @@ func openStore(t testing.TB, config Config) *idempotency.Remote {
 	return store
 }
 
-func tryOpen(config Config) (*idempotency.Remote, error) {
+func tryOpen(config Config) (*Store, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return Open(ctx, config)
@@ -60,6 +60,7 @@ func TestPostgres(t *testing.T) {
 	t.Run("Sweeps", func(t *testing.T) { sweeps(t, server.Address, asks) })
 	t.Run("ReadsWithoutWriting", func(t *testing.T) { readsWithoutWriting(t, server.Address, asks) })
 	asks.Close(t.Context()) //nolint:errcheck // it is not needed any more
+	t.Run("Marks", func(t *testing.T) { marks(t, server) })
 	idempotencytest.Run(t, &idempotencytest.Place{
 		Lease: time.Second, Timeout: testTimeout,
 		Server: &idempotencytest.Server{Kill: server.Kill, Start: server.Start, Freeze: server.Freeze, Thaw: server.Thaw},
@@ -92,7 +93,7 @@ func number(t *testing.T, asks *pgx.Conn, question string) (n int) {
 // they do, once and again.
 func creates(t *testing.T, address string, asks *pgx.Conn) {
 	exec(t, asks, `CREATE SCHEMA "Other"`)
-	for _, table := range []string{"made", "Made", "Other.made"} {
+	for _, table := range []string{"made", "Made", "Other.made", strings.Repeat("m", 54)} {
 		var wg sync.WaitGroup
 		for range 8 {
 			wg.Go(func() {
@@ -105,8 +106,10 @@ func creates(t *testing.T, address string, asks *pgx.Conn) {
 			})
 		}
 		wg.Wait()
-		if n := number(t, asks, "SELECT count(*) FROM pg_index WHERE indrelid = to_regclass('"+quoted(table)+"')"); n != 2 {
-			t.Errorf("%s has %d indexes", table, n)
+		for _, table := range []string{table, table + marksSuffix} {
+			if n := number(t, asks, "SELECT count(*) FROM pg_index WHERE indrelid = to_regclass('"+quoted(table)+"')"); n != 2 {
+				t.Errorf("%s has %d indexes", table, n)
+			}
 		}
 	}
 	exec(t, asks, Migration("by_hand"))
@@ -117,6 +120,7 @@ func creates(t *testing.T, address string, asks *pgx.Conn) {
 // refuses says what is wrong, and what to do.
 func refuses(t *testing.T, address string, asks *pgx.Conn) {
 	exec(t, asks, "CREATE TABLE wrong (id bytea PRIMARY KEY)")
+	exec(t, asks, Migration("half")+"DROP TABLE half_marks")
 	exec(t, asks, "CREATE ROLE nobody LOGIN")
 	exec(t, asks, "CREATE ROLE secret LOGIN PASSWORD 'right'")
 	exec(t, asks, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -127,6 +131,7 @@ func refuses(t *testing.T, address string, asks *pgx.Conn) {
 		want   []string
 	}{
 		{"no table", Config{DSN: dsn(address), Table: "none"}, []string{"there is no table none", Migration("none")}},
+		{"no table of marks", Config{DSN: dsn(address), Table: "half"}, []string{"there is no table half_marks", Migration("half")}},
 		{"another table", Config{DSN: dsn(address), Table: "wrong", CreateTable: true}, []string{"wrong is not as it should be", Migration("wrong")}},
 		{"no right to create", Config{DSN: nobody, Table: "none", CreateTable: true}, []string{"permission denied", Migration("none")}},
 		{"a name with a quote", Config{DSN: dsn(address), Table: `a"b`}, []string{"the table's name"}},
@@ -164,15 +169,20 @@ func sweeps(t *testing.T, address string, asks *pgx.Conn) {
 	exec(t, asks, Migration("swept"))
 	exec(t, asks, fmt.Sprintf(`INSERT INTO swept (id, print, state, nonce, leased, expires)
 		SELECT int4send(i), '', 2, '', now(), now() - interval '1 second' FROM generate_series(1, %d) AS i`, 10*sweepMost+1))
+	exec(t, asks, fmt.Sprintf(`INSERT INTO swept_marks (id, epoch, done, expires)
+		SELECT int4send(i), 0, 1, now() - interval '1 second' FROM generate_series(1, %d) AS i`, sweepMost+1))
+	exec(t, asks, "INSERT INTO swept_marks (id, epoch, done, expires) VALUES ('stays', 0, 1, now() + interval '1 hour')")
 	exec(t, asks, "INSERT INTO swept (id, print, state, nonce, leased, expires) VALUES ('stays', '', 2, '', now(), now() + interval '1 hour')")
 	openStore(t, Config{DSN: dsn(address), Table: "swept", Timeout: 5 * time.Second, sweepEvery: time.Second})
-	for end := time.Now().Add(7 * time.Second); number(t, asks, "SELECT count(*) FROM swept") > 1; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d rows are left", number(t, asks, "SELECT count(*) FROM swept"))
+	for _, table := range []string{"swept", "swept_marks"} {
+		for end := time.Now().Add(7 * time.Second); number(t, asks, "SELECT count(*) FROM "+table) > 1; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d rows of %s are left", number(t, asks, "SELECT count(*) FROM "+table), table)
+			}
 		}
-	}
-	if number(t, asks, "SELECT count(*) FROM swept WHERE id = 'stays'") != 1 {
-		t.Error("what has not expired is gone")
+		if number(t, asks, "SELECT count(*) FROM "+table+" WHERE id = 'stays'") != 1 {
+			t.Errorf("what has not expired is gone from %s", table)
+		}
 	}
 }
 
@@ -206,8 +216,10 @@ func readsWithoutWriting(t *testing.T, address string, asks *pgx.Conn) {
 // TestMigrationIsPrinted holds it against what a person would read.
 func TestMigrationIsPrinted(t *testing.T) {
 	for table, want := range map[string][]string{
-		Table:   {`CREATE TABLE IF NOT EXISTS "lanekeeper_records" (`, `CREATE INDEX IF NOT EXISTS "lanekeeper_records_expires" ON "lanekeeper_records" (expires);`},
-		"s.Big": {`CREATE TABLE IF NOT EXISTS "s"."Big" (`, `CREATE INDEX IF NOT EXISTS "Big_expires" ON "s"."Big" (expires);`},
+		Table: {`CREATE TABLE IF NOT EXISTS "lanekeeper_records" (`, `CREATE INDEX IF NOT EXISTS "lanekeeper_records_expires" ON "lanekeeper_records" (expires);`,
+			`CREATE TABLE IF NOT EXISTS "lanekeeper_records_marks" (`, `CREATE INDEX IF NOT EXISTS "lanekeeper_records_mark_end" ON "lanekeeper_records_marks" (expires);`},
+		"s.Big": {`CREATE TABLE IF NOT EXISTS "s"."Big" (`, `CREATE INDEX IF NOT EXISTS "Big_expires" ON "s"."Big" (expires);`,
+			`CREATE TABLE IF NOT EXISTS "s"."Big_marks" (`, `CREATE INDEX IF NOT EXISTS "Big_mark_end" ON "s"."Big_marks" (expires);`},
 	} {
 		for _, line := range want {
 			if text := Migration(table); !strings.Contains(text, line) {

@@ -2,14 +2,20 @@ package postgres
 
 import "strings"
 
-// statements are those of a table. Each may be sent again after its answer was lost.
+// statements are those of the tables. Each may be sent again after its answer was lost.
 type statements struct {
 	claim, finish, lose, forget, renew, sweep string
+	load, save, sweepMarks                    string
 }
 
 func newStatements(table string) statements {
-	in := func(text string) string { return strings.ReplaceAll(text, "{table}", quoted(table)) }
-	return statements{in(claimText), in(finishText), in(loseText), in(forgetText), in(renewText), in(sweepText)}
+	on := func(table, text string) string { return strings.ReplaceAll(text, "{table}", quoted(table)) }
+	records := func(text string) string { return on(table, text) }
+	marks := func(text string) string { return on(table+marksSuffix, text) }
+	return statements{
+		records(claimText), records(finishText), records(loseText), records(forgetText), records(renewText), records(sweepText),
+		marks(loadText), marks(saveText), marks(sweepText),
+	}
 }
 
 // claimText claims a name. Arguments: id, print, nonce, lease, how long the record lasts,

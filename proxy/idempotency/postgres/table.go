@@ -14,7 +14,10 @@ import (
 // Table is the name of the table unless another is configured.
 const Table = "lanekeeper_records"
 
-// tableName is what needs no thought about quotes, with room for the index's name.
+// marksSuffix makes the name of the other one.
+const marksSuffix = "_marks"
+
+// tableName is what needs no thought about quotes, with room for the indexes' names.
 var tableName = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]{0,62}\.)?[A-Za-z_][A-Za-z0-9_]{0,53}$`)
 
 func checkTable(table string) error {
@@ -27,17 +30,21 @@ func checkTable(table string) error {
 // quoted is a table's name as statements have it: as it is written, large letters too.
 func quoted(table string) string { return pgx.Identifier(strings.Split(table, ".")).Sanitize() }
 
-// Migration is what creates a table, if it is not there: statements that can be run by
-// whoever may. The name is a table's, or a schema's, a dot and a table's.
+// Migration is what creates a table, and the marks' beside it, if they are not there:
+// statements that can be run by whoever may. The name is a table's, or a schema's, a dot
+// and a table's.
 func Migration(table string) string {
 	_, name, found := strings.Cut(table, ".")
 	if !found {
 		name = table
 	}
-	return strings.NewReplacer("{table}", quoted(table), "{index}", quoted(name+"_expires")).Replace(migrationText)
+	return strings.NewReplacer(
+		"{table}", quoted(table), "{index}", quoted(name+"_expires"),
+		"{marks}", quoted(table+marksSuffix), "{marks index}", quoted(name+"_mark_end"),
+	).Replace(migrationText)
 }
 
-// States are those of idempotency.State. A record counts for nothing from expires on,
+// States are those of idempotency.State. A record, or a mark, counts for nothing from expires on,
 // when it may be deleted.
 const migrationText = `CREATE TABLE IF NOT EXISTS {table} (
 	id bytea PRIMARY KEY,
@@ -52,32 +59,49 @@ const migrationText = `CREATE TABLE IF NOT EXISTS {table} (
 	body bytea NOT NULL DEFAULT ''
 ) WITH (fillfactor = 80);
 CREATE INDEX IF NOT EXISTS {index} ON {table} (expires);
+CREATE TABLE IF NOT EXISTS {marks} (
+	id bytea PRIMARY KEY,
+	epoch bigint NOT NULL,
+	done bigint NOT NULL, -- the highest number that is
+	expires timestamptz NOT NULL
+) WITH (fillfactor = 80);
+CREATE INDEX IF NOT EXISTS {marks index} ON {marks} (expires);
 `
 
-// prepare sees to it that there is a table, and that it is the right one.
+// prepare sees to it that there are the tables, and that they are the right ones.
 func prepare(ctx context.Context, pool *pgxpool.Pool, config *Config) error {
-	var exists bool
-	const find = "SELECT to_regclass($1) IS NOT NULL"
-	if err := pool.QueryRow(ctx, find, quoted(config.Table)).Scan(&exists); err != nil {
-		return err
+	tables := []struct{ name, columns string }{
+		{config.Table, "id, print, state, nonce, leased, expires, status, bare, head, body"},
+		{config.Table + marksSuffix, "id, epoch, done, expires"},
 	}
-	switch {
-	case exists:
-	case !config.CreateTable:
-		return fmt.Errorf("there is no table %s. Have it created:\n\n%s", config.Table, Migration(config.Table))
-	default:
-		if err := create(ctx, pool, config.Table); err != nil {
-			return fmt.Errorf("creating the table %s: %w. If the user may not, have it created:\n\n%s", config.Table, err, Migration(config.Table))
+	var missing []string
+	for _, table := range tables {
+		var exists bool
+		const find = "SELECT to_regclass($1) IS NOT NULL"
+		if err := pool.QueryRow(ctx, find, quoted(table.name)).Scan(&exists); err != nil {
+			return err
+		}
+		if !exists {
+			missing = append(missing, table.name)
+			continue
+		}
+		if _, err := pool.Exec(ctx, "SELECT "+table.columns+" FROM "+quoted(table.name)+" LIMIT 0"); err != nil {
+			return fmt.Errorf("the table %s is not as it should be: %w. It should be made by:\n\n%s", table.name, err, Migration(config.Table))
 		}
 	}
-	_, err := pool.Exec(ctx, "SELECT id, print, state, nonce, leased, expires, status, bare, head, body FROM "+quoted(config.Table)+" LIMIT 0")
-	if err != nil {
-		return fmt.Errorf("the table %s is not as it should be: %w. It should be made by:\n\n%s", config.Table, err, Migration(config.Table))
+	switch {
+	case len(missing) == 0:
+		return nil
+	case !config.CreateTable:
+		return fmt.Errorf("there is no table %s. Have it created:\n\n%s", strings.Join(missing, ", and no "), Migration(config.Table))
+	}
+	if err := create(ctx, pool, config.Table); err != nil {
+		return fmt.Errorf("creating the table %s: %w. If the user may not, have it created:\n\n%s", strings.Join(missing, " and "), err, Migration(config.Table))
 	}
 	return nil
 }
 
-// create creates the table. Several nodes may do so at once, which IF NOT EXISTS alone
+// create creates the tables. Several nodes may do so at once, which IF NOT EXISTS alone
 // doesn't make safe.
 func create(ctx context.Context, pool *pgxpool.Pool, table string) (err error) {
 	tx, err := pool.Begin(ctx)

@@ -1,9 +1,11 @@
-// Package redis keeps what became of requests in one Redis server, for all nodes. See
-// the idempotency package for what a store promises; this is what it rests on here.
+// Package redis keeps what became of requests, and which numbers of their producers are
+// done, in one Redis server, for all nodes. See the idempotency and sequence packages for
+// what such stores promise; this is what they rest on here.
 //
-// A name is one key, a hash that expires with the record. Each step is one script on that
-// key, judged by the server's clock; so the keys of all names may lie in different hash
-// slots. It is made for one master all the same: a cluster is not promised to work.
+// A name is one key, a hash that expires with the record; a producer of a lane is another,
+// with its mark. Each step is one command or script on that key, judged by the server's
+// clock; so the keys of all names may lie in different hash slots. It is made for one
+// master all the same: a cluster is not promised to work.
 //
 // It holds as long as the master loses nothing: what is lost with it, by a restart
 // without its data or a failover to a replica that lagged, is forgotten, and may be
@@ -34,7 +36,8 @@ type Config struct {
 	DB                 int
 	TLS                *tls.Config // nil: none
 
-	// Prefix begins every key: a name's is the prefix, "idem:", and its ID in hex.
+	// Prefix begins every key: a name's is the prefix, "idem:", and its ID in hex; a
+	// mark's "seq:", and what sequence.Name calls it, in hex.
 	Prefix string
 
 	// Timeout bounds each call, with its repetitions; at least 10 ms. It should be less
@@ -49,14 +52,21 @@ func (c *Config) validate() error {
 	return nil
 }
 
+// Store keeps records and marks, through the same connections. It implements
+// idempotency.Store and sequence.Store.
+type Store struct {
+	*idempotency.Remote
+	server *server
+}
+
 // Open connects to the server and returns when it can be used. It refuses a server that
 // is no master, or that evicts keys. ctx bounds Open alone.
-func Open(ctx context.Context, config Config) (*idempotency.Remote, error) {
+func Open(ctx context.Context, config Config) (*Store, error) {
 	s, err := open(ctx, &config)
 	if err != nil {
 		return nil, fmt.Errorf("redis %s: %w", config.Address, err)
 	}
-	return idempotency.NewRemote(s, config.Timeout), nil
+	return &Store{idempotency.NewRemote(s, config.Timeout), s}, nil
 }
 
 func open(ctx context.Context, config *Config) (*server, error) {
@@ -67,7 +77,7 @@ func open(ctx context.Context, config *Config) (*server, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	s := &server{client: client, address: config.Address, prefix: config.Prefix + "idem:"}
+	s := &server{client: client, address: config.Address, prefix: config.Prefix}
 	if err := s.check(ctx); err != nil {
 		client.Close()
 		return nil, explain(err)
@@ -149,7 +159,7 @@ func (s *server) check(ctx context.Context) error {
 }
 
 func (s *server) keys(id idempotency.ID) []string {
-	return []string{s.prefix + hex.EncodeToString(id[:])}
+	return []string{s.prefix + "idem:" + hex.EncodeToString(id[:])}
 }
 
 func (s *server) wrap(err error) error {

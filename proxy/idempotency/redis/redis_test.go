@@ -16,7 +16,7 @@ import (
 
 const testTimeout = time.Second
 
-func openStore(t testing.TB, config Config) *idempotency.Remote {
+func openStore(t testing.TB, config Config) *Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

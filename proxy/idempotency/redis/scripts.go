@@ -2,7 +2,7 @@ package redis
 
 import "github.com/redis/rueidis"
 
-// The scripts. Each is one atomic step for one name, and may be sent again after its
+// The scripts of records. Each is one atomic step for one name, and may be sent again after its
 // answer was lost. The key is a hash, which expires with the record:
 //
 //	s  state: 1 running, 2 done, 3 unknown
