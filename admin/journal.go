@@ -55,6 +55,8 @@ var EventKinds = []EventKind{
 	{"lock-away", "the lock of a spilled key cannot be had: its requests go to its owner"},
 	{"idempotency-store-away", "the store of idempotency records does not answer: requests that carry a name are refused, or run without a record"},
 	{"idempotency-unrecorded", "what became of a request could not be recorded: sent again, its outcome is unknown"},
+	{"sequence-store-away", "the store of producers' marks does not answer: requests of producers that the node does not know are refused"},
+	{"sequence-unrecorded", "that a number is done could not be recorded: after a crash it may be taken for the next one"},
 	{"records-left", "the node ended, and a store could not be told which requests it had claimed: they are unknown when their claims end"},
 	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
 	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
