@@ -98,6 +98,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		}
 	}()
 
+	config.records.alone = config.cluster == nil
 	n.records = newKeyRecords(config.records)
 	n.config.proxy.Records, n.config.proxy.Marks, n.config.proxy.MarkStores = n.records.stores, n.records.marks, n.records.lasting
 	n.config.proxy.Unknowns = n.unknown

@@ -24,6 +24,7 @@ type keyRecords struct {
 
 // recordsConfig is what a node needs for it.
 type recordsConfig struct {
+	alone    bool // there is no cluster
 	max      int
 	maxBytes int64
 	stores   map[string]recordStore // which the node closes
@@ -35,7 +36,7 @@ const storeOwner = "owner"
 func newKeyRecords(config recordsConfig) *keyRecords {
 	r := &keyRecords{marks: sequence.New(sequence.Config{MaxMarks: config.max}), stores: make(map[string]idempotency.Store), lasting: make(map[string]sequence.Store)}
 	r.memory = idempotency.NewMemory(idempotency.MemoryConfig{
-		MaxRecords: config.max, MaxBytes: config.maxBytes,
+		MaxRecords: config.max, MaxBytes: config.maxBytes, Alone: config.alone,
 		Owned: func(partition int) bool {
 			owned := r.owned.Load()
 			return owned == nil || (*owned)(partition)

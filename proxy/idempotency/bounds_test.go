@@ -450,3 +450,25 @@ func FuzzImport(f *testing.F) {
 		}
 	})
 }
+
+// A node alone has all its records in one partition, which may hold more than can travel.
+//
+// Mutant: Alone is not looked at.
+func TestAlone(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		m := NewMemory(MemoryConfig{Alone: alone})
+		body, full := make([]byte, 1<<20), false
+		for i := range 20 {
+			run, _, err := m.Begin(t.Context(), &Request{ID: ID{byte(i)}, Key: []byte("k"), TTL: time.Hour, MaxEntry: 2 << 20})
+			if full = full || errors.Is(err, ErrFull); err != nil {
+				continue
+			}
+			if err := run.Finish(t.Context(), Reply{Body: body}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if full == alone {
+			t.Errorf("alone %v: full %v", alone, full)
+		}
+	}
+}

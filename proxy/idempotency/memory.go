@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"errors"
+	"math"
 	"sync"
 	"time"
 )
@@ -17,6 +18,10 @@ type MemoryConfig struct {
 	// what has moved away, and the first to go when there is no room. It is called without
 	// a lock, and only when there is no room. nil: all are.
 	Owned func(partition int) bool
+
+	// Alone says that nothing ever moves away: all records may be of one partition, which
+	// then has no bound of its own.
+	Alone bool
 }
 
 // What is counted for a record, and for a lane that has any, beside its key and reply.
@@ -94,7 +99,11 @@ type record struct {
 
 // NewMemory makes a store that is empty.
 func NewMemory(config MemoryConfig) *Memory {
-	return &Memory{config: config, epoch: time.Now(), most: partitionMax, records: make(map[ID]*record), partitions: make(map[int]*partition)}
+	most := partitionMax
+	if config.Alone {
+		most = math.MaxInt
+	}
+	return &Memory{config: config, epoch: time.Now(), most: most, records: make(map[ID]*record), partitions: make(map[int]*partition)}
 }
 
 // Begin implements Store. Of what is Running it doesn't know Until. Replies share the
