@@ -12,6 +12,9 @@ type answer struct {
 	keys   []string // that it may still run
 	lease  string   // under which it may have tenures up to this one, which it lets go
 	tenure uint64
+	state  []Section // what it knew of the partition when it had it
+	last   uint64    // the epoch of that tenure, if it knows of none after it
+	begun  uint64    // the highest epoch that it knows to have begun
 }
 
 // petition is a claim, or a Held, of another member.
@@ -52,6 +55,9 @@ func (t *Table) over(s *partition, r round) {
 
 // held hears that another node owns the partition.
 func (t *Table) held(p int, s *partition, from ring.Member, h Held) {
+	if slices.Contains(s.stoodBack, round{from, h.Number}) {
+		s.remains = nothing // it went with the answer to that round
+	}
 	t.over(s, round{from, h.Number})
 	t.keep(s, petition{from: from, number: h.Number, held: true, epoch: h.Epoch, reply: h.Reply})
 }
@@ -112,8 +118,9 @@ func (t *Table) hearPetition(p int, s *partition, c *petition) bool {
 			t.clear(p, s, true)
 		}
 		t.hear(p, s, c.from, c.epoch) // again: this node may have owned the partition until now
-		if len(s.listed()) > 0 || c.epoch < s.heard {
+		if len(s.listed()) > 0 || c.epoch < s.heard || s.remains != nothing {
 			t.answer(p, s, c)
+			s.remains = nothing
 		}
 		// Two may name the same epoch, of whom one has died and is not known to.
 		return s.holder == c.from || c.epoch < s.epoch
@@ -155,7 +162,14 @@ func (t *Table) answer(p int, s *partition, c *petition) {
 		s.told = insert(s.told, c.from)
 	}
 	lease, tenure := t.cede(s)
-	t.send(c.from, Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.listed(), Lease: lease, Tenure: tenure})
+	a := Answer{Partition: p, Number: c.number, Heard: s.heard, Keys: s.listed(), Lease: lease, Tenure: tenure, Begun: s.begun}
+	if s.remains != nothing {
+		a.Sections = t.state.Export(p, s.listed())
+	}
+	if s.remains == everything {
+		a.Last = s.last
+	}
+	t.send(c.from, a)
 }
 
 // answered takes a member's answer.
@@ -166,8 +180,9 @@ func (t *Table) answered(p int, s *partition, from ring.Member, a Answer) {
 	switch s.role {
 	case Claiming:
 		s.heard = max(s.heard, a.Heard)
-		s.record(answer{from: from, keys: a.Keys, lease: a.Lease, tenure: a.Tenure})
+		s.record(answer{from: from, keys: a.Keys, lease: a.Lease, tenure: a.Tenure, state: a.Sections, last: a.Last, begun: a.Begun})
 	case Owned:
+		t.state.Import(p, a.Sections, true)
 		t.await(p, s, from, a.Keys)
 		if a.Lease != "" && a.Lease == s.title.prev {
 			s.title.prevMember = from

@@ -60,7 +60,7 @@ func parseEntry(k kind, r *reader) Entry {
 	case kindClaim:
 		return Claim{Partition: r.partition(), Number: r.number()}
 	case kindAnswer:
-		return Answer{Partition: r.partition(), Number: r.number(), Heard: r.number(), Keys: r.keys(), Lease: r.text(), Tenure: r.number()}
+		return Answer{Partition: r.partition(), Number: r.number(), Heard: r.number(), Keys: r.keys(), Lease: r.text(), Tenure: r.number(), Begun: r.number(), Sections: r.sections(), Last: r.number()}
 	case kindRelease:
 		return Release{Partition: r.partition(), Number: r.number()}
 	case kindReleased:
@@ -89,7 +89,8 @@ func (e Claim) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partit
 
 func (e Answer) append(b []byte) []byte {
 	b = appendKeys(appendNumbers(b, uint64(e.Partition), e.Number, e.Heard), e.Keys)
-	return appendNumbers(appendText(b, e.Lease), e.Tenure)
+	b = appendNumbers(appendText(b, e.Lease), e.Tenure, e.Begun)
+	return appendNumbers(appendSections(b, e.Sections), e.Last)
 }
 
 func (e Release) append(b []byte) []byte { return appendNumbers(b, uint64(e.Partition), e.Number) }

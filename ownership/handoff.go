@@ -25,15 +25,16 @@ type Sections interface {
 	// ExportKey returns the state of one key that no longer runs.
 	ExportKey(partition int, key string) []Section
 	// Import takes the state that another node exported. It ignores kinds and
-	// versions that it doesn't know.
-	Import(partition int, sections []Section)
+	// versions that it doesn't know. If it is older others may have had the partition
+	// since: what may have changed meanwhile is not to be taken from it.
+	Import(partition int, sections []Section, older bool)
 }
 
 type noSections struct{}
 
 func (noSections) Export(int, []string) []Section  { return nil }
 func (noSections) ExportKey(int, string) []Section { return nil }
-func (noSections) Import(int, []Section)           {}
+func (noSections) Import(int, []Section, bool)     {}
 
 // give hands the partition to the claimant. From here on no ticket is taken for
 // it; those that have one run to their end here, and are listed.
@@ -92,7 +93,7 @@ func (t *Table) receive(p int, s *partition, from ring.Member, g Give) {
 	if s.unconfirmed || s.role == Owned && g.Lease != "" && !s.title.stands() {
 		t.drop(p, s, ErrTakenOver) // the giver has had it while this node stood still, or had no title
 	}
-	t.state.Import(p, g.Sections)
+	t.state.Import(p, g.Sections, false)
 	if s.role != Owned {
 		s.record(answer{from: from, keys: g.Keys, lease: g.Lease, tenure: g.Tenure}) // what it said before no longer counts (rule 6)
 		if g.Lease != "" && g.Tenure > s.title.known.Tenure {
@@ -115,10 +116,12 @@ func (t *Table) receipt(p int, s *partition, from ring.Member, r Taken) {
 	s.given = nil
 	switch {
 	case !r.Returned:
+		s.remains = nothing
 	case t.view.Enough:
-		t.state.Import(p, t.state.Export(p, nil)) // nobody has had it meanwhile: it is all still true
+		t.state.Import(p, t.state.Export(p, nil), false) // nobody has had it meanwhile: it is all still true
 		t.win(p, s)
 	default:
+		s.retain(everything, s.heard)
 		s.holder = ring.Member{}
 	}
 }
@@ -160,14 +163,14 @@ func (s *partition) waitsOn(m ring.Member) (keys []string) {
 // keyDone ends a wait.
 func (t *Table) keyDone(p int, s *partition, from ring.Member, d KeyDone) {
 	if a := s.answer(from); a != nil && slices.Contains(a.keys, d.Key) {
-		t.state.Import(p, d.Sections)
+		t.state.Import(p, d.Sections, false)
 		a.keys = withoutKey(a.keys, d.Key)
 	}
 	i, found := slices.BinarySearchFunc(s.waits, d.Key, compareWait)
 	if !found || !slices.Contains(s.waits[i].on, from) {
 		return
 	}
-	t.state.Import(p, d.Sections)
+	t.state.Import(p, d.Sections, false)
 	t.await(p, s, from, withoutKey(s.waitsOn(from), d.Key))
 }
 

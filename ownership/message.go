@@ -36,6 +36,10 @@ type Answer struct {
 	// Tenure may be taken from it.
 	Lease  string
 	Tenure uint64
+
+	Begun    uint64    // the highest epoch that the sender knows to have begun
+	Sections []Section // what it still knows of a partition that it had, if nobody got that from it
+	Last     uint64    // the epoch of that tenure, if it knows of none after it
 }
 
 // Release asks to be released from having stood back for a round.

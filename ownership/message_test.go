@@ -17,6 +17,7 @@ var everyEntry = []Entry{
 	Claim{Partition: 4095, Number: 300},
 	Claim{Partition: partitionsMax - 1, Number: math.MaxUint64},
 	Answer{Partition: 1, Number: 2, Heard: 3, Keys: []string{"order:7", "", "\x00\xff"}},
+	Answer{Partition: 1, Number: 2, Begun: math.MaxUint64, Sections: []Section{{Kind: 1, Version: 1, Data: []byte("state")}}, Last: 300},
 	Answer{},
 	Give{Partition: 1, Number: 2, Claim: 3, Epoch: 4, Keys: []string{"x"}, Sections: []Section{{Kind: math.MaxUint16, Version: 255, Data: []byte("state")}, {}}},
 	Give{},

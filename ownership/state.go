@@ -55,6 +55,7 @@ type State struct {
 	Draining int           // keys of an earlier tenure that this node still runs
 	Helping  int           // keys of which the owner has lent it the turn
 	Giving   ring.Member   // has been given it and has not confirmed
+	Keeps    bool          // something of its keys, from an earlier tenure, that no other node has
 	Silent   []ring.Member // whose word is missing for this node to own it
 
 	Title    Title         // that this node has of it, under its lease
@@ -68,7 +69,7 @@ func (t *Table) State(p int) State {
 	s := &t.parts[p]
 	state := State{
 		Role: s.role, Route: t.routeOf(p, s), Target: t.view.Targets[p], Epoch: s.heard,
-		Waits: len(s.waits), Draining: len(s.draining), Helping: len(s.helping),
+		Waits: len(s.waits), Draining: len(s.draining), Helping: len(s.helping), Keeps: s.remains != nothing,
 		Title: t.titleOf(s), Record: s.title.known, WaitsFor: s.title.wait,
 	}
 	if state.WaitsFor == "" && (s.role != Owned || state.Title.Tenure == 0) {
@@ -134,7 +135,8 @@ func (t *Table) Counts() Counts {
 // hear takes a member's word that it owns the partition. That decides nothing
 // but where requests go.
 func (t *Table) hear(p int, s *partition, holder ring.Member, epoch uint64) {
-	s.heard = max(s.heard, epoch)
+	s.heard, s.begun = max(s.heard, epoch), max(s.begun, epoch)
+	s.outlived()
 	if s.role == Owned {
 		return
 	}

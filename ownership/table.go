@@ -111,6 +111,10 @@ type partition struct {
 	taken   []round    // the last Give that was taken from each member
 	pending []petition // what waits for an answer, by member
 
+	remains remains // of the state, since this node had the partition
+	last    uint64  // the epoch of that tenure
+	begun   uint64  // the highest epoch known to have begun
+
 	asked       bool // those in stoodBack have been asked for release
 	unconfirmed bool
 	reported    Change
@@ -211,6 +215,7 @@ func (t *Table) greet(p int, s *partition, m ring.Member) {
 // lose forgets what was expected of a member that is no longer live.
 func (t *Table) lose(p int, s *partition, m ring.Member) {
 	s.answers = slices.DeleteFunc(s.answers, func(a answer) bool { return a.from == m })
+	s.bereaved(m)
 	if s.title.prev == "" || s.title.prevMember != m {
 		t.bury(p, s, m) // else what it runs ends with its lease
 	}
@@ -235,6 +240,9 @@ func (t *Table) settle(p int, s *partition) {
 	case s.role == Owned:
 		t.entitled(p, s)
 	case s.role == Claiming && !t.wants(p) && !(s.won && t.view.Enough):
+		if s.won {
+			s.retain(everything, s.heard)
+		}
 		s.role, s.won, s.answers = Foreign, false, nil
 	case s.role == Claiming:
 		t.complete(p, s)
@@ -289,6 +297,7 @@ func (t *Table) win(p int, s *partition) {
 // own begins a tenure. Keys that others listed wait, all others may run.
 func (t *Table) own(p int, s *partition, epoch uint64) {
 	answers := s.answers
+	t.inherit(p, s)
 	s.role, s.won, s.holder = Owned, false, t.self
 	s.floor = s.number
 	s.answers, s.given = nil, nil
@@ -310,7 +319,7 @@ func (t *Table) own(p int, s *partition, epoch uint64) {
 
 // announce tells everybody who owns the partition.
 func (t *Table) announce(p int, s *partition, epoch uint64) {
-	s.epoch, s.heard = epoch, epoch
+	s.epoch, s.heard, s.begun = epoch, epoch, epoch
 	for _, m := range t.live {
 		t.send(m, Held{Partition: p, Epoch: epoch, Number: s.number})
 	}
@@ -324,6 +333,7 @@ func (t *Table) drop(p int, s *partition, cause error) {
 	for _, w := range s.waits {
 		t.lanes.Unblock(p, []byte(w.key))
 	}
+	s.retain(remainsOf(cause, s.unconfirmed), s.epoch)
 	s.role, s.holder, s.waits = Foreign, ring.Member{}, nil
 	s.title.prevMember = ring.Member{} // what it listed is forgotten
 	s.forgetDraining()

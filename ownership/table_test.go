@@ -38,6 +38,14 @@ func (b *bench) sees(target ring.Member, others ...ring.Member) {
 	b.View(View{Live: append([]ring.Member{ma}, others...), Targets: []ring.Member{target, target}, Enough: true})
 }
 
+// meets has it hear of others, and claim both partitions.
+func (b *bench) meets(others ...ring.Member) {
+	b.sees(ma, others...)
+	for _, m := range others {
+		b.reads(m)
+	}
+}
+
 // reads gives it a message.
 func (b *bench) reads(from ring.Member, entries ...Entry) { b.Receive(from, Message{Entries: entries}) }
 
@@ -423,7 +431,7 @@ func TestTooFew(t *testing.T) {
 	b.want("returned", b.Counts().Owned, 0)
 	b.reads(mb, Claim{0, 1})
 	for _, out := range b.Take() {
-		b.want("answer", out.Message.Entries, []Entry{Answer{Partition: 0, Number: 1, Heard: 1, Keys: []string{"x"}}})
+		b.want("answer", out.Message.Entries, []Entry{Answer{Partition: 0, Number: 1, Heard: 1, Keys: []string{"x"}, Begun: 1, Last: 1}})
 		b.want("sees", out.Message.Sees, []ring.Member{ma, mb})
 	}
 	few.Enough = true
@@ -527,7 +535,7 @@ func TestEpochsAfterASplit(t *testing.T) {
 	b.reads(mc, Held{Partition: 0, Epoch: 8})
 	b.reads(mb, Held{Partition: 0, Epoch: 3, Number: 4})
 	for _, out := range b.Take() {
-		b.want("who knows better", out, Outgoing{mb, Message{Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 4, Heard: 8}}}})
+		b.want("who knows better", out, Outgoing{mb, Message{Sees: []ring.Member{ma, mb, mc}, Entries: []Entry{Answer{Partition: 0, Number: 4, Heard: 8, Begun: 8}}}})
 	}
 	b = owning(t)
 	b.reads(mb, Answer{Partition: 0, Number: b.parts[0].number, Heard: 8})
@@ -790,16 +798,182 @@ func TestReturnedStateIsWhole(t *testing.T) {
 	b.want("imported", state.imported, []string{"x1y2"})
 }
 
+// TestWhatIsLeftIsPassedOn: who had to let a partition go that nobody took says with its
+// answers what it knows of it, and that nobody has had it since, as far as it knows; to an
+// owner only once, and not if that has had the answer to its claim.
+//
+// Mutants: it says nothing; all is said to be known although the tenure was taken over, or another is heard of, or is
+// dead that may have had it; it goes on for ever, or when it was taken after all; it is left
+// out when it is asked again; what was given, or came back, and cannot be had, is forgotten.
+func TestWhatIsLeftIsPassedOn(t *testing.T) {
+	few := func() *bench {
+		b := newBench(t, notes{"x": "1", "y": "2"})
+		b.meets(mb, mc)
+		for _, m := range []ring.Member{mb, mc} {
+			b.reads(m, Answer{Partition: 0, Number: b.parts[0].number}, Answer{Partition: 1, Number: b.parts[1].number})
+		}
+		b.want("owned", b.Counts().Owned, 2)
+		b.View(View{Live: []ring.Member{ma, mb, mc}, Targets: []ring.Member{mb, mb}})
+		b.said()
+		return b
+	}
+	answered := func(b *bench) string {
+		var said []string
+		for _, out := range b.Take() {
+			for _, e := range out.Message.Entries {
+				if a, ok := e.(Answer); ok && a.Partition == 0 {
+					data := "nothing"
+					if len(a.Sections) > 0 {
+						data = string(a.Sections[0].Data)
+					}
+					said = append(said, fmt.Sprintf("%s %s of %d", out.To.Name, data, a.Last))
+				}
+			}
+		}
+		return strings.Join(said, ", ")
+	}
+
+	b := few()
+	b.want("keeps", b.State(0).Keeps, true)
+	b.reads(mb, Claim{0, 7})
+	b.want("to a claim", answered(b), "b x1y2 of 1")
+	b.reads(mb, Claim{0, 7})
+	b.want("again", answered(b), "b x1y2 of 1")
+	b.reads(mb, Released{0, 7})
+	b.reads(mc, Claim{0, 3})
+	b.want("to another claim", answered(b), "c x1y2 of 1")
+	b.reads(mc, Held{Partition: 0, Epoch: 9, Number: 3})
+	b.want("to who knows it by now", answered(b), "")
+	b.want("keeps", b.State(0).Keeps, false)
+
+	b = few()
+	b.reads(mc, Held{Partition: 0, Epoch: 2, Number: 3})
+	b.want("to an owner", answered(b), "c x1y2 of 0")
+	b.reads(mc, Held{Partition: 0, Epoch: 2, Number: 3})
+	b.reads(mb, Claim{0, 7})
+	b.want("said once", answered(b), "b nothing of 0")
+
+	b = few()
+	b.reads(mb, Claim{0, 7})
+	b.View(View{Live: []ring.Member{ma, mc}, Targets: []ring.Member{mc, mc}})
+	answered(b)
+	b.reads(mc, Claim{0, 3})
+	b.want("when the claimant is dead", answered(b), "c x1y2 of 0")
+
+	b = newBench(t, notes{"x": "1", "y": "2"})
+	b.sees(ma)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	b.sees(mc, mc)
+	answered(b)
+	b.reads(mc, Claim{0, 3})
+	b.want("when who was given it is dead", answered(b), "c x1y2 of 0")
+
+	b = newBench(t, notes{"x": "1", "y": "2"})
+	b.sees(ma)
+	b.sees(mb, mb, mc)
+	b.Confirm()
+	b.reads(mb, Confirmed{Partition: 0, Number: 1, Denied: true})
+	b.reads(mc, Claim{0, 3})
+	b.want("when it was taken over", answered(b), "c x1y2 of 0")
+
+	// What a node was given, or gets back, when it sees too few by now.
+	b = newBench(t, notes{"x": "1", "y": "2"})
+	b.sees(ma)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	number := b.give().Number
+	b.sees(mc, mc)
+	b.sees(mb, mb, mc)
+	b.want("keeps what it gave to one who was dead", b.State(0).Keeps, true)
+	b.reads(mb, Taken{Partition: 0, Number: number})
+	b.want("keeps what that one has", b.State(0).Keeps, false)
+
+	b = newBench(t, notes{"x": "1", "y": "2"})
+	b.sees(ma)
+	b.sees(mb, mb, mc)
+	b.reads(mb, Claim{0, 1})
+	number = b.give().Number
+	b.View(View{Live: []ring.Member{ma, mb, mc}, Targets: []ring.Member{mc, mc}})
+	b.reads(mb, Taken{Partition: 0, Number: number, Returned: true})
+	b.reads(mc, Claim{0, 3})
+	b.want("what it got back", answered(b), "c x1y2 of 2")
+
+	b = newBench(t, notes{"x": "1", "y": "2"})
+	b.arbiter.present = true // which has to agree
+	b.Begin("A")
+	b.meets(mb, mc)
+	b.reads(mb, Give{Partition: 0, Number: 1, Claim: b.parts[0].number, Epoch: 5})
+	b.want("claims still", b.State(0).Role, Claiming)
+	b.View(View{Live: []ring.Member{ma, mb, mc}, Targets: []ring.Member{mc, mc}})
+	b.reads(mc, Claim{0, 3})
+	b.want("what it was given", answered(b), "c x1y2 of 4")
+}
+
+// TestLastTenureCounts: of what others are left with all is taken from who had the
+// partition last, and from the rest what is true for ever. A node that is left with it
+// itself is told so.
+//
+// Mutants: whoever claims to be the last is believed; the older is not taken; what came with the
+// partition is not the last; what comes to an owner is taken for all there is.
+func TestLastTenureCounts(t *testing.T) {
+	left := func(last, begun uint64, text string) Answer {
+		return Answer{Partition: 0, Heard: 9, Last: last, Begun: begun, Sections: []Section{{Kind: 7, Version: 1, Data: []byte(text)}}}
+	}
+	for _, test := range []struct {
+		what string
+		b, c Answer
+		want []string
+	}{
+		{"one", left(3, 3, "x1"), Answer{Begun: 2}, []string{"x1"}},
+		{"two", left(3, 3, "x1"), left(4, 4, "x2"), []string{"older:x1", "x2"}},
+		{"one who is outdated", left(0, 4, "x1"), Answer{Begun: 4}, []string{"older:x1"}},
+		{"one who does not know of a later tenure", left(3, 3, "x1"), Answer{Begun: 4}, []string{"older:x1"}},
+	} {
+		state := &importing{notes: notes{}}
+		b := newBench(t, state)
+		b.meets(mb, mc)
+		test.b.Number, test.c.Number = b.parts[0].number, b.parts[0].number
+		b.reads(mb, test.b)
+		b.reads(mc, test.c)
+		b.want(test.what+": owned", b.Counts().Owned, 1)
+		b.want(test.what, state.imported, test.want)
+		state.imported = nil
+		b.reads(mb, test.b)
+		if len(test.b.Sections) > 0 {
+			b.want(test.what+", told late", state.imported, []string{"older:x1"})
+		}
+	}
+
+	state := &importing{notes: notes{"x": "1", "y": "2"}}
+	b := newBench(t, state)
+	b.meets(mb, mc)
+	late := left(9, 9, "x8")
+	late.Number = b.parts[0].number
+	b.reads(mc, late)
+	b.reads(mb, Give{Partition: 0, Number: 1, Claim: b.parts[0].number, Epoch: 5, Sections: left(0, 0, "x3").Sections})
+	b.want("what was given", state.imported, []string{"x3", "older:x8"})
+	state.imported = nil
+	b.View(View{Live: []ring.Member{ma, mb}, Targets: []ring.Member{ma, ma}})
+	b.View(View{Live: []ring.Member{ma, mb}, Targets: []ring.Member{ma, ma}, Enough: true})
+	b.reads(mb, Answer{Partition: 0, Number: b.parts[0].number, Heard: 10, Begun: 10})
+	b.want("its own", state.imported, []string{"x8y2"})
+}
+
 // importing is state that remembers what was imported.
 type importing struct {
 	notes
 	imported []string
 }
 
-func (i *importing) Import(partition int, sections []Section) {
-	i.notes.Import(partition, sections)
+func (i *importing) Import(partition int, sections []Section, older bool) {
+	i.notes.Import(partition, sections, older)
 	for _, s := range sections {
-		i.imported = append(i.imported, string(s.Data))
+		data := string(s.Data)
+		if older {
+			data = "older:" + data
+		}
+		i.imported = append(i.imported, data)
 	}
 }
 
@@ -820,7 +994,7 @@ func (n notes) ExportKey(_ int, key string) []Section {
 	return []Section{{Kind: 7, Version: 1, Data: []byte(key + n[key])}}
 }
 
-func (n notes) Import(_ int, sections []Section) {
+func (n notes) Import(_ int, sections []Section, _ bool) {
 	for _, s := range sections {
 		for i := 0; s.Kind == 7 && i < len(s.Data); i += 2 {
 			n[string(s.Data[i])] = string(s.Data[i+1])
@@ -877,7 +1051,7 @@ func TestCloneKnowsAllFields(t *testing.T) {
 		what any
 		want int
 	}{
-		{Table{}, 19}, {partition{}, 21}, {answer{}, 4}, {arbiter{}, 9}, {title{}, 11}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
+		{Table{}, 19}, {partition{}, 24}, {answer{}, 7}, {arbiter{}, 9}, {title{}, 11}, {petition{}, 7}, {given{}, 4}, {wait{}, 2},
 		{round{}, 2}, {stranger{}, 3}, {confirmation{}, 6}, {Change{}, 3},
 	} {
 		if got := reflect.TypeOf(test.what).NumField(); got != test.want {

@@ -238,6 +238,7 @@ func (t *Table) outranked(p int, s *partition) {
 		t.drop(p, s, ErrTakenOver)
 	case s.role == Claiming && s.won:
 		s.won = false
+		s.retain(outdated, s.heard)
 		if t.wants(p) {
 			t.begin(p, s)
 		}

@@ -127,7 +127,7 @@ type LimitsConfig struct {
 	MaxLanes       int  `json:"max_lanes" doc:"keys in use at once" min:"1"`
 
 	MaxRecords      int  `json:"max_records" doc:"requests that this node remembers for routes with store: owner; none is forgotten before its time" min:"1"`
-	MaxRecordsBytes Size `json:"max_records_bytes" doc:"memory of these" min:"1KiB"`
+	MaxRecordsBytes Size `json:"max_records_bytes" doc:"memory of these: a million with answers of 100 bytes take 450 MiB" min:"1KiB"`
 }
 
 // DefaultsConfig is what every route starts from.
@@ -343,7 +343,7 @@ func Default() Config {
 			Redis:    RecordRedisConfig{Addresses: []string{"127.0.0.1:6379"}, KeyPrefix: "lanekeeper:"},
 			Postgres: RecordPostgresConfig{Table: "lanekeeper_records", CreateTable: true, MaxConnections: 8},
 		},
-		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536, MaxRecords: 1_000_000, MaxRecordsBytes: 256 * MiB},
+		Limits: LimitsConfig{MaxInflight: 4096, MaxQueued: 16384, MaxQueuedBytes: 512 * MiB, MaxLanes: 65536, MaxRecords: 1_000_000, MaxRecordsBytes: 512 * MiB},
 		Defaults: DefaultsConfig{
 			Key: KeyDefaults{Missing: "reject", Normalize: []string{"trim"}, MaxLength: 256},
 			Lane: LaneConfig{

@@ -177,6 +177,7 @@ type memo struct {
 }
 
 func (m memo) version() uint8 { return 3 }
+func (m memo) lasts() bool    { return m.text == "records" }
 func (m memo) export(p int, except []string) []byte {
 	if m.text == "" {
 		return nil
@@ -189,7 +190,7 @@ func (m memo) accept(p int, version uint8, data []byte) {
 }
 
 // Mutants killed: they are in any order; kinds that are not known are given to nobody's hands; what says nothing is a
-// section.
+// section; marks that are older are taken.
 func TestSectionsGoToWhomTheyAreFor(t *testing.T) {
 	var got []string
 	s := sections{sectionMarks: memo{"marks", &got}, sectionRecords: memo{"records", &got}, sectionHalts: memo{"", &got}}
@@ -200,8 +201,13 @@ func TestSectionsGoToWhomTheyAreFor(t *testing.T) {
 	if have := s.ExportKey(7, "k"); len(have) != 3 || have[1].Kind != sectionHalts {
 		t.Errorf("ExportKey: %v", have)
 	}
-	s.Import(8, append(want, ownership.Section{Kind: 9, Data: []byte("of a later version")}))
+	s.Import(8, append(want, ownership.Section{Kind: 9, Data: []byte("of a later version")}), false)
 	if fmt.Sprint(got) != "[records8 3records7 [k] marks8 3marks7 [k]]" {
 		t.Errorf("Import: %q", got)
+	}
+	got = nil
+	s.Import(8, want, true)
+	if fmt.Sprint(got) != "[records8 3records7 [k]]" {
+		t.Errorf("Import of what is older: %q", got)
 	}
 }

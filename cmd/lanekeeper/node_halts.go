@@ -34,6 +34,9 @@ type haltDocument struct {
 
 func (h halts) version() uint8 { return haltsVersion }
 
+// lasts: somebody may have resumed the lane elsewhere.
+func (h halts) lasts() bool { return false }
+
 // export says so, too, if nothing is halted: the receiver may have an older halt, which somebody here has
 // ended.
 func (h halts) export(partition int, except []string) []byte {

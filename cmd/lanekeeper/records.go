@@ -60,6 +60,9 @@ type recordsState struct{ *idempotency.Memory }
 
 func (recordsState) version() uint8 { return 1 }
 
+// lasts: what has run has run.
+func (recordsState) lasts() bool { return true }
+
 func (s recordsState) export(partition int, except []string) []byte {
 	return s.Export(partition, except)
 }
@@ -75,6 +78,9 @@ func (s recordsState) accept(partition int, version uint8, data []byte) {
 type marksState struct{ *node }
 
 func (marksState) version() uint8 { return 1 }
+
+// lasts: a number that comes next may have been run elsewhere.
+func (marksState) lasts() bool { return false }
 
 func (s marksState) export(partition int, except []string) []byte {
 	return s.records.marks.Export(partition, except)

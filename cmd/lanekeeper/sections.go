@@ -24,6 +24,8 @@ type traveller interface {
 	// accept takes what either of another node returned. It cannot refuse it: what it does not
 	// understand it tells the log.
 	accept(partition int, version uint8, data []byte)
+	// lasts reports whether it stays true, whatever has happened since to the partition elsewhere.
+	lasts() bool
 	// version is that of what it exports.
 	version() uint8
 }
@@ -44,9 +46,9 @@ func (s sections) ExportKey(partition int, key string) []ownership.Section {
 }
 
 // Import implements ownership.Sections.
-func (s sections) Import(partition int, from []ownership.Section) {
+func (s sections) Import(partition int, from []ownership.Section, older bool) {
 	for _, section := range from {
-		if t := s[section.Kind]; t != nil {
+		if t := s[section.Kind]; t != nil && (t.lasts() || !older) {
 			t.accept(partition, section.Version, section.Data)
 		}
 	}

@@ -13,7 +13,6 @@ import (
 
 	"github.com/anishathalye/porcupine"
 
-	"lanekeeper/membership"
 	"lanekeeper/ownership"
 	"lanekeeper/proxy"
 	"lanekeeper/ring"
@@ -96,31 +95,18 @@ func (w *world) nameRequests(r *proxy.Route) {
 }
 
 // has are the partitions of which a process may know what nobody else does: it owns them,
-// claims them, or has keys that it has not handed over.
+// claims them, or has something of them that it has not handed over.
 func (p *simProcess) has() (partitions []int) {
 	if !p.world.named {
 		return nil
 	}
 	for partition := range p.world.partitions {
 		s := p.node.cluster.owners.State(partition)
-		if s.Role != ownership.Foreign || s.Draining > 0 || s.Giving != (ring.Member{}) {
+		if s.Role != ownership.Foreign || s.Draining > 0 || s.Giving != (ring.Member{}) || s.Keeps {
 			partitions = append(partitions, partition)
 		}
 	}
 	return partitions
-}
-
-// few notes that a process has come to see fewer members than there must be.
-func (p *simProcess) few(before, now *membership.View) {
-	if !p.world.named || before == nil || !before.Enough || now.Enough {
-		return
-	}
-	all := make([]int, p.world.partitions)
-	for partition := range all {
-		all[partition] = partition
-	}
-	p.world.say("%s sees too few", p.id)
-	p.world.note(&incident{kind: forgot, process: p.id, had: all, from: p.world.clock.Now()})
 }
 
 // gaveInVain notes a partition that was given to nobody: whoever it was for has crashed.
@@ -243,10 +229,9 @@ type memory struct {
 //     was when an earlier owner gave the partition away: its copy may be all there is. Whether the process
 //     had anything to do with the partition is what its own table said at that moment. What it had
 //     sent to the service, one request of each key, may still arrive.
-//   - So does a process that sees fewer members than there must be: it gives up all that
-//     it has, and whoever comes next does not get it.
-//   - So does one that gives a partition to a process that has crashed, before anybody
-//     knows of that: it does not take it back.
+//   - One that gives a partition to a process that has crashed, before anybody knows of
+//     that, does not know whether that has run anything: what it remembers of operations
+//     stays true, but producers may begin again.
 //   - As long as a split lasts, anything may run; but when it is over, what either side
 //     knew is known.
 func (n *named) judgeRuns(key string, runs []*arrival) {
@@ -263,9 +248,10 @@ func (n *named) judgeRuns(key string, runs []*arrival) {
 	late := make(map[*incident]int)
 	for _, r := range runs {
 		for len(losses) > 0 && losses[0].from <= r.start {
-			if losses = losses[1:]; len(m.ran) > 0 {
+			if losses[0].kind == crashed {
 				clear(m.ran)
 			}
+			losses = losses[1:]
 			for producer := range m.marks {
 				m.lost[producer] = true
 			}

@@ -384,7 +384,6 @@ func (p *simProcess) follow() {
 		if view.Version > 0 {
 			p.world.say("%s sees %s", p.id, describe(view))
 			p.missed(before, view)
-			p.few(before, view)
 			before = view
 			select {
 			case p.world.kick <- struct{}{}:
