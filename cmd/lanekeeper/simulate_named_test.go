@@ -23,7 +23,7 @@ import (
 // there nothing is excused.
 //
 // Mutants: the records, or the marks, do not travel with their partition, or not with a
-// key that was drained; a held request is not woken when its key moves, or when the number before it has run;
+// key that was drained; what a node knows of keys it had to let go is not told (seeds 157, 187, 349); a held request is not woken when its key moves, or when the number before it has run;
 // it keeps its turn; the claim is not there while the request runs; an unknown outcome is
 // forgotten, or its number is not done; what the upstream refuses is done; answers are not kept; a lower epoch is
 // not fenced, or a higher one begins anywhere; what became of a late request is noted
