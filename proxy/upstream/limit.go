@@ -1,6 +1,10 @@
 package upstream
 
-import "github.com/failsafe-go/failsafe-go/adaptivelimiter"
+import (
+	"time"
+
+	"github.com/failsafe-go/failsafe-go/adaptivelimiter"
+)
 
 // limiter counts the requests in flight against a bound. It has no queue: those who wait
 // for a permit wait with all others.
@@ -20,10 +24,20 @@ func newLimiter(l Limit) limiter {
 		least, most := uint(max(l.Min, 1)), uint(max(l.Max, l.Min, 1)) //nolint:gosec // settings
 		limit.adaptive = adaptivelimiter.NewBuilder[any]().
 			WithLimits(least, most, min(max(least, firstLimit), most)).
+			WithRecentWindow(looksEvery, 30*time.Second, 50).
+			WithCorrelationWindow(remembers).
 			Build()
 	}
 	return limit
 }
+
+// How an adaptive limit learns. More often than each second, as is the library's way, it
+// follows a burst of a second; with a longer memory of what it did, fewer of its
+// steps are for nothing. TestAdaptiveLimitKeepsAServiceUseful is what they were chosen by.
+const (
+	looksEvery = 250 * time.Millisecond
+	remembers  = 100 // looks
+)
 
 // firstLimit is where an adaptive limit begins.
 const firstLimit = 20
