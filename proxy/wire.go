@@ -19,11 +19,12 @@ import (
 // deadline that stands may end it.
 type wire struct {
 	patientConn
-	secure *tls.Conn // above patientConn; nil: there is no TLS
-	sent   int       // bytes of the present request
-	raw    syscall.RawConn
-	probe  func(fd uintptr)
-	quiet  bool // result of probe
+	secure  *tls.Conn // above patientConn; nil: there is no TLS
+	records records   // that came below TLS
+	sent    int       // bytes of the present request
+	raw     syscall.RawConn
+	probe   func(fd uintptr)
+	quiet   bool // result of probe
 }
 
 // wrap makes a wire of a new connection.
@@ -47,7 +48,11 @@ func wrap(conn net.Conn, secure *tls.Config, by time.Time) (upstream.Conn, error
 // beneath is what TLS runs over.
 type beneath struct{ *wire }
 
-func (l beneath) Read(b []byte) (int, error) { return l.patientConn.Read(b) }
+func (l beneath) Read(b []byte) (int, error) {
+	n, err := l.patientConn.Read(b)
+	l.records.pass(b[:n])
+	return n, err
+}
 
 func (l beneath) Write(b []byte) (int, error) {
 	n, err := l.patientConn.Write(b)
@@ -85,8 +90,8 @@ func (w *wire) CloseWrite() error {
 // that of its neighbour.
 //
 // Below TLS not every byte is one of the upstream's: it may hand out a ticket for the next
-// handshake at any time. So what can be read is read; what is left then is an answer
-// or the end.
+// handshake at any time. So what can be read is read; what is left then, or is a part of
+// something, is an answer or the end.
 func (w *wire) Usable() bool {
 	if w.secure == nil {
 		return w.silent()
@@ -94,8 +99,32 @@ func (w *wire) Usable() bool {
 	if !w.holds(time.Unix(1, 0)) { // what TLS has taken from the socket, and nobody from TLS
 		return false
 	}
-	return w.silent() || w.holds(time.Now().Add(ticketTime)) && w.silent()
+	return (w.silent() || w.holds(time.Now().Add(ticketTime)) && w.silent()) && w.records.whole()
 }
+
+// records tells where the records of TLS end.
+type records struct {
+	head [5]byte // kind, version and length
+	have int     // of head
+	left int     // of the record
+}
+
+func (r *records) pass(b []byte) {
+	for len(b) > 0 {
+		if r.left > 0 {
+			n := min(r.left, len(b))
+			r.left, b = r.left-n, b[n:]
+			continue
+		}
+		n := copy(r.head[r.have:], b)
+		r.have, b = r.have+n, b[n:]
+		if r.have == len(r.head) {
+			r.have, r.left = 0, int(r.head[3])<<8|int(r.head[4])
+		}
+	}
+}
+
+func (r *records) whole() bool { return r.have == 0 && r.left == 0 }
 
 // ticketTime is more than enough to read what is there.
 const ticketTime = 10 * time.Millisecond
