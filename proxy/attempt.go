@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/proxy/upstream"
 )
 
 // attempts sends the request to the upstream: once, and again only while not a
@@ -22,7 +24,7 @@ func (c *call) attempts() *problem {
 		again = c.lane.Retries
 	}
 	for {
-		problem := c.attempt(c.route.upstream.pick(c.key))
+		problem := c.attempt()
 		if problem == nil || problem.executed == unknown || again == 0 {
 			c.judge(problem)
 			return problem
@@ -31,14 +33,15 @@ func (c *call) attempts() *problem {
 	}
 }
 
-// attempt sends the request to t and reads the response, whole or, if it is
+// attempt sends the request to a target and reads the response, whole or, if it is
 // large, so far that the rest can stream.
-func (c *call) attempt(t *target) *problem {
+func (c *call) attempt() *problem {
 	started := time.Now()
 	defer func() { c.upstreamTime += time.Since(started) }()
 
-	if err := c.link.connect(t); err != nil {
-		return notConnected(t, err)
+	t, problem := c.connect()
+	if problem != nil {
+		return problem
 	}
 	if problem := c.guard(); problem != nil { // last: to connect may have taken long
 		c.link.done(true)
@@ -46,7 +49,7 @@ func (c *call) attempt(t *target) *problem {
 	}
 	c.leash()
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
-	c.sentTo, c.dispatched = t.name, time.Now()
+	c.sentTo, c.dispatched = t.Name, time.Now()
 	err := c.send()
 	c.sentBytes = c.link.wire.sent
 	if err != nil {
@@ -61,11 +64,12 @@ func (c *call) attempt(t *target) *problem {
 // unsent says what became of a request that was not sent to its end, unless
 // the upstream closed or answered before with a response: 413 to a large body,
 // say.
-func (c *call) unsent(t *target, sending error) *problem {
+func (c *call) unsent(t *upstream.Target, sending error) *problem {
 	switch {
 	case c.link.wire.sent == 0:
+		c.link.lease.Failed()
 		c.link.close()
-		return upstreamConnect.because(fmt.Sprintf("%s closed the connection before a byte was sent", t.name))
+		return upstreamConnect.because(fmt.Sprintf("%s closed the connection before a byte was sent", t.Name))
 	case isTimeout(sending):
 		return c.timedOut(t)
 	}
@@ -81,29 +85,25 @@ func (c *call) unsent(t *target, sending error) *problem {
 	case spoke:
 		return c.unanswered(t, err)
 	}
+	c.link.lease.Failed()
 	c.link.close()
-	return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.name))
+	return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.Name))
 }
 
 // unanswered says why the request has no response, and ends its part in the
 // connection.
-func (c *call) unanswered(t *target, err error) *problem {
+func (c *call) unanswered(t *upstream.Target, err error) *problem {
 	late := !c.deadline.IsZero() && !time.Now().Before(c.deadline) // fasthttp hides some causes
 	switch {
 	case late, isTimeout(err):
 		return c.timedOut(t)
 	case isClosed(err):
+		c.link.lease.Failed()
 		c.link.close()
-		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.name))
+		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.Name))
 	}
+	c.link.lease.Failed()
 	return c.unintelligible(t, err)
-}
-
-func notConnected(t *target, err error) *problem {
-	if errors.Is(err, errNoConnection) {
-		return noUpstream.because(fmt.Sprintf("all connections to %s are in use", t.name))
-	}
-	return upstreamConnect.because(fmt.Sprintf("%s: %v", t.name, err))
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -151,6 +151,10 @@ var errSpoke = errors.New("the upstream answers, or closes, instead of reading o
 // sendLarge writes a body, unless the upstream stops reading it and answers.
 func (c *call) sendLarge(body []byte) error {
 	w := c.link.wire
+	if w.secure != nil { // a write that was interrupted could not go on
+		_, err := w.Write(body)
+		return err
+	}
 	for {
 		w.SetWriteDeadline(earlier(c.deadline, time.Now().Add(watchWrite))) //nolint:errcheck // a dead connection fails the write
 		n, err := w.Write(body)
@@ -170,7 +174,7 @@ func (c *call) sendLarge(body []byte) error {
 // read the request. Interim responses do not count.
 func (c *call) spoken() bool {
 	r := c.link.reader
-	for r.Buffered() > 0 || !c.link.wire.usable() {
+	for r.Buffered() > 0 || !c.link.wire.Usable() {
 		b, err := r.Peek(len("HTTP/1.1 1"))
 		if err != nil || b[len(b)-1] != '1' || c.ctx.Response.Header.Read(r) != nil {
 			return true

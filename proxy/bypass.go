@@ -47,9 +47,9 @@ func (c *call) switchProtocols() *problem {
 	c.protocol = bytes.Clone(c.fields.upgrade)
 	c.prepare()
 
-	t := c.route.upstream.pick(c.key)
-	if err := c.link.connect(t); err != nil {
-		return notConnected(t, err)
+	t, problem := c.connect()
+	if problem != nil {
+		return problem
 	}
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
@@ -116,7 +116,7 @@ func (c *call) tunnel(client net.Conn) {
 	fromClient := make(chan struct{})
 	go func() { // ends when either connection is closed, below at the latest
 		defer close(fromClient)
-		if !t.copy(upstream, client, client) || !endHalf(upstream.Conn) {
+		if !t.copy(upstream, client, client) || !endHalf(upstream) {
 			both()
 		}
 	}()

@@ -71,7 +71,7 @@ const (
 // says why neither.
 func (c *call) forward() *problem {
 	c.prepare()
-	c.scratch = c.appendFields(c.scratch[:0], c.route.upstream.targets[0].address)
+	c.scratch = c.appendFields(c.scratch[:0], c.route.upstream.Host())
 	lane := c.lane
 	r := peer.Request{
 		Key: c.key, Route: c.route.Name, Class: c.class(), Holder: c.fields.holder,

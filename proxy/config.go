@@ -1,13 +1,13 @@
 package proxy
 
 import (
-	"net"
 	"net/netip"
 	"time"
 
 	"lanekeeper/lock"
 	"lanekeeper/proxy/idempotency"
 	"lanekeeper/proxy/sequence"
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -109,27 +109,7 @@ const (
 )
 
 // Upstream is a named set of interchangeable targets.
-type Upstream struct {
-	Name           string
-	Targets        []string // http://host:port
-	Balance        Balance
-	ConnectTimeout time.Duration // dialling, and waiting for a free connection
-	MaxConnections int           // per target
-	IdleTimeout    time.Duration // kept below the upstream's own keep-alive
-
-	// Dial opens a connection to a target's host:port; nil means TCP.
-	Dial func(address string) (net.Conn, error)
-}
-
-// Balance picks one target of an upstream for a request.
-type Balance uint8
-
-// The balancing policies.
-const (
-	LeastPending Balance = iota // fewest requests in flight from this node; ties take turns
-	RoundRobin                  // in turn
-	KeyHash                     // by the key, so that a key stays on its target
-)
+type Upstream = upstream.Config
 
 // Route says which requests it takes, where they go, where their key is, and
 // how their lane behaves.

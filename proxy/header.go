@@ -53,7 +53,7 @@ func (c *call) appendHead(b []byte) []byte {
 	if c.from != nil {
 		b = append(b, c.from.Head...)
 	} else {
-		b = c.appendFields(b, c.link.target.address)
+		b = c.appendFields(b, c.link.lease.Target.Host)
 	}
 	if c.mode != bypass {
 		b = appendKey(append(b, headerKey+": "...), c.key)

@@ -8,20 +8,23 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/proxy/upstream"
 )
 
 // timedOut answers a request whose upstream did not answer in time. A cancelled
 // call is not a stopped one: the service may still be at work, and the next
 // request of the key would run beside it. So the lane is held, unless the route
 // says otherwise.
-func (c *call) timedOut(t *target) *problem {
-	detail := fmt.Sprintf("%s did not answer in %s", t.name, c.lane.UpstreamTimeout)
+func (c *call) timedOut(t *upstream.Target) *problem {
+	c.link.lease.Late()
+	detail := fmt.Sprintf("%s did not answer in %s", t.Name, c.lane.UpstreamTimeout)
 	if c.mode == bypass {
-		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
+		detail = fmt.Sprintf("%s was silent for %s", t.Name, c.proxy.config.BypassIdleTimeout)
 	} else if time.Now().Before(c.limit) {
-		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.name)
+		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.Name)
 		if c.borrowed() {
-			detail = fmt.Sprintf("%s did not answer before the turn was over that the key's owner had lent", t.name)
+			detail = fmt.Sprintf("%s did not answer before the turn was over that the key's owner had lent", t.Name)
 		}
 	}
 	problem := upstreamTimeout.because(detail)
@@ -32,8 +35,8 @@ func (c *call) timedOut(t *target) *problem {
 
 // unintelligible answers a request whose upstream sent what is not HTTP. It may
 // still be at work, on the rest of a response whose head was too large, say.
-func (c *call) unintelligible(t *target, err error) *problem {
-	problem := upstreamInvalid.because(fmt.Sprintf("%s: %v", t.name, err))
+func (c *call) unintelligible(t *upstream.Target, err error) *problem {
+	problem := upstreamInvalid.because(fmt.Sprintf("%s: %v", t.Name, err))
 	c.judge(problem)
 	c.hold(time.Now(), false)
 	return problem

@@ -16,6 +16,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -702,7 +703,7 @@ func FuzzKeyIsWhatTheServiceSees(f *testing.F) {
 			if v.slug != "" || v.route == "" {
 				continue
 			}
-			c.link.target = proxies[i].upstreams[0].targets[0]
+			c.link.lease.Target = &upstream.Target{Host: "app:80"}
 			c.prepare()
 			wire := append(c.appendHead(nil), c.ctx.Request.Body()...)
 			service, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(wire)))

@@ -127,6 +127,7 @@ func (p *Proxy) Collectors() []prometheus.Collector {
 	m := p.metrics
 	return append(m.all,
 		laneCollector{m},
+		upstreamCollector(p.upstreams),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_connections", Help: "Client connections."},
 			func() float64 { return float64(p.open.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_held_lanes", Help: "Lanes kept after an upstream timeout, until the upstream's work is known to be over."},

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"log/slog"
@@ -13,6 +14,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"lanekeeper/proxy/sequence"
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -22,7 +24,7 @@ type Proxy struct {
 	lanes     *queue.Lanes
 	log       *slog.Logger
 	routes    []*route
-	upstreams []*upstream
+	upstreams []*upstream.Upstream
 	server    *fasthttp.Server
 	metrics   *metrics
 	via       string // this node, in the Via field
@@ -31,6 +33,7 @@ type Proxy struct {
 	open     atomic.Int64 // client connections
 	retiring atomic.Bool  // every answer closes its connection
 	calls    sync.Pool    // of *call
+	readers  sync.Pool    // of *bufio.Reader, for responses
 
 	clients    clients
 	listeners  listeners
@@ -60,12 +63,13 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
+	p.readers.New = func() any { return bufio.NewReaderSize(nil, config.MaxHeader) }
 	for _, u := range config.Upstreams {
-		upstream, err := newUpstream(u, config.MaxHeader)
+		up, err := upstream.New(u, wrap, log)
 		if err != nil {
 			return nil, err
 		}
-		p.upstreams = append(p.upstreams, upstream)
+		p.upstreams = append(p.upstreams, up)
 	}
 	for i, r := range config.Routes {
 		route, err := newRoute(r, i)
@@ -75,7 +79,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 		if route.issues && config.Sessions == nil {
 			return nil, fmt.Errorf("route %s: it issues sessions, and nothing says how", r.Name)
 		}
-		at := slices.IndexFunc(p.upstreams, func(u *upstream) bool { return u.Name == r.Upstream })
+		at := slices.IndexFunc(p.upstreams, func(u *upstream.Upstream) bool { return u.Name == r.Upstream })
 		if at < 0 {
 			return nil, fmt.Errorf("route %s: there is no upstream %q", r.Name, r.Upstream)
 		}
@@ -107,8 +111,17 @@ func (p *Proxy) linger(ctx context.Context) {
 	}
 }
 
+// Start begins to look after the upstreams: their names and their health. It may be
+// called before Serve, so that they are known when the first request comes.
+func (p *Proxy) Start() {
+	for _, u := range p.upstreams {
+		u.Start()
+	}
+}
+
 // Serve accepts connections until Stop. It returns nil after Stop.
 func (p *Proxy) Serve(listener net.Listener) error {
+	p.Start()
 	limited := &limitedListener{Listener: listener, proxy: p}
 	if !p.listeners.add(limited) {
 		return limited.Close()
@@ -142,7 +155,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.background.stop()
 	p.turns.stop()
 	for _, u := range p.upstreams {
-		u.close()
+		u.Close()
 	}
 	return err
 }

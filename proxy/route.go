@@ -7,6 +7,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -31,7 +32,7 @@ type route struct {
 	fromHead []source // the first of them, which the head alone has
 	methods  []methodMode
 	others   mode // of methods without an entry
-	upstream *upstream
+	upstream *upstream.Upstream
 	issues   bool           // one of the sources issues sessions
 	keyed    bool           // some method of it queues
 	effects  []queue.Effect // by method, of those that rules of its space name

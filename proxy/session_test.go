@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 )
 
 // issues has the first route take its key from a cookie that is issued.
@@ -169,7 +170,7 @@ func TestASessionKeepsItsTarget(t *testing.T) {
 			issues(c)
 			c.Routes[0].Lane = proxy.Lane{Bypass: []string{"*"}}
 			reach := c.Upstreams[0].Dial
-			c.Upstreams[0].Balance, c.Upstreams[0].Targets = proxy.KeyHash, []string{"http://a", "http://b", "http://c", "http://d"}
+			c.Upstreams[0].Balance, c.Upstreams[0].Targets = upstream.KeyHash, []string{"http://a", "http://b", "http://c", "http://d"}
 			c.Upstreams[0].Dial = func(address string) (net.Conn, error) {
 				dialled.Store(address)
 				return reach(address)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/proxy/upstream"
 )
 
 // fasthttp can stream the bodies of all requests or of none, and streaming all
@@ -93,9 +95,8 @@ func (c *call) upload() *problem {
 		defer body.sent.wait()
 		defer socket(client).Close() // these two end the sender
 		defer c.link.close()
-		t := c.route.upstream.pick(c.key)
-		if err := c.link.connect(t); err != nil {
-			c.problem = notConnected(t, err)
+		if t, problem := c.connect(); problem != nil {
+			c.problem = problem
 		} else {
 			defer c.proxy.background.enter(c.link.wire)()
 			c.problem = c.exchangeUpload(t, body)
@@ -107,7 +108,7 @@ func (c *call) upload() *problem {
 
 // exchangeUpload sends the request while it waits for the response, which may
 // come before the body's end.
-func (c *call) exchangeUpload(t *target, body *uploadBody) *problem {
+func (c *call) exchangeUpload(t *upstream.Target, body *uploadBody) *problem {
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	c.deadline = time.Time{}            // moved by the sender from now on

@@ -112,11 +112,49 @@ type PeerTLSConfig struct {
 // UpstreamConfig is a named set of interchangeable targets.
 type UpstreamConfig struct {
 	Name           string   `json:"name" doc:"what routes call it" pattern:"[A-Za-z0-9._-]{1,64}" jsonschema:"required"`
-	Targets        []string `json:"targets" doc:"http://host:port, each able to serve every request" jsonschema:"required"`
-	Balance        string   `json:"balance" doc:"which target gets a request; the lane keeps the order whichever it is" enum:"least_pending round_robin key_hash"`
-	ConnectTimeout Duration `json:"connect_timeout" doc:"for dialling and for waiting for a free connection" min:"1ms"`
-	MaxConnections int      `json:"max_connections" doc:"per target" min:"1"`
+	Targets        []string `json:"targets" doc:"each able to serve every request: http://host:port, https://host:port, unix:///path, and dns+http://host:port or dns+https://host:port, which is every address behind the name" jsonschema:"required"`
+	Balance        string   `json:"balance" doc:"which target gets a request; the lane keeps the order whichever it is. key_hash keeps a key on its target, and moves only the keys of one that is away" enum:"least_pending round_robin key_hash"`
+	ConnectTimeout Duration `json:"connect_timeout" doc:"for dialling, TLS included; then 502 upstream-connect, nothing was sent" min:"1ms"`
+	MaxConnections int      `json:"max_connections" doc:"per target; who finds none free waits in queue" min:"1"`
 	IdleTimeout    Duration `json:"idle_timeout" doc:"of a connection between two requests; keep it below the upstream's own keep-alive" min:"1ms"`
+	Queue          int      `json:"queue" doc:"requests that have their turn and wait for a connection or for limit, first come first served: for what is left of their queue_timeout, for connect_timeout at least, and before upstream_timeout begins; then 503 no-upstream. Beyond: 503 overloaded. Nothing was sent; 0 = nobody waits" min:"0"`
+	DNSRefresh     Duration `json:"dns_refresh" doc:"how often the names of dns+ targets are looked up. An address that has gone gets no more requests and ends those that it has; a lookup that fails changes nothing" min:"1s"`
+	SlowStart      Duration `json:"slow_start" doc:"in which a target that is new, or available again, comes to its whole share; 0 = at once"`
+
+	Health  HealthConfig      `json:"health" doc:"the node's own checks of each target"`
+	Circuit CircuitConfig     `json:"circuit" doc:"failures of requests in a row take a target away: no connection, a reset, no answer in time, an answer that is not HTTP. A status is an answer, 5xx too"`
+	Limit   LimitConfig       `json:"limit" doc:"of requests in flight at all targets together, so that a burst waits in lanes and queue, and the service gets what it can bear"`
+	TLS     UpstreamTLSConfig `json:"tls" doc:"of https targets, whose certificates are always verified. The files are read again when they change"`
+}
+
+// HealthConfig is a node's own checks of targets.
+type HealthConfig struct {
+	Path     string   `json:"path" doc:"of a GET that a healthy target answers with 2xx or 3xx; empty = nothing is checked. A target counts as healthy until its first check, which decides alone; the node's readiness does not depend on any of this" pattern:"(/[!-~]*)?"`
+	Interval Duration `json:"interval" doc:"from the end of one check to the next, a tenth more or less" min:"10ms"`
+	Timeout  Duration `json:"timeout" doc:"of one check" min:"1ms"`
+	Fall     int      `json:"fall" doc:"failures in a row that take a target away" min:"1"`
+	Rise     int      `json:"rise" doc:"successes in a row that bring it back" min:"1"`
+}
+
+// CircuitConfig is what failures of requests do to a target.
+type CircuitConfig struct {
+	Failures int      `json:"failures" doc:"in a row, that take a target away; 0 = never" min:"0"`
+	OpenFor  Duration `json:"open_for" doc:"then one request at a time tries, and an answer brings the target back" min:"1ms"`
+}
+
+// LimitConfig bounds the requests in flight at an upstream.
+type LimitConfig struct {
+	Mode string `json:"mode" doc:"none, fixed (max), or adaptive: between min and max, less when answers get slower and more when they do not" enum:"none fixed adaptive"`
+	Max  int    `json:"max" doc:"most that are in flight" min:"1"`
+	Min  int    `json:"min" doc:"with adaptive: fewest" min:"1"`
+}
+
+// UpstreamTLSConfig is what https targets need.
+type UpstreamTLSConfig struct {
+	CAFile     string `json:"ca_file" doc:"authorities that sign the targets' certificates, in PEM; empty is the system's"`
+	CertFile   string `json:"cert_file" doc:"this node's certificate, in PEM; empty is none"`
+	KeyFile    string `json:"key_file" doc:"its private key, in PEM"`
+	ServerName string `json:"server_name" doc:"name that the targets' certificates are for, and that they are asked for; empty is the target's host"`
 }
 
 // LimitsConfig bounds the node as a whole.
@@ -215,8 +253,8 @@ type LaneConfig struct {
 	Bypass          []string `json:"bypass" doc:"methods that never queue"`
 	MaxDepth        int      `json:"max_depth" doc:"waiting requests of a key; beyond: 429 lane-full" min:"1"`
 	MaxShared       int      `json:"max_shared" doc:"shared requests of a key at the upstream at once" min:"1"`
-	QueueTimeout    Duration `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed" min:"1ms"`
-	UpstreamTimeout Duration `json:"upstream_timeout" doc:"longest wait for the upstream; then 504 upstream-timeout, outcome unknown" min:"1ms"`
+	QueueTimeout    Duration `json:"queue_timeout" doc:"longest wait for a turn; then 503 lane-timeout, not executed. What is left of it may be waited for a place at the upstream" min:"1ms"`
+	UpstreamTimeout Duration `json:"upstream_timeout" doc:"longest wait for the upstream, from when there is a place for the request; then 504 upstream-timeout, outcome unknown" min:"1ms"`
 	AfterTimeout    string   `json:"after_timeout" doc:"after an upstream timeout: hold the lane until the upstream answers or closes, or release it at once" enum:"hold release"`
 	HoldFor         Duration `json:"hold_for" doc:"longest hold; then the lane is released and the risk counted" min:"1ms"`
 	ClientGone      string   `json:"client_gone" doc:"skip or run a waiting request whose client hung up" enum:"skip run"`
@@ -423,5 +461,10 @@ func defaultUpstream() UpstreamConfig {
 		ConnectTimeout: Duration(2 * time.Second),
 		MaxConnections: 256,
 		IdleTimeout:    Duration(30 * time.Second),
+		Queue:          1024,
+		DNSRefresh:     Duration(10 * time.Second),
+		Health:         HealthConfig{Interval: Duration(5 * time.Second), Timeout: Duration(time.Second), Fall: 3, Rise: 2},
+		Circuit:        CircuitConfig{Failures: 10, OpenFor: Duration(5 * time.Second)},
+		Limit:          LimitConfig{Mode: "none", Max: 256, Min: 4},
 	}
 }

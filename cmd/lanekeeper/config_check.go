@@ -1,11 +1,9 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -149,31 +147,6 @@ func (c *checker) checkTrusted() {
 	}
 }
 
-func (c *checker) checkUpstreams() {
-	first := make(map[string]string)
-	for i, u := range c.cfg.Upstreams {
-		path := fmt.Sprintf("upstreams[%d]", i)
-		c.checkName(first, path, u.Name)
-		if len(u.Targets) == 0 {
-			c.errorf(path+".targets", "required: at least one, like http://127.0.0.1:8080")
-		}
-		seen := make(map[string]bool)
-		for j, target := range u.Targets {
-			at := fmt.Sprintf("%s.targets[%d]", path, j)
-			address, err := targetAddress(target)
-			switch {
-			case err != nil:
-				c.errorf(at, "%v", err)
-			case seen[address]:
-				c.errorf(at, "%s is given twice", target)
-			case callsItself(c.cfg.Server.Listen, address):
-				c.errorf(at, "%s is this node's own server.listen (%s): it would call itself", target, c.cfg.Server.Listen)
-			}
-			seen[address] = true
-		}
-	}
-}
-
 // checkUse warns of upstreams that no route names; not if a route is wrong, as
 // that may be the reason.
 func (c *checker) checkUse() {
@@ -196,46 +169,6 @@ func (c *checker) checkName(first map[string]string, path, name string) {
 	default:
 		first[name] = path
 	}
-}
-
-// targetAddress is the host:port of a target.
-func targetAddress(target string) (string, error) {
-	scheme, _, _ := strings.Cut(target, ":")
-	switch {
-	case scheme == "https", scheme == "unix", strings.HasPrefix(scheme, "dns+"), strings.HasPrefix(scheme, "dnssrv+"):
-		return "", fmt.Errorf("%s:// is %s: write http://host:port", scheme, notYet)
-	}
-	u, err := url.Parse(target)
-	if err != nil || u.Scheme != "http" || !isHost(u.Hostname()) {
-		return "", fmt.Errorf("%q is not a target: write http://host:port", target)
-	}
-	if whole := (&url.URL{Scheme: u.Scheme, Host: u.Host}).String(); whole != target {
-		return "", fmt.Errorf("%s: a target is a host and a port: write %s", target, whole)
-	}
-	port := u.Port()
-	if port == "" {
-		if strings.HasSuffix(u.Host, ":") {
-			return "", errors.New(target + " has no port behind its colon")
-		}
-		port = "80"
-	}
-	if err := checkPort(port, 1); err != nil {
-		return "", fmt.Errorf("%s: %w", target, err)
-	}
-	return net.JoinHostPort(u.Hostname(), port), nil
-}
-
-// callsItself sees the commonest loop, a target on this machine's listener,
-// without asking the network what addresses there are.
-func callsItself(listen, target string) bool {
-	listenHost, listenPort, err := net.SplitHostPort(listen)
-	if err != nil {
-		return false
-	}
-	host, port, _ := net.SplitHostPort(target)
-	address, err := netip.ParseAddr(host)
-	local := host == "localhost" || err == nil && (address.IsLoopback() || address.IsUnspecified())
-	return port == listenPort && (host == listenHost || local && everyAddress(listenHost))
 }
 
 // checkBodies warns of bounds that one allowed body alone exceeds.

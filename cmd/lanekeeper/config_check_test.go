@@ -37,14 +37,15 @@ func TestConfigListenersAndTargets(t *testing.T) {
 			`lk.yaml:8:7: error: server.trusted_proxies[5]: "lb.example.com" is not a CIDR like 10.0.0.0/8`,
 		}},
 		{"targets", targets(`"http://a", "http://a:8080", "http://10.0.0.1:1", "http://[::1]:2", "http://a_b.c-d:65535"`), nil},
-		{"later targets", targets(`"https://a:1"`), []string{
-			`lk.yaml:2:35: error: upstreams[0].targets[0]: https:// is not yet supported in this version: write http://host:port`,
+		{"targets of every kind", targets(`"https://a", "unix:///run/app.sock", "dns+http://b:1", "dns+https://c"`), nil},
+		{"a socket without its third slash", targets(`"unix://run/app.sock"`), []string{
+			`lk.yaml:2:35: error: upstreams[0].targets[0]: "unix://run/app.sock" is not a socket: write unix:///path, with three slashes`,
 		}},
-		{"later sockets", targets(`"unix:///run/app.sock"`), []string{
-			`lk.yaml:2:35: error: upstreams[0].targets[0]: unix:// is not yet supported in this version: write http://host:port`,
+		{"an address to look up", targets(`"dns+http://10.0.0.1:1"`), []string{
+			`lk.yaml:2:35: error: upstreams[0].targets[0]: dns+http://10.0.0.1:1: an IP address is not looked up: write http://10.0.0.1:1`,
 		}},
-		{"later discovery", targets(`"dns+http://a:1"`), []string{
-			`lk.yaml:2:35: error: upstreams[0].targets[0]: dns+http:// is not yet supported in this version: write http://host:port`,
+		{"a lookup with a path", targets(`"dns+https://a/b"`), []string{
+			`lk.yaml:2:35: error: upstreams[0].targets[0]: dns+https://a/b: a target is a host and a port: write dns+https://a`,
 		}},
 		{"no URL", targets(`"a:8080"`), []string{
 			`lk.yaml:2:35: error: upstreams[0].targets[0]: "a:8080" is not a target: write http://host:port`,

@@ -21,20 +21,7 @@ var laterSettings = []struct{ path, off string }{
 	{"server.tls.client_ca_file", ""},
 	{"server.tls.key_file", ""},
 	{"tracing.enabled", "false"},
-	{"upstreams.circuit", never},
-	{"upstreams.dns_refresh", never},
-	{"upstreams.health", never},
-	{"upstreams.limit.mode", "none"},
-	{"upstreams.queue", never},
-	{"upstreams.slow_start", "0s"},
-	{"upstreams.tls.ca_file", ""},
-	{"upstreams.tls.cert_file", ""},
-	{"upstreams.tls.key_file", ""},
-	{"upstreams.tls.server_name", ""},
 }
-
-// never is the off value of a setting that has none: leaving it out is off.
-const never = "\x00"
 
 const notYet = "not yet supported in this version"
 
@@ -73,8 +60,6 @@ func (d *document) refuseLater(key, node *yaml.Node, path string) {
 		}
 	case isSection && node.ShortTag() == "!!null":
 	case isSetting && d.isOff(node, off):
-	case isSetting && off == never:
-		d.errorf(key, path, "%s: leave it out", notYet)
 	case isSetting:
 		d.errorf(key, path, "%s: leave it out or write %s", notYet, orQuotes(off))
 	default:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -16,8 +17,8 @@ var (
 	forwardedWords = map[string]proxy.Forwarded{
 		"x-forwarded": proxy.ForwardedX, "rfc7239": proxy.ForwardedRFC, "both": proxy.ForwardedBoth, "none": proxy.ForwardedNone,
 	}
-	balanceWords = map[string]proxy.Balance{
-		"least_pending": proxy.LeastPending, "round_robin": proxy.RoundRobin, "key_hash": proxy.KeyHash,
+	balanceWords = map[string]upstream.Balance{
+		"least_pending": upstream.LeastPending, "round_robin": upstream.RoundRobin, "key_hash": upstream.KeyHash,
 	}
 	missingWords = map[string]proxy.Missing{
 		"reject": proxy.MissingReject, "bypass": proxy.MissingBypass, "client_ip": proxy.MissingClientIP,
@@ -88,24 +89,6 @@ func orUnlimited(n int) int {
 		return math.MaxInt32
 	}
 	return n
-}
-
-func (u UpstreamConfig) proxyUpstream() proxy.Upstream {
-	p := proxy.Upstream{
-		Name:           u.Name,
-		Balance:        balanceWords[u.Balance],
-		ConnectTimeout: time.Duration(u.ConnectTimeout),
-		MaxConnections: u.MaxConnections,
-		IdleTimeout:    time.Duration(u.IdleTimeout),
-	}
-	for _, target := range u.Targets {
-		address, err := targetAddress(target)
-		if err != nil {
-			panic("config: unchecked target: " + err.Error())
-		}
-		p.Targets = append(p.Targets, "http://"+address) // with its port, even if that is 80
-	}
-	return p
 }
 
 func (r RouteConfig) proxyRoute() proxy.Route {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -39,11 +40,18 @@ func TestConfigForTheProxy(t *testing.T) {
 		LogKeys:                  proxy.KeysPlain,
 		Upstreams: []proxy.Upstream{{
 			Name:           "app",
-			Targets:        []string{"http://a:80", "http://[::1]:8080"},
-			Balance:        proxy.KeyHash,
+			Targets:        []string{"http://a", "https://[::1]:8080", "dns+http://d:1", "unix:///s"},
+			Balance:        upstream.KeyHash,
 			ConnectTimeout: 11 * time.Millisecond,
 			MaxConnections: 12,
 			IdleTimeout:    13 * time.Second,
+			Queue:          61,
+			DNSRefresh:     62 * time.Second,
+			SlowStart:      63 * time.Second,
+			Health:         upstream.Health{Path: "/h", Interval: 64 * time.Second, Timeout: 65 * time.Second, Fall: 66, Rise: 67},
+			Circuit:        upstream.Circuit{Failures: 68, OpenFor: 69 * time.Second},
+			Limit:          upstream.Limit{Mode: upstream.Adaptive, Max: 71, Min: 70},
+			TLS:            upstream.TLS{CAFile: "/uca", CertFile: "/ucert", KeyFile: "/ukey", ServerName: "u"},
 		}},
 		Routes: []proxy.Route{
 			{
@@ -129,6 +137,7 @@ func TestConfigWordsAreAllMapped(t *testing.T) {
 	for enum, words := range map[string]int{
 		enumOf[ServerConfig]("forwarded"):    len(forwardedWords),
 		enumOf[UpstreamConfig]("balance"):    len(balanceWords),
+		enumOf[LimitConfig]("mode"):          len(limitWords),
 		enumOf[KeyDefaults]("missing"):       len(missingWords),
 		enumOf[LaneConfig]("after_timeout"):  len(afterTimeoutWords),
 		enumOf[LaneConfig]("client_gone"):    len(clientGoneWords),

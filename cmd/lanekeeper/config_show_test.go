@@ -57,7 +57,9 @@ coordinator:
   redis: {addresses: ["d:4"], username: r, password_file: /run/redis, db: 5, grace: false, tls: {ca_file: /run/r.ca, cert_file: /run/r.crt, key_file: /run/r.key, server_name: r}}
   redlock: {addresses: ["e:6"], username: l, password_file: /run/redlock, db: 7, tls: {ca_file: /run/l.ca, cert_file: /run/l.crt, key_file: /run/l.key, server_name: l}}
 upstreams:
-  - {name: app, targets: ["http://a", "http://[::1]:8080"], balance: key_hash, connect_timeout: 11ms, max_connections: 12, idle_timeout: 13s}
+  - {name: app, targets: ["http://a", "https://[::1]:8080", "dns+http://d:1", "unix:///s"], balance: key_hash, connect_timeout: 11ms, max_connections: 12, idle_timeout: 13s,
+    queue: 61, dns_refresh: 62s, slow_start: 63s, health: {path: /h, interval: 64s, timeout: 65s, fall: 66, rise: 67}, circuit: {failures: 68, open_for: 69s},
+    limit: {mode: adaptive, max: 71, min: 70}, tls: {ca_file: /uca, cert_file: /ucert, key_file: /ukey, server_name: u}}
 limits: {max_inflight: 14, max_queued: 15, max_queued_bytes: 16GiB, max_lanes: 17, max_records: 41, max_records_bytes: 42MiB}
 stores:
   redis: {addresses: ["r:1"], username: u, password_file: /pw, tls: {ca_file: /ca, cert_file: /cert, key_file: /key, server_name: n}, db: 43, key_prefix: "p:"}

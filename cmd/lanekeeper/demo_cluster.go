@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"time"
 
-	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
@@ -80,7 +80,7 @@ func (c *demoCluster) config(name string) (nodeConfig, error) {
 	config.observe, config.admin, config.delay = "", "", 0
 	config.cluster.settle = 50 * time.Millisecond
 	config.proxy.Upstreams[0].Targets = c.upstreams
-	config.proxy.Upstreams[0].Balance = proxy.RoundRobin
+	config.proxy.Upstreams[0].Balance = upstream.RoundRobin
 	for i := range config.proxy.Routes {
 		config.proxy.Routes[i].Lane.MaxDepth = 1 << 16
 		config.proxy.Routes[i].Lane.QueueTimeout = time.Minute

@@ -104,7 +104,7 @@ type counter struct {
 	stopped  bool
 }
 
-// Start implements upstream.
+// Start implements simUpstream.
 func (c *counter) Start(listener net.Listener) error {
 	c.listener, c.conns = listener, make(map[net.Conn]bool)
 	c.wg.Go(func() { // ends with the listener
@@ -125,7 +125,7 @@ func (c *counter) Start(listener net.Listener) error {
 	return nil
 }
 
-// Stop implements upstream.
+// Stop implements simUpstream.
 func (c *counter) Stop(context.Context) error {
 	c.mu.Lock()
 	c.stopped = true

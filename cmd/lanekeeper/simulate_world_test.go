@@ -76,7 +76,7 @@ type simProcess struct {
 	store       *locktest.Node // strict: its way to the coordinator
 	locks       lock.Locker    // of spilled keys, or nil
 	node        *node
-	witness     upstream
+	witness     simUpstream
 	gone        chan struct{} // closed when it has ended, or is to
 	began       int64
 	once        sync.Once // of apart
@@ -89,14 +89,14 @@ type simProcess struct {
 	crashed  bool
 }
 
-// upstream is the service that one process uses.
-type upstream interface {
+// simUpstream is the service that one process uses.
+type simUpstream interface {
 	Start(net.Listener) error
 	Stop(context.Context) error
 }
 
 // upstream makes a process's.
-func (w *world) upstream(process string) (upstream, error) {
+func (w *world) upstream(process string) (simUpstream, error) {
 	if w.names != nil {
 		return &counter{registers: w.names.registers, process: process}, nil
 	}
