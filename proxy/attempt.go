@@ -93,7 +93,8 @@ func (c *call) unsent(t *upstream.Target, sending error) *problem {
 // unanswered says why the request has no response, and ends its part in the
 // connection.
 func (c *call) unanswered(t *upstream.Target, err error) *problem {
-	late := !c.deadline.IsZero() && !time.Now().Before(c.deadline) // fasthttp hides some causes
+	late := !c.deadline.IsZero() && !time.Now().Before(c.deadline)
+	err = c.link.cause(err)
 	switch {
 	case late, isTimeout(err):
 		return c.timedOut(t)
@@ -104,6 +105,17 @@ func (c *call) unanswered(t *upstream.Target, err error) *problem {
 	}
 	c.link.lease.Failed()
 	return c.unintelligible(t, err)
+}
+
+// cause is what err comes from: fasthttp hides it if the connection ended within a chunk's frame.
+func (l *link) cause(err error) error {
+	if l.wire == nil || l.wire.failed == nil || !errors.As(err, new(fasthttp.ErrBrokenChunk)) {
+		return err
+	}
+	if errors.Is(l.wire.failed, io.EOF) {
+		return io.ErrUnexpectedEOF // not the body's end
+	}
+	return l.wire.failed
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -175,20 +187,13 @@ func (c *call) sendLarge(body []byte) error {
 func (c *call) spoken() bool {
 	r := c.link.reader
 	for r.Buffered() > 0 || !c.link.wire.Usable() {
-		b, err := r.Peek(len("HTTP/1.1 1"))
-		if err != nil || b[len(b)-1] != '1' || c.ctx.Response.Header.Read(r) != nil {
+		b, err := r.Peek(len("HTTP/1.1 1xx"))
+		if err != nil || b[len(b)-3] != '1' || string(b[len(b)-3:]) == "101" || c.receiveInterim() != nil {
 			return true
 		}
 	}
 	return false
 }
-
-const interimMax = 100 // 1xx responses before the one that counts
-
-var (
-	errInterim  = fmt.Errorf("more than %d interim responses", interimMax)
-	errSwitched = errors.New("it switched protocols, which nobody asked for")
-)
 
 // receive reads the response into c.ctx.Response.
 func (c *call) receive() error {
@@ -203,6 +208,9 @@ func (c *call) receive() error {
 	switch {
 	case c.ctx.IsHead() || bodiless(head.StatusCode()):
 		response.SkipBody = true
+		head.Del("Transfer-Encoding") // not everybody may see one, and nobody has to (RFC 9112, section 6.1)
+		// A length where no body may be is one that will perhaps come all the same.
+		reuse = reuse && (head.StatusCode() != fasthttp.StatusNoContent || length == lengthless || length == 0)
 	case length >= 0 && length <= c.holds():
 		if err := response.ReadBody(c.link.reader, 0); err != nil {
 			c.link.owed = int64(length - len(response.Body()))
@@ -213,22 +221,6 @@ func (c *call) receive() error {
 	}
 	c.link.done(reuse)
 	return nil
-}
-
-func (c *call) receiveHead() error {
-	head := &c.ctx.Response.Header
-	for range interimMax {
-		if err := head.Read(c.link.reader); err != nil {
-			return err
-		}
-		switch status := head.StatusCode(); {
-		case status == fasthttp.StatusSwitchingProtocols:
-			return errSwitched
-		case status >= fasthttp.StatusOK:
-			return nil
-		}
-	}
-	return errInterim
 }
 
 func bodiless(status int) bool {

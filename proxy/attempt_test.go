@@ -298,11 +298,21 @@ func (c *client) ask(method, request string) *message {
 
 func (c *client) response(method string) *message {
 	c.t.Helper()
-	m, err := readMessage(c.reader, method)
+	m, err := c.final(method)
 	if err != nil {
 		c.t.Fatalf("response to %s: %v", method, err)
 	}
 	return m
+}
+
+// final is the first response that is no interim one.
+func (c *client) final(method string) (*message, error) {
+	for {
+		m, err := readMessage(c.reader, method)
+		if err != nil || m.status() >= 200 || m.status() == 101 {
+			return m, err
+		}
+	}
 }
 
 // only makes every place at the upstream the only one, so that one that is not

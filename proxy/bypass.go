@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 )
@@ -26,8 +27,10 @@ func (c *call) bypass() *problem {
 	if c.fields.uploads() {
 		return c.upload()
 	}
-	if c.fields.upgrades() {
-		return c.switchProtocols()
+	if c.fields.upgrades() && c.ctx.Request.Header.IsHTTP11() {
+		if c.protocol = c.offer(); c.protocol != nil {
+			return c.switchProtocols()
+		}
 	}
 	c.prepare()
 	return c.attempts()
@@ -40,13 +43,40 @@ func (c *call) idleDeadline() time.Time {
 	return time.Time{}
 }
 
+// offer is the protocols that the client would switch to, less those in which it could send
+// requests past every lane: another HTTP, or TLS with one inside. RFC 9110, section 7.8, lets
+// any offer be ignored.
+func (c *call) offer() (offer []byte) {
+	for _, line := range c.ctx.Request.Header.PeekAll("Upgrade") {
+		for protocol := range bytes.SplitSeq(line, []byte(",")) {
+			protocol = bytes.TrimSpace(protocol)
+			name, _, _ := bytes.Cut(protocol, []byte("/"))
+			switch strings.ToLower(string(name)) {
+			case "", "h2c", "h2", "h3", "http", "tls":
+				continue
+			}
+			offer = listed(offer, protocol)
+		}
+	}
+	return offer
+}
+
+// offered reports whether the upstream has switched to what it was asked for.
+func (c *call) offered() bool {
+	chosen := c.ctx.Response.Header.Peek("Upgrade")
+	for protocol := range bytes.SplitSeq(c.protocol, []byte(", ")) {
+		if bytes.EqualFold(chosen, protocol) {
+			return true
+		}
+	}
+	return false
+}
+
 // switchProtocols forwards an Upgrade, and if the upstream accepts it, the
 // bytes of both sides from then on. The connection to the upstream is never
 // used again.
 func (c *call) switchProtocols() *problem {
-	c.protocol = bytes.Clone(c.fields.upgrade)
 	c.prepare()
-
 	t, problem := c.connect()
 	if problem != nil {
 		return problem
@@ -59,10 +89,14 @@ func (c *call) switchProtocols() *problem {
 	switch err := c.receive(); {
 	case err == nil:
 		return nil // it declined, with an ordinary response
-	case !errors.Is(err, errSwitched):
+	case !errors.Is(err, errSwitched) || !c.offered():
 		return c.unanswered(t, err)
 	}
-	c.ctx.Response.Header.Add("Via", c.proxy.via)
+	head := &c.ctx.Response.Header
+	protocol := bytes.Clone(head.Peek("Upgrade"))
+	c.clean(head)
+	head.Set("Connection", "Upgrade")
+	head.SetBytesV("Upgrade", protocol)
 	c.takeOver(c.tunnel)
 	return nil
 }

@@ -26,7 +26,7 @@ const switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpg
 func upgrade(c *client) {
 	c.t.Helper()
 	m := c.ask("GET", upgradeRequest)
-	want := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-Websocket-Accept: y\r\nVia: 1.1 lanekeeper\r\n\r\n"
+	want := "HTTP/1.1 101 Switching Protocols\r\nSec-Websocket-Accept: y\r\nVia: 1.1 lanekeeper\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 	if m.head != want {
 		c.t.Fatalf("got\n%q\nwant\n%q", m.head, want)
 	}
@@ -705,8 +705,9 @@ func TestContinue(t *testing.T) {
 				s := newScript(t, func(x *exchange) { x.ok(fmt.Sprint(len(x.body), x.get("Expect"))) })
 				n := start(t, only(s))
 				c2 := n.open()
-				if m := c2.ask("POST", "POST "+c.path+" HTTP/1.1\r\nHost: a\r\nExpect: "+expect+"\r\n"+c.head); m.head != "HTTP/1.1 100 Continue\r\n\r\n" {
-					t.Fatalf("%q", m.head)
+				io.WriteString(c2.conn, "POST "+c.path+" HTTP/1.1\r\nHost: a\r\nExpect: "+expect+"\r\n"+c.head)
+				if m, err := readMessage(c2.reader, "POST"); err != nil || m.head != "HTTP/1.1 100 Continue\r\n\r\n" {
+					t.Fatalf("%+v, %v", m, err)
 				}
 				size := len(c.body)
 				if strings.HasSuffix(name, "chunked") {

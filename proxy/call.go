@@ -79,6 +79,7 @@ type request struct {
 	fence        uint64    // of a strict, exclusive request; 0: none
 	laneWait     time.Duration
 	upstreamTime time.Duration
+	interims     int  // of its upstream's responses
 	again        bool // another attempt may follow the present one, even if that was sent
 
 	// What is known of it if nobody can say what became of it: see Unknown.

@@ -76,6 +76,7 @@ func (d *deadline) premature(err error) bool {
 type patientConn struct {
 	net.Conn
 	read, write deadline
+	failed      error // of the last read that did
 }
 
 func (c *patientConn) init(conn net.Conn) {
@@ -88,6 +89,9 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
 		if n > 0 || !c.read.premature(err) {
+			if err != nil {
+				c.failed = err
+			}
 			return n, err
 		}
 	}

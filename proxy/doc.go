@@ -16,11 +16,12 @@
 //     others are missing before it (sequenced.go), and one with a name of its own is
 //     looked up: it may have run before (idempotency.go).
 //  5. attempt.go sends the request to a target of upstream.go, once, and reads
-//     the response whole; then the lane is free, and only then is the client
-//     answered. A response too large for that streams under the lane
-//     (stream.go); an upstream that does not answer in time has its lane held
-//     (hold.go). What has failed may be attempted again in its turn (failure.go),
-//     or stop its lane until an operator says so (halt.go).
+//     the response whole, its head not before rawhead.go has looked at it as it came;
+//     then the lane is free, and only then is the client answered, but for interim
+//     responses, which go on as they come (interim.go). A response too large for
+//     that streams under the lane (stream.go); an upstream that does not answer in
+//     time has its lane held (hold.go). What has failed may be attempted again in
+//     its turn (failure.go), or stop its lane until an operator says so (halt.go).
 //  6. outcome.go is the one table of answers that are lanekeeper's own; each
 //     says whether the request was executed. unknown.go tells of each request
 //     that had a lane and of which nobody can say that.

@@ -77,7 +77,7 @@ var masks = []struct {
 
 // raw is a client's view of a response, byte by byte.
 func (c *client) raw(method string) string {
-	m, err := readMessage(c.reader, method)
+	m, err := c.final(method)
 	switch {
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET) && m == nil:
 		return "closed" // which of the two depends on what was under way

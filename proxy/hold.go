@@ -120,12 +120,15 @@ func (l *link) readRest(toHead bool) error {
 	case !l.answered:
 		late := fasthttp.AcquireResponse()
 		defer fasthttp.ReleaseResponse(late)
-		late.SkipBody, late.StreamBody = toHead, true
-		if err := late.ReadLimitBody(l.reader, 0); err != nil {
+		if err := finalHead(l.reader, &late.Header); err != nil {
 			return err
 		}
-		if late.BodyStream() == nil {
+		if toHead || bodiless(late.StatusCode()) {
 			return nil
+		}
+		late.StreamBody = true
+		if err := late.ReadBody(l.reader, 0); err != nil {
+			return err
 		}
 		_, err := io.Copy(io.Discard, late.BodyStream())
 		return err

@@ -156,6 +156,9 @@ func (c *client) write(method, path string, header http.Header, body string) {
 
 func (c *client) read(method string) (*answer, error) {
 	response, err := http.ReadResponse(c.reader, &http.Request{Method: method})
+	for err == nil && response.StatusCode < 200 && response.StatusCode != http.StatusSwitchingProtocols { // interim
+		response, err = http.ReadResponse(c.reader, &http.Request{Method: method})
+	}
 	if err != nil {
 		return &answer{}, err
 	}

@@ -14,6 +14,27 @@ func quiet(fd int) bool {
 	return n == 0 && err == nil
 }
 
+// writable reports whether a connection takes a few bytes at once.
+func writable(conn net.Conn) (writable bool) {
+	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = tls.NetConn()
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return true
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	err = raw.Control(func(fd uintptr) {
+		fds := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}} //nolint:gosec // a descriptor
+		n, err := unix.Poll(fds[:], 0)
+		writable = err == nil && n > 0 && fds[0].Revents == unix.POLLOUT
+	})
+	return writable && err == nil
+}
+
 // hungUp reports whether the other side of a connection has closed it, or its
 // sending half, also behind bytes that nobody has read yet. A full close and a
 // half-close look the same from here.

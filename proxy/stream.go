@@ -21,6 +21,7 @@ type relay struct {
 	reuse  bool      // the connection outlives the response
 	bare   bool      // the client takes the connection's end for the body's
 	ended  bool      // the last byte has been read
+	broken error     // instead; fasthttp overlooks one that comes with bytes, and reads on
 	moved  time.Time
 	since  time.Time
 }
@@ -108,8 +109,11 @@ func (r *relay) Read(b []byte) (int, error) {
 		r.prefix = r.prefix[n:]
 		return n, nil
 	}
-	if r.ended {
+	switch {
+	case r.ended:
 		return 0, io.EOF
+	case r.broken != nil:
+		return 0, r.broken
 	}
 	r.touch()
 	n, err := r.body.Read(b)
@@ -117,6 +121,8 @@ func (r *relay) Read(b []byte) (int, error) {
 	case errors.Is(err, io.EOF):
 		r.end()
 	case err != nil:
+		err = r.call.link.cause(err)
+		r.broken = err
 		r.breaks(err)
 		if r.closer == nil {
 			r.call.halt("the upstream's response broke off") // that its client left is no failure
@@ -157,7 +163,7 @@ func (r *relay) Close() error {
 		if now := time.Now(); now.After(since) {
 			since = now
 		}
-		c.hold(since, true)
+		c.hold(since, r.broken == nil || isTimeout(r.broken))
 	}
 	if over {
 		r.release()
