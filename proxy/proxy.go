@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/proxy/screen"
 	"lanekeeper/proxy/sequence"
 	"lanekeeper/queue"
 )
@@ -32,6 +34,8 @@ type Proxy struct {
 	retiring atomic.Bool  // every answer closes its connection
 	calls    sync.Pool    // of *call
 
+	limits     screen.Limits
+	crowd      crowd
 	clients    clients
 	listeners  listeners
 	background background // goroutines that outlive their request
@@ -59,6 +63,8 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
+	p.limits = screen.Limits{Head: config.MaxHeader, URI: config.MaxURI, Fields: config.MaxHeaders}
+	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}
 	p.calls.New = func() any { return &call{proxy: p} }
 	for _, u := range config.Upstreams {
 		upstream, err := newUpstream(u, config.MaxHeader)

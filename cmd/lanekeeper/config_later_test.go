@@ -24,7 +24,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
-		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
 		{"health", upstream("health: {path: /healthz}"), refused("5:5", "upstreams[0].health", "leave it out")},
 		{"circuit", upstream("circuit: {failures: 10}"), refused("5:5", "upstreams[0].circuit", "leave it out")},
 		{"DNS", upstream("dns_refresh: 10s"), refused("5:5", "upstreams[0].dns_refresh", "leave it out")},
@@ -39,7 +38,7 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	off := `
 admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
 tracing: {enabled: false}
-server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
+server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none}
 upstreams:
   - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
 defaults:
