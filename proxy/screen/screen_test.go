@@ -57,7 +57,7 @@ func byFasthttp(b []byte) (r read, err error) {
 	reader := bufio.NewReaderSize(from, limits.Head)
 	var request fasthttp.Request
 	if err = request.Header.Read(reader); err == nil {
-		err = request.ContinueReadBody(reader, 1<<30, false)
+		err = request.ContinueReadBody(reader, 1<<20, false)
 	}
 	h := &request.Header
 	return read{string(h.Method()), string(h.RequestURI()), string(h.Host()), string(h.ContentType()), string(request.Body()), len(b) - from.Len() - reader.Buffered()}, err
