@@ -178,3 +178,33 @@ func TestAClientThatSaysNothing(t *testing.T) {
 		}
 	})
 }
+
+// Mutants: a body's time is that of the connection's silence; requests are read by a
+// fixed number of goroutines.
+func TestSlowClientsDelayNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript(t, func(x *exchange) { x.ok(x.body) })
+		n := start(t, func(c *proxy.Config) { c.MaxConnections, c.Upstreams[0].Dial = *slowClients+10, s.dial })
+		for i := range *slowClients {
+			go func(c *client) { // ends with the connection
+				for text := [2]string{"POST /orders/7 HTTP/1.1\r\nHost: a\r\nX: ", "POST /orders/7 HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n"}[i%2]; ; text = "x" {
+					if _, err := io.WriteString(c.conn, text); err != nil {
+						return
+					}
+					time.Sleep(time.Second)
+				}
+			}(n.open())
+		}
+		fast := n.open()
+		for range 20 {
+			began := time.Now()
+			if a := fast.send("POST", "/orders/7", nil, "body"); a.body != "body" || !time.Now().Equal(began) {
+				t.Fatalf("%d %q after %v", a.status, a.body, time.Since(began))
+			}
+			time.Sleep(time.Second)
+		}
+		if open := n.metric("lanekeeper_connections"); open != 1 {
+			t.Errorf("%v connections after all limits", open)
+		}
+	})
+}

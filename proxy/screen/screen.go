@@ -204,6 +204,8 @@ func (s *Screen) read(line []byte) *Refusal {
 		return s.largeHead()
 	}
 	switch {
+	case s.state == requestLine && len(line)-1 > s.limits.URI+requestLineRest:
+		return s.longURI()
 	case s.state == requestLine:
 		return s.readRequestLine(text)
 	case len(text) > 0:
@@ -276,7 +278,7 @@ func (s *Screen) readChunkLine(text []byte) *Refusal {
 	switch {
 	case digits == 0, len(extension) > 0 && extension[0] != ';':
 		return malformed("the size of a chunk of the body is no number")
-	case len(text) > chunkLineMax:
+	case len(text) >= chunkLineMax: // as keep counts: with the carriage return
 		return malformed("a chunk of the body has too long an extension")
 	case control(extension) >= 0:
 		return malformed("a chunk of the body has a control byte in its extension")
