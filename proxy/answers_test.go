@@ -18,7 +18,7 @@ func TestAnswersAreStable(t *testing.T) {
 	}{
 		"missing-key": {400, no}, "ambiguous-key": {400, no}, "invalid-key": {400, no},
 		"malformed-request": {400, no}, "upgrade-refused": {400, no}, "no-route": {404, no}, "method-refused": {405, no},
-		"request-timeout": {408, no}, "body-too-large": {413, no}, "uri-too-long": {414, no}, "expectation-refused": {417, no}, "headers-too-large": {431, no},
+		"request-timeout": {408, no}, "body-too-large": {413, no}, "uri-too-long": {414, no}, "expectation-refused": {417, no}, "headers-too-large": {431, no}, "transfer-coding-refused": {501, no},
 		"idempotency-key-missing": {400, no}, "invalid-idempotency-key": {400, no}, "idempotency-key-reused": {422, no},
 		"idempotency-in-progress": {409, no}, "idempotency-outcome-unknown": {409, unknown}, "idempotency-not-replayable": {409, no},
 		"idempotency-store-away": {503, no},

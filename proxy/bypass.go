@@ -138,6 +138,7 @@ func socket(hijacked net.Conn) net.Conn {
 // tunnel sends the 101 on, and copies until both sides have ended, one has
 // failed, or both are idle.
 func (c *call) tunnel(client net.Conn) {
+	entryOf(socket(client)).screen.Open()
 	t := tunnel{idle: c.proxy.config.BypassIdleTimeout}
 	t.touch()
 	w := bufio.NewWriter(client)

@@ -222,13 +222,14 @@ func (c *call) answer(problem *problem) {
 		problem.write(response, c.about())
 		if unread {
 			response.SetConnectionClose()
+			entryOf(c.ctx.Conn()).unread.Store(true)
 		}
 	}
 	c.addSession(response)
 	if c.prefers {
 		response.Header.Set("Preference-Applied", "wait="+strconv.Itoa(int(c.patience/time.Second)))
 	}
-	if c.proxy.retiring.Load() {
+	if c.proxy.retiring.Load() || !c.taken && c.strays() {
 		response.SetConnectionClose()
 	}
 	if c.proxy.config.TicketHeader && !c.id.IsZero() {
@@ -237,6 +238,13 @@ func (c *call) answer(problem *problem) {
 	if !c.later {
 		c.finish()
 	}
+}
+
+// strays reports whether the client has sent something else than requests: it asked
+// for another protocol, and began before it was answered in this one.
+func (c *call) strays() bool {
+	e := entryOf(c.ctx.Conn())
+	return e != nil && !e.screen.Resume()
 }
 
 func (c *call) about() document {

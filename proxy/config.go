@@ -35,6 +35,7 @@ type Config struct {
 	BypassIdleTimeout time.Duration // without a byte either way on a bypass request; 0 = none
 
 	MaxConnections           int // client connections; beyond: 503 and close
+	MaxPerAddress            int // of one address; beyond: 503 and close; 0 = no limit
 	MaxRequestsPerConnection int // then the connection is closed; 0 = no limit
 	MaxInflight              int // requests at upstreams at once; beyond: 503 overloaded
 

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/proxy/screen"
 )
 
 // Explanation is what the proxy would do with a request, and why.
@@ -42,6 +44,9 @@ func (e *Explanation) Escaped() string { return string(appendKey(nil, e.Key)) }
 // requests, and does nothing with it. text is the request as a client at from
 // would send it. An error means that text is no request.
 func (p *Proxy) Explain(text []byte, from netip.Addr) (*Explanation, error) {
+	if kind, detail := p.refusal(text); kind != nil {
+		return &Explanation{Refusal: &Refusal{Status: kind.status, Slug: kind.slug, Title: kind.title, Detail: detail}}, nil
+	}
 	c := &call{proxy: p}
 	c.ctx, c.address = new(fasthttp.RequestCtx), from.Unmap()
 	reader := bufio.NewReaderSize(bytes.NewReader(text), p.config.MaxHeader)
@@ -54,6 +59,17 @@ func (p *Proxy) Explain(text []byte, from netip.Addr) (*Explanation, error) {
 		return nil, fmt.Errorf("the request cannot be read: %w", err)
 	}
 	return c.explain(), nil
+}
+
+// refusal is how a request is refused before anything is looked at but its form.
+func (p *Proxy) refusal(text []byte) (*kind, string) {
+	var s screen.Screen
+	s.Init(&p.limits)
+	s.Pass(text)
+	if refusal := s.Refusal(); refusal != nil {
+		return refused[refusal.Reason], refusal.Detail
+	}
+	return nil, ""
 }
 
 // explain goes the way of run until there is a lane, or none.

@@ -10,10 +10,8 @@ import (
 // fields is what one pass over a request's head finds. Slices alias the head,
 // and hold until prepare changes it.
 type fields struct {
-	count      int
 	connection []byte
 	upgrade    []byte
-	expect     []byte
 	prefer     []byte
 	upload     []byte   // the length of a hidden body; see headReceived
 	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
@@ -26,14 +24,13 @@ type fields struct {
 func (c *call) readFields() {
 	f := &c.fields
 	for name, value := range c.ctx.Request.Header.All() {
-		f.count++
 		switch string(name) {
 		case "Connection":
 			f.connection, f.drop = joined(f.connection, value), true
 		case "Upgrade":
 			f.upgrade, f.drop = value, true
 		case "Expect":
-			f.expect, f.drop = value, true
+			f.drop = true
 		case "X-Forwarded-For", "Forwarded":
 			f.drop = true
 		case "X-Forwarded-Proto":

@@ -7,29 +7,20 @@ import (
 	"time"
 
 	"github.com/valyala/fasthttp"
+
+	"lanekeeper/proxy/screen"
 )
 
-// gate refuses what must not be forwarded, and finds path and query.
-func (c *call) gate() *problem {
-	h := &c.ctx.Request.Header
-	limits := &c.proxy.config
-	c.readFields()
-	switch {
-	case h.IsConnect(), h.IsTrace():
-		return methodRefused.because("CONNECT and TRACE are for other kinds of proxy")
-	case len(h.RequestURI()) > limits.MaxURI:
-		return uriTooLong.because(fmt.Sprintf("the request target has %d bytes; at most %d are taken", len(h.RequestURI()), limits.MaxURI))
-	case c.fields.count > limits.MaxHeaders:
-		return headersTooLarge.because(fmt.Sprintf("the request has %d header lines; at most %d are taken", c.fields.count, limits.MaxHeaders))
-	case len(c.fields.expect) > 0 && !bytes.EqualFold(c.fields.expect, []byte("100-continue")):
-		return expectRefused.because(fmt.Sprintf("the request expects %q", c.fields.expect))
-	}
-	return c.target()
+// refused are the answers to what the screen lets not pass.
+var refused = map[screen.Reason]*kind{
+	screen.Malformed: malformedRequest, screen.Method: methodRefused, screen.Coding: codingRefused,
+	screen.Expectation: expectRefused, screen.LongURI: uriTooLong, screen.LargeHead: headersTooLarge,
 }
 
-// target splits the request target. The absolute form becomes the origin form,
-// which is all that an upstream is sent.
-func (c *call) target() *problem {
+// gate reads the fields, and splits the request target. The absolute form becomes the
+// origin form, which is all that an upstream is sent.
+func (c *call) gate() *problem {
+	c.readFields()
 	h := &c.ctx.Request.Header
 	uri := h.RequestURI()
 	if len(uri) > 0 && uri[0] != '/' {
@@ -37,43 +28,37 @@ func (c *call) target() *problem {
 			c.path = uri
 			return nil
 		}
-		host, rest, ok := cutAuthority(uri)
+		rest, ok := cutAuthority(uri)
 		if !ok {
 			return malformedRequest.because("the request target is neither a path nor an http URL")
 		}
-		if !bytes.EqualFold(host, h.Host()) {
-			return malformedRequest.because("the request target names another host than the Host field")
+		if len(h.Host()) == 0 { // or the screen has compared them
+			return malformedRequest.because("the request target names a host, and no Host field does")
 		}
 		h.SetRequestURIBytes(rest)
 		uri = h.RequestURI()
-	}
-	for _, char := range uri {
-		if char <= ' ' || char == 0x7f || char == '#' {
-			return malformedRequest.because(fmt.Sprintf("the request target holds the byte 0x%02x; encode it", char))
-		}
 	}
 	c.path, c.query, _ = bytes.Cut(uri, []byte("?"))
 	return nil
 }
 
-// cutAuthority splits http://host/path.
-func cutAuthority(uri []byte) (host, rest []byte, ok bool) {
+// cutAuthority returns the path of http://host/path.
+func cutAuthority(uri []byte) (rest []byte, ok bool) {
 	for _, scheme := range []string{"http://", "https://"} {
 		if len(uri) < len(scheme) || !bytes.EqualFold(uri[:len(scheme)], []byte(scheme)) {
 			continue
 		}
-		host = uri[len(scheme):]
-		end := bytes.IndexAny(host, "/?")
+		rest = uri[len(scheme):]
+		end := bytes.IndexAny(rest, "/?")
 		if end < 0 {
-			return host, []byte("/"), true
+			return []byte("/"), true
 		}
-		host, rest = host[:end], host[end:]
-		if rest[0] == '?' {
+		if rest = rest[end:]; rest[0] == '?' {
 			rest = append([]byte("/"), rest...)
 		}
-		return host, bytes.Clone(rest), true
+		return bytes.Clone(rest), true
 	}
-	return nil, nil, false
+	return nil, false
 }
 
 // expects decides whether a client that waits for "100 Continue" is to send its
@@ -95,7 +80,9 @@ func (p *Proxy) expects(ctx *fasthttp.RequestCtx) int {
 // refuseUnread answers a request that could not be read.
 func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	var tooLarge *fasthttp.ErrSmallBuffer
-	problem := malformedRequest.because("the request is not valid HTTP/1.1: " + err.Error())
+	problem := malformedRequest.because("the request is not valid HTTP/1.1, or broke off")
+	e := entryOf(ctx.Conn())
+	refusal := e.screen.Refusal()
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
 		problem = bodyTooLarge.because(fmt.Sprintf("the body has more than %d bytes", p.config.MaxBody))
@@ -103,7 +90,10 @@ func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 		problem = headersTooLarge.because(fmt.Sprintf("the header section has more than %d bytes", p.config.MaxHeader))
 	case isTimeout(err):
 		problem = requestTimeout.because("the request was not complete in time")
+	case refusal != nil:
+		problem = refused[refusal.Reason].because(refusal.Detail)
 	}
+	e.unread.Store(true)
 	c := p.begin(ctx)
 	defer c.unpin()
 	c.arrived = time.Now() // the server's own note may be of the request before

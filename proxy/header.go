@@ -290,14 +290,7 @@ func (c *call) appendElement(b, host []byte) []byte {
 		b = append(peer.AppendTo(append(b, `"[`...)), `]"`...)
 	}
 	if len(host) > 0 {
-		b = append(b, `;host="`...)
-		for _, char := range host {
-			if char == '"' || char == '\\' {
-				b = append(b, '\\')
-			}
-			b = append(b, char)
-		}
-		b = append(b, '"')
+		b = append(append(append(b, `;host="`...), host...), '"') // the screen lets no quote pass
 	}
 	return append(append(b, ";proto="...), c.scheme()...)
 }

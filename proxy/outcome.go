@@ -52,6 +52,7 @@ var (
 	bodyTooLarge     = declare(kind{slug: "body-too-large", status: 413, title: "The body is larger than this route holds", executed: no, cause: "http_request_error", close: true})
 	uriTooLong       = declare(kind{slug: "uri-too-long", status: 414, title: "The request target is too long", executed: no, cause: "http_request_error", close: true})
 	expectRefused    = declare(kind{slug: "expectation-refused", status: 417, title: "Only 100-continue can be expected", executed: no, cause: "http_request_error", close: true})
+	codingRefused    = declare(kind{slug: "transfer-coding-refused", status: 501, title: "The body's transfer coding is not understood", executed: no, cause: "http_request_error", close: true})
 	headersTooLarge  = declare(kind{slug: "headers-too-large", status: 431, title: "The header section is too large", executed: no, cause: "http_request_error", close: true})
 
 	idempotencyKeyMissing     = declare(kind{slug: "idempotency-key-missing", status: 400, title: "The request has no idempotency key", executed: no, cause: "http_request_error"})

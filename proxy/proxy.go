@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/proxy/screen"
 	"lanekeeper/proxy/sequence"
 	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
@@ -35,6 +37,8 @@ type Proxy struct {
 	calls    sync.Pool    // of *call
 	readers  sync.Pool    // of *bufio.Reader, for responses
 
+	limits     screen.Limits
+	crowd      crowd
 	clients    clients
 	listeners  listeners
 	background background // goroutines that outlive their request
@@ -62,6 +66,8 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
+	p.limits = screen.Limits{Head: config.MaxHeader, URI: config.MaxURI, Fields: config.MaxHeaders}
+	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}
 	p.calls.New = func() any { return &call{proxy: p} }
 	p.readers.New = func() any { return bufio.NewReaderSize(nil, config.MaxHeader) }
 	for _, u := range config.Upstreams {

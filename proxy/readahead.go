@@ -14,8 +14,9 @@ import (
 // that it has only while there are bytes in it.
 type clientConn struct {
 	patientConn
-	raw   syscall.RawConn
-	ready func(fd uintptr) (done bool)
+	entrance entry
+	raw      syscall.RawConn
+	ready    func(fd uintptr) (done bool)
 
 	ahead *[aheadBytes]byte // nil, or what was read ahead: ahead[from:to]
 	from  int
@@ -27,15 +28,15 @@ const aheadBytes = 4 << 10
 
 var aheads = sync.Pool{New: func() any { return new([aheadBytes]byte) }}
 
-// newClientConn returns conn itself if it is no socket.
-func newClientConn(conn net.Conn) net.Conn {
+// newClientConn returns nil if conn is no open socket.
+func newClientConn(conn net.Conn) *clientConn {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return conn
+		return nil
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return conn
+		return nil
 	}
 	c := &clientConn{raw: raw}
 	c.init(conn)
@@ -45,12 +46,21 @@ func newClientConn(conn net.Conn) net.Conn {
 
 // CloseWrite ends our half of the connection.
 func (c *clientConn) CloseWrite() error {
-	half, ok := c.Conn.(halfCloser)
+	return closeWrite(c.Conn)
+}
+
+func closeWrite(conn net.Conn) error {
+	half, ok := conn.(halfCloser)
 	if !ok {
 		return errors.ErrUnsupported
 	}
 	return half.CloseWrite()
 }
+
+func (c *clientConn) entry() *entry { return &c.entrance }
+
+// Close implements net.Conn.
+func (c *clientConn) Close() error { return c.entrance.close(c.Conn) }
 
 // SyscallConn implements syscall.Conn.
 func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
@@ -59,7 +69,10 @@ func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil 
 func (c *clientConn) Read(b []byte) (int, error) {
 	if c.ahead == nil {
 		if len(b) != 1 {
-			return c.patientConn.Read(b)
+			return screened(&c.patientConn, &c.entrance, b)
+		}
+		if refusal := c.entrance.screen.Refusal(); refusal != nil {
+			return 0, refusal
 		}
 		for {
 			err := c.raw.Read(c.ready)
@@ -88,10 +101,15 @@ func (c *clientConn) readAhead(fd uintptr) (done bool) {
 	buffer := aheads.Get().(*[aheadBytes]byte)
 	n, err := ignoringEINTR(int(fd), buffer[:])
 	if n > 0 {
-		c.ahead, c.from, c.to = buffer, 0, n
-		return true
+		if n, c.err = c.entrance.pass(buffer[:n], nil); n > 0 {
+			c.ahead, c.from, c.to = buffer, 0, n
+			return true
+		}
 	}
 	aheads.Put(buffer)
+	if c.err != nil { // it is refused
+		return true
+	}
 	if err == syscall.EAGAIN { //nolint:errorlint // straight from the system
 		return false
 	}
@@ -109,8 +127,11 @@ func ignoringEINTR(fd int, b []byte) (int, error) {
 }
 
 func (c *clientConn) end() error {
-	if c.err == nil {
+	switch {
+	case c.err == nil:
 		return io.EOF
+	case c.entrance.screen.Refusal() != nil:
+		return c.err
 	}
 	return &net.OpError{Op: "read", Net: "tcp", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: c.err}
 }

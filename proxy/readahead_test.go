@@ -28,7 +28,10 @@ func socketPair(t *testing.T) (*clientConn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(); other.Close() })
-	return newClientConn(conn).(*clientConn), other.(*net.TCPConn)
+	c := newClientConn(conn)
+	c.entrance.leave = func() {}
+	c.entrance.screen.Open()
+	return c, other.(*net.TCPConn)
 }
 
 // Mutants: what was read ahead is given out twice, or its rest is lost; an empty

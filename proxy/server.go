@@ -91,7 +91,7 @@ func (s *clients) close(all bool) {
 	defer s.mu.Unlock()
 	for conn, untouched := range s.conns {
 		if all || untouched {
-			conn.Close()
+			cut(conn)
 		}
 	}
 }
@@ -153,19 +153,25 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		leave, ok := l.proxy.crowd.join(conn)
+		if !ok {
+			l.proxy.refuseConnection(conn, fmt.Sprintf("the address has its %d connections", l.proxy.crowd.max))
+			continue
+		}
 		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
-			return newClientConn(conn), nil
+			return l.proxy.admit(conn, leave), nil
 		}
 		l.proxy.open.Add(-1)
-		l.proxy.refuseConnection(conn)
+		leave()
+		l.proxy.refuseConnection(conn, fmt.Sprintf("the node has its %d connections", l.proxy.config.MaxConnections))
 	}
 }
 
 // refuseConnection answers before anything is read. It never blocks: a new
 // connection has room for so little.
-func (p *Proxy) refuseConnection(conn net.Conn) {
+func (p *Proxy) refuseConnection(conn net.Conn, why string) {
 	var response fasthttp.Response
-	problem := overloaded.because(fmt.Sprintf("the node has its %d connections", p.config.MaxConnections))
+	problem := overloaded.because(why)
 	problem.write(&response, document{})
 	response.SetConnectionClose()
 	p.metrics.refused(problem)

@@ -65,7 +65,7 @@ const forever = 365 * 24 * time.Hour
 func (p *Proxy) routeOf(h *fasthttp.RequestHeader) *route {
 	uri := h.RequestURI()
 	if len(uri) > 0 && uri[0] != '/' && string(uri) != "*" {
-		_, rest, ok := cutAuthority(uri)
+		rest, ok := cutAuthority(uri)
 		if !ok {
 			return nil
 		}
@@ -202,10 +202,16 @@ func uncertain(k *kind) *kind {
 
 // problem says why the body broke off.
 func (b *uploadBody) problem() *problem {
+	if refusal := entryOf(socket(b.client)).screen.Refusal(); refusal != nil {
+		return uncertain(refused[refusal.Reason]).because(refusal.Detail)
+	}
+	if tooLarge := (*fasthttp.ErrSmallBuffer)(nil); errors.As(b.cause, &tooLarge) {
+		return uncertain(headersTooLarge).because("the fields behind the body are too large")
+	}
 	if isTimeout(b.cause) || b.idle > 0 && !time.Now().Before(b.until) {
 		return b.silent()
 	}
-	return uploadMalformed.because("the body broke off: " + b.cause.Error())
+	return uploadMalformed.because("the body broke off")
 }
 
 func (b *uploadBody) silent() *problem {
@@ -298,8 +304,6 @@ func (b *uploadBody) copy(to io.Writer, w *bufio.Writer, from io.Reader, wire *w
 		}
 	}
 }
-
-const lingerTime = time.Second
 
 // linger lets a client that is still sending read the response: closing its
 // connection with unread bytes would reset it, and the response with it.

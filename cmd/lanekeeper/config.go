@@ -53,6 +53,7 @@ type ServerConfig struct {
 	MaxURI                   Size     `json:"max_uri" doc:"longest request target; beyond: 414; 0 = no limit but max_header"`
 	MaxHeaders               int      `json:"max_headers" doc:"header lines of a request; beyond: 431; 0 = no limit but max_header" min:"0"`
 	MaxConnections           int      `json:"max_connections" doc:"client connections; beyond: 503 and close; 0 = no limit" min:"0"`
+	MaxConnectionsPerAddress int      `json:"max_connections_per_address" doc:"client connections of one address; beyond: 503 and close; 0 = no limit. Behind a proxy that is one address for all" min:"0"`
 	MaxRequestsPerConnection int      `json:"max_requests_per_connection" doc:"after which a connection is closed; 0 = no limit" min:"0"`
 	BypassIdleTimeout        Duration `json:"bypass_idle_timeout" doc:"without a byte either way on a bypass request; 0 = no limit"`
 	TicketHeader             bool     `json:"ticket_header" doc:"put Lanekeeper-Ticket on responses, so that a client can name its request"`

@@ -15,7 +15,6 @@ import (
 var laterSettings = []struct{ path, off string }{
 	{"admin.pprof", "false"},
 	{"admin.ui", "false"},
-	{"server.max_connections_per_address", "0"},
 	{"server.proxy_protocol", "none"},
 	{"server.tls.cert_file", ""},
 	{"server.tls.client_ca_file", ""},

@@ -21,7 +21,6 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
 		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
-		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
 		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 	})
@@ -29,7 +28,7 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	off := `
 admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
 tracing: {enabled: false}
-server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
+server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none}
 upstreams:
   - {name: app, targets: ["http://a:1"]}
 defaults:

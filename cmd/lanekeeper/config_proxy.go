@@ -47,6 +47,7 @@ func (c *Config) proxyConfig() proxy.Config {
 		IdleTimeout:              time.Duration(c.Server.IdleTimeout),
 		BypassIdleTimeout:        time.Duration(c.Server.BypassIdleTimeout),
 		MaxConnections:           orUnlimited(c.Server.MaxConnections),
+		MaxPerAddress:            c.Server.MaxConnectionsPerAddress,
 		MaxRequestsPerConnection: c.Server.MaxRequestsPerConnection,
 		MaxInflight:              c.Limits.MaxInflight,
 		TicketHeader:             c.Server.TicketHeader,

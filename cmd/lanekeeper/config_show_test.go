@@ -27,6 +27,7 @@ server:
   max_uri: 6KiB
   max_headers: 7
   max_connections: 8
+  max_connections_per_address: 7
   max_requests_per_connection: 9
   bypass_idle_timeout: 0s
   ticket_header: true

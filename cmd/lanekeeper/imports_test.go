@@ -16,7 +16,7 @@ import (
 var layers = map[string]int{
 	"queue": 1, "ring": 1, "lock": 1,
 	"lock/locktest": 2, "lock/redis": 2, "lock/redlock": 2, "lock/etcd": 2, "lock/zk": 2,
-	"proxy/upstream": 1, "proxy/sequence": 1, "proxy/sequence/sequencetest": 2,
+	"proxy/screen": 1, "proxy/screen/screentest": 2, "proxy/upstream": 1, "proxy/sequence": 1, "proxy/sequence/sequencetest": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
 	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2, "proxy/idempotency/redis": 2, "proxy/idempotency/postgres": 2,
 	"proxy": 3, "admin": 3,
