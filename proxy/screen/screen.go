@@ -88,7 +88,7 @@ const (
 )
 
 // Init makes s ready for a connection's first byte.
-func (s *Screen) Init(limits *Limits) { s.limits = limits }
+func (s *Screen) Init(limits *Limits) { *s = Screen{limits: limits} }
 
 // Refusal is what is wrong with the request at which s has stopped, or nil.
 func (s *Screen) Refusal() *Refusal { return s.refusal }
