@@ -18,7 +18,7 @@ import (
 type entry struct {
 	screen screen.Screen
 	unread atomic.Bool // the client may be sending what nobody will read
-	leave  func()      // at the first Close
+	leave  func()      // at the first Close; nil: another's entry is on top of this
 	left   sync.Once
 }
 
@@ -28,13 +28,16 @@ type entered interface {
 	entry() *entry
 }
 
-// admit gives a connection its entry.
+// admit puts the screen on top of a connection, whatever is spoken below HTTP.
 func (p *Proxy) admit(conn net.Conn, leave func()) net.Conn {
-	var c entered = &plainEntry{Conn: conn}
-	if secure, ok := conn.(*tls.Conn); ok {
-		c = &tlsEntry{Conn: secure} // embedded, for who asks whether it is one
-	} else if client := newClientConn(conn); client != nil {
-		c = client
+	var c entered
+	switch conn := conn.(type) {
+	case *clientConn:
+		c = conn
+	case *tls.Conn:
+		c = &tlsEntry{Conn: conn} // embedded, for who asks whether it is one
+	default:
+		c = &plainEntry{Conn: conn}
 	}
 	e := c.entry()
 	e.screen.Init(&p.limits)
@@ -72,7 +75,9 @@ const (
 // unread bytes is reset, and the answer on its way with it. So one that was answered
 // early gets an end to that answer first, and what it still sends is read.
 func (e *entry) close(conn net.Conn) error {
-	defer e.left.Do(e.leave)
+	if e.leave != nil {
+		defer e.left.Do(e.leave)
+	}
 	if e.unread.CompareAndSwap(true, false) && endHalf(conn) {
 		conn.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a dead connection fails the read
 		io.CopyN(io.Discard, conn, lingerBytes)          //nolint:errcheck // best effort, and only until the deadline
@@ -88,13 +93,16 @@ func cut(conn net.Conn) {
 	conn.Close()
 }
 
-// plainEntry is a connection that is no socket.
+// plainEntry is a connection that is no socket of its own.
 type plainEntry struct {
 	net.Conn
 	entrance entry
 }
 
 func (c *plainEntry) entry() *entry { return &c.entrance }
+
+// NetConn is the connection below.
+func (c *plainEntry) NetConn() net.Conn { return c.Conn }
 
 func (c *plainEntry) Read(b []byte) (int, error) { return screened(c.Conn, &c.entrance, b) }
 

@@ -32,9 +32,6 @@ func (c *call) gate() *problem {
 		if !ok {
 			return malformedRequest.because("the request target is neither a path nor an http URL")
 		}
-		if len(h.Host()) == 0 { // or the screen has compared them
-			return malformedRequest.because("the request target names a host, and no Host field does")
-		}
 		h.SetRequestURIBytes(rest)
 		uri = h.RequestURI()
 	}

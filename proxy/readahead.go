@@ -28,18 +28,19 @@ const aheadBytes = 4 << 10
 
 var aheads = sync.Pool{New: func() any { return new([aheadBytes]byte) }}
 
-// newClientConn returns nil if conn is no open socket.
-func newClientConn(conn net.Conn) *clientConn {
+// newClientConn returns conn itself if it is no socket.
+func newClientConn(conn net.Conn) net.Conn {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
-		return nil
+		return conn
 	}
 	raw, err := sc.SyscallConn()
 	if err != nil {
-		return nil
+		return conn
 	}
 	c := &clientConn{raw: raw}
 	c.init(conn)
+	c.entrance.screen.Open() // until it is admitted
 	c.ready = c.readAhead
 	return c
 }

@@ -28,10 +28,7 @@ func socketPair(t *testing.T) (*clientConn, *net.TCPConn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close(); other.Close() })
-	c := newClientConn(conn)
-	c.entrance.leave = func() {}
-	c.entrance.screen.Open()
-	return c, other.(*net.TCPConn)
+	return newClientConn(conn).(*clientConn), other.(*net.TCPConn)
 }
 
 // Mutants: what was read ahead is given out twice, or its rest is lost; an empty

@@ -159,7 +159,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			continue
 		}
 		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
-			return l.proxy.admit(conn, leave), nil
+			return l.proxy.admit(newClientConn(conn), leave), nil
 		}
 		l.proxy.open.Add(-1)
 		leave()

@@ -88,7 +88,7 @@ const (
 )
 
 // Init makes s ready for a connection's first byte.
-func (s *Screen) Init(limits *Limits) { s.limits = limits }
+func (s *Screen) Init(limits *Limits) { *s = Screen{limits: limits} }
 
 // Refusal is what is wrong with the request at which s has stopped, or nil.
 func (s *Screen) Refusal() *Refusal { return s.refusal }
@@ -240,7 +240,7 @@ func (s *Screen) finish() {
 // endHead finds where the request ends.
 func (s *Screen) endHead() *Refusal {
 	switch {
-	case !s.host && s.version == '1':
+	case !s.host && (s.version == '1' || s.authority != nil):
 		return malformed("the request has no Host field")
 	case s.chunked && s.version == '0':
 		return malformed("HTTP/1.0 has no Transfer-Encoding")
