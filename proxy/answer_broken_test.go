@@ -134,3 +134,22 @@ func TestAStreamWithABrokenFrame(t *testing.T) {
 		}
 	}
 }
+
+// A large response in a lane of which nothing comes but its head is a problem, since nothing has
+// been sent to the client. Mutant: it streams at once (the client gets not a byte).
+func TestALargeAnswerThatDoesNotBegin(t *testing.T) {
+	for name, want := range map[string]string{"silence": timeout, "its end": reset} {
+		both(t, name, change{}, func(x *exchange) {
+			x.write("HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n")
+			if want == reset {
+				x.conn.Close()
+			}
+		}, func(p *pair, at *member) []string {
+			a := at.send("GET", "/orders/7", nil, "")
+			if a.slug() != want || a.problem.Executed != "unknown" {
+				t.Errorf("%d %s, executed %q; want %s", a.status, a.slug(), a.problem.Executed, want)
+			}
+			return []string{told(a)}
+		})
+	}
+}

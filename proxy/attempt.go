@@ -247,8 +247,12 @@ func (c *call) receiveLong(length int, reuse bool) error {
 	}
 	r.body = r.up.BodyStream()
 	c.link.rest = r
-	if length < 0 && c.mode != bypass {
-		whole, err := r.fill(response, c.holds())
+	if c.mode != bypass {
+		limit := 0 // its first bytes: if they do not come there is still a problem to answer with
+		if length < 0 {
+			limit = c.holds()
+		}
+		whole, err := r.fill(response, limit)
 		if err != nil {
 			return err
 		}
