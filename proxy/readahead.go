@@ -52,8 +52,8 @@ func (c *clientConn) CloseWrite() error {
 	return half.CloseWrite()
 }
 
-// SyscallConn implements syscall.Conn.
-func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
+// NetConn is the socket.
+func (c *clientConn) NetConn() net.Conn { return c.Conn }
 
 // Read implements net.Conn.
 func (c *clientConn) Read(b []byte) (int, error) {

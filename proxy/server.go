@@ -90,7 +90,10 @@ func (s *clients) close(all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn, untouched := range s.conns {
-		if all || untouched {
+		switch {
+		case all:
+			below(conn).Close() // no good-bye of TLS, which a full socket would hold up
+		case untouched:
 			conn.Close()
 		}
 	}
@@ -153,8 +156,12 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
+		if !l.proxy.admits(conn) {
+			conn.Close()
+			continue
+		}
 		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
-			return newClientConn(conn), nil
+			return l.proxy.dress(conn), nil
 		}
 		l.proxy.open.Add(-1)
 		l.proxy.refuseConnection(conn)
@@ -162,14 +169,41 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 }
 
 // refuseConnection answers before anything is read. It never blocks: a new
-// connection has room for so little.
+// connection has room for so little. Below TLS the answer costs a handshake, for
+// which others do not wait; when many are refused at once, some are not told why.
 func (p *Proxy) refuseConnection(conn net.Conn) {
+	if p.config.TLS == nil {
+		p.sayRefused(conn)
+		return
+	}
+	select {
+	case p.refusing <- struct{}{}:
+	default:
+		conn.Close()
+		return
+	}
+	leave := p.background.enter(conn)
+	go func() { // ends with the deadline, or when stop closes conn
+		defer func() { <-p.refusing }()
+		defer leave()
+		conn := p.dress(conn)
+		conn.SetDeadline(time.Now().Add(refusalTime)) //nolint:errcheck // a dead connection fails the handshake
+		p.sayRefused(conn)
+	}()
+}
+
+const (
+	refusalsMax = 64
+	refusalTime = 2 * time.Second
+)
+
+func (p *Proxy) sayRefused(conn net.Conn) {
 	var response fasthttp.Response
 	problem := overloaded.because(fmt.Sprintf("the node has its %d connections", p.config.MaxConnections))
 	problem.write(&response, document{})
 	response.SetConnectionClose()
 	p.metrics.refused(problem)
-	conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a dead connection fails the write
+	conn.SetWriteDeadline(time.Now().Add(refusalTime)) //nolint:errcheck // a dead connection fails the write
 	response.WriteTo(conn)                             //nolint:errcheck // best effort
 	conn.Close()
 }

@@ -20,10 +20,7 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	}
 	runProblemTests(t, []problemTest{
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
-		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
-		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
-		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
 		{"per address", "server: {max_connections_per_address: 5}\n" + someApp, refused("1:10", "server.max_connections_per_address", "leave it out or write 0")},
 		{"health", upstream("health: {path: /healthz}"), refused("5:5", "upstreams[0].health", "leave it out")},
 		{"circuit", upstream("circuit: {failures: 10}"), refused("5:5", "upstreams[0].circuit", "leave it out")},
@@ -32,14 +29,14 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		{"limit", upstream("limit: {mode: fixed}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 		{"queue", upstream("queue: 1024"), refused("5:5", "upstreams[0].queue", "leave it out")},
 		{"TLS to an upstream", upstream("tls: {server_name: a}"), refused("5:11", "upstreams[0].tls.server_name", `leave it out or write ""`)},
-		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
-		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
+		{"an expanded value", upstream("limit: {mode: \"${NOT_SET:-fixed}\"}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
+		{"a value of another kind", upstream("limit: {mode: [none]}"), refused("5:13", "upstreams[0].limit.mode", "leave it out or write none")},
 	})
 
 	off := `
-admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
+admin: {ui: "${UI_NOT_SET:-false}"}
 tracing: {enabled: false}
-server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none, max_connections_per_address: 0}
+server: {max_connections_per_address: 0}
 upstreams:
   - {name: app, targets: ["http://a:1"], slow_start: 0, limit: {mode: none}, tls: {ca_file: "", cert_file: "", key_file: "", server_name: ""}}
 defaults:

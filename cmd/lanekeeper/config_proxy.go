@@ -19,6 +19,9 @@ var (
 	balanceWords = map[string]proxy.Balance{
 		"least_pending": proxy.LeastPending, "round_robin": proxy.RoundRobin, "key_hash": proxy.KeyHash,
 	}
+	proxyProtocolWords = map[string]proxy.ProxyProtocol{
+		"none": proxy.ProxyNone, "optional": proxy.ProxyOptional, "required": proxy.ProxyRequired,
+	}
 	missingWords = map[string]proxy.Missing{
 		"reject": proxy.MissingReject, "bypass": proxy.MissingBypass, "client_ip": proxy.MissingClientIP,
 	}
@@ -37,6 +40,7 @@ func (c *Config) proxyConfig() proxy.Config {
 		Node:                     c.nodeName(),
 		ViaNode:                  c.Server.ViaNode,
 		Forwarded:                forwardedWords[c.Server.Forwarded],
+		ProxyProtocol:            proxyProtocolWords[c.Server.ProxyProtocol],
 		MaxBody:                  int(c.Server.MaxBody),
 		MaxHeader:                int(c.Server.MaxHeader),
 		MaxURI:                   orUnlimited(int(c.Server.MaxURI)),

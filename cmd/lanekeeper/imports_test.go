@@ -41,6 +41,7 @@ var homes = map[string][]string{
 	"go.uber.org/zap":                    {"lock/etcd"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
+	"github.com/pires/go-proxyproto":     {"proxy"},
 	"github.com/tidwall/gjson":           {"proxy"},
 	"github.com/dunglas/httpsfv":         {"proxy"},
 	"github.com/HdrHistogram":            {"loadtest"},
