@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/pprof"
 	"net/url"
 	"path"
 	"regexp"
@@ -20,6 +21,9 @@ type Config struct {
 	// AllowedHosts are the names and addresses, without a port, that a request's
 	// Host may hold. An empty list refuses every request.
 	AllowedHosts []string
+
+	// Pprof serves Go's profiles.
+	Pprof bool
 }
 
 // Handler returns the handler of the admin port. All answers are JSON; errors
@@ -47,6 +51,7 @@ type Config struct {
 //	                                    above
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
+//	GET  /debug/pprof/                  profiles, with Config.Pprof
 //
 // A change may say ?node=NAME; a node of another name then refuses it. What it
 // does not know of a query it refuses too, so that nothing is taken for
@@ -77,10 +82,17 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read("/api/v1/unknown", a.unknown, "since", "limit")
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
+	if config.Pprof {
+		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and those that have names
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain").write(w)
 	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return rescued(log, func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {
 			problem.write(w)
 			return

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 
@@ -22,8 +23,8 @@ type Check struct {
 //	/readyz   requests should be sent here
 //	/metrics  Prometheus
 //
-// Health answers 200 or 503, and each check's state with ?verbose.
-func Observe(live, ready []Check, metrics prometheus.Gatherer) http.Handler {
+// It logs panics alone. Health answers 200 or 503, and each check's state with ?verbose.
+func Observe(live, ready []Check, metrics prometheus.Gatherer, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /livez", health(live))
 	mux.Handle("GET /readyz", health(ready))
@@ -32,7 +33,7 @@ func Observe(live, ready []Check, metrics prometheus.Gatherer) http.Handler {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		fmt.Fprintln(w, "lanekeeper: /livez /readyz /metrics")
 	})
-	return mux
+	return rescued(log, mux.ServeHTTP)
 }
 
 // health answers in the form of Kubernetes' own endpoints: [+]name ok, [-]name: why not.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -36,7 +37,7 @@ func TestObserve(t *testing.T) {
 		{"nothing else", "GET", "/debug/pprof/", nil, 404, ""},
 	} {
 		recorder := httptest.NewRecorder()
-		Observe([]Check{good}, test.ready, registry).ServeHTTP(recorder, httptest.NewRequest(test.method, test.path, nil))
+		Observe([]Check{good}, test.ready, registry, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, httptest.NewRequest(test.method, test.path, nil))
 		if recorder.Code != test.status {
 			t.Errorf("%s: status %d, want %d", test.name, recorder.Code, test.status)
 		}

@@ -2,7 +2,9 @@ package admin
 
 import (
 	"encoding/json"
+	"log/slog"
 	"net/http"
+	"runtime/debug"
 )
 
 // problem is an answer that is not what was asked for (RFC 9457).
@@ -55,4 +57,22 @@ func writeHead(w http.ResponseWriter, status int, contentType string) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	w.WriteHeader(status)
+}
+
+// rescued keeps a panic from costing more than its request.
+func rescued(log *slog.Logger, handle http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			cause := recover()
+			if cause == nil {
+				return
+			}
+			log.Error("panic in a request to an operators' port", "panic", cause, "stack", string(debug.Stack()))
+			(&problem{
+				status: http.StatusInternalServerError, slug: "internal-error", title: "The node has failed at this",
+				detail: "the cause is in the log",
+			}).write(w) // if nothing was written yet
+		}()
+		handle(w, r)
+	})
 }

@@ -25,7 +25,7 @@ type Config struct {
 	Stripes int    // connections to each member; 0 = by the number of processors
 
 	// TLS, if it is not nil, is what both sides of every connection present and
-	// demand; see SecretTLS and FileTLS.
+	// demand; see SecretTLS and CertificateTLS.
 	TLS *tls.Config
 	// Dial opens a connection to a member's address; nil means TCP. It may block.
 	Dial func(ctx context.Context, address string) (net.Conn, error)

@@ -122,7 +122,7 @@ var mutants = []struct{ name, test, file, from, to string }{
 		"			return errors.New(\"the other side has another", "			if PLANTED {\n				return nil\n			}\n			return errors.New(\"the other side has another"},
 	{"one secret is known", "TestSecretTLS", "tls.go",
 		"		accepted = append(accepted, public)\n", "		if i == 0 || !PLANTED {\n			accepted = append(accepted, public)\n		}\n"},
-	{"no chain is verified", "TestFileTLS", "tls.go",
+	{"no chain is verified", "TestCertificateTLS", "tls.go",
 		"			return err\n		},\n", "			if PLANTED {\n				return nil\n			}\n			return err\n		},\n"},
 	{"Stop leaves what was held", "TestStopEndsEverything", "hop.go",
 		"			s.outbox.stop()\n", "			if !PLANTED {\n				s.outbox.stop()\n			}\n"},

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
-	"os"
 	"time"
 )
 
@@ -84,29 +83,25 @@ func selfSigned(private ed25519.PrivateKey) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, nil
 }
 
-// FileTLS is TLS 1.3 between members that each have a certificate, which one of
-// the authorities in the file ca has signed, for servers and for clients. Which
-// name it has does not matter: a member is whoever has one.
-func FileTLS(cert, key, ca string) (*tls.Config, error) {
-	own, err := tls.LoadX509KeyPair(cert, key)
-	if err != nil {
-		return nil, err
-	}
-	pem, err := os.ReadFile(ca)
-	if err != nil {
-		return nil, err
-	}
-	authorities := x509.NewCertPool()
-	if !authorities.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate", ca)
-	}
+// Certificates are a member's own one and the authorities that sign those of the
+// others. Both are asked for at every connection, and may change.
+type Certificates interface {
+	Own() *tls.Certificate
+	Authorities() *x509.CertPool
+}
+
+// CertificateTLS is TLS 1.3 between members that each have a certificate, which
+// one of the authorities has signed, for servers and for clients. Which name it
+// has does not matter: a member is whoever has one.
+func CertificateTLS(c Certificates) *tls.Config {
 	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		Certificates:       []tls.Certificate{own},
-		ClientAuth:         tls.RequireAnyClientCert,
-		InsecureSkipVerify: true, //nolint:gosec // VerifyConnection verifies the chain; the names of members are no host names
+		MinVersion:           tls.VersionTLS13,
+		GetCertificate:       func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return c.Own(), nil },
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.Own(), nil },
+		ClientAuth:           tls.RequireAnyClientCert,
+		InsecureSkipVerify:   true, //nolint:gosec // VerifyConnection verifies the chain; the names of members are no host names
 		VerifyConnection: func(state tls.ConnectionState) error {
-			options := x509.VerifyOptions{Roots: authorities, Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+			options := x509.VerifyOptions{Roots: c.Authorities(), Intermediates: x509.NewCertPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
 			if len(state.PeerCertificates) == 0 {
 				return errors.New("the other side shows no certificate")
 			}
@@ -116,5 +111,5 @@ func FileTLS(cert, key, ca string) (*tls.Config, error) {
 			_, err := state.PeerCertificates[0].Verify(options)
 			return err
 		},
-	}, nil
+	}
 }

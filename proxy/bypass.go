@@ -108,7 +108,7 @@ func (c *call) takeOver(serve func(client net.Conn)) {
 	c.pin()
 	c.ctx.HijackSetNoResponse(true)
 	c.ctx.Hijack(func(client net.Conn) {
-		defer c.proxy.background.enter(socket(client))()
+		defer c.proxy.background.enter(below(socket(client)))()
 		if c.link.wire != nil {
 			defer c.proxy.background.enter(c.link.wire)()
 		}

@@ -52,7 +52,7 @@ func TestATunnelCarriesBothWays(t *testing.T) {
 		payload := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 		go func() {
 			c.conn.Write(payload)
-			c.conn.(*net.TCPConn).CloseWrite()
+			c.endHalf()
 		}()
 		got, err := io.ReadAll(c.reader)
 		if want := "hello early " + string(payload); err != nil || string(got) != want {
@@ -104,7 +104,7 @@ func TestEitherSideMayEndATunnel(t *testing.T) {
 		c := n.open()
 		upgrade(c)
 		io.WriteString(c.conn, "this")
-		c.conn.(*net.TCPConn).CloseWrite()
+		c.endHalf()
 		if got, err := io.ReadAll(c.reader); err != nil || string(got) != "you said this" {
 			t.Errorf("%q, %v", got, err)
 		}
@@ -119,8 +119,7 @@ func TestEitherSideMayEndATunnel(t *testing.T) {
 		n := startOnSockets(t, s, nil)
 		c := n.open()
 		upgrade(c)
-		c.conn.(*net.TCPConn).SetLinger(0)
-		c.conn.Close()
+		c.reset()
 		if err := <-ended; err == nil {
 			t.Error("the server reads on")
 		}
@@ -508,7 +507,7 @@ func TestAnEarlyResponseToAnUpload(t *testing.T) {
 					t.Errorf("%q %q", m.head, m.body)
 				}
 				wg.Wait()
-				c.conn.(*net.TCPConn).CloseWrite()
+				c.endHalf()
 				if rest, err := io.ReadAll(c.reader); len(rest) > 0 || err != nil {
 					t.Errorf("after the response: %q, %v; want an orderly end", rest, err)
 				}
@@ -577,7 +576,7 @@ func TestAnUploadThatBreaksOff(t *testing.T) {
 				s := newScript(t, func(x *exchange) { x.ok("") })
 				n := startOnSockets(t, s, nil)
 				c2 := n.open()
-				run(t, s, c2, func() { c2.conn.(*net.TCPConn).CloseWrite() })
+				run(t, s, c2, func() { c2.endHalf() })
 				whole(t, s)
 			})
 			continue

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"net/netip"
 	"time"
 
@@ -23,6 +24,14 @@ type Config struct {
 	// was. Inbound ones are believed only from TrustedProxies.
 	Forwarded      Forwarded
 	TrustedProxies []netip.Prefix
+
+	// TLS is spoken with clients; nil: it is not. Its files and their changes are the
+	// caller's.
+	TLS *tls.Config
+
+	// ProxyProtocol says whether TrustedProxies tell by the PROXY protocol, before
+	// anything else, whom they speak for.
+	ProxyProtocol ProxyProtocol
 
 	MaxBody    int // bytes of a request body that is held; beyond: 413. Bypass streams instead
 	MaxHeader  int // bytes of a request's head; beyond: 431
@@ -107,6 +116,16 @@ const (
 	ForwardedRFC                   // Forwarded, RFC 7239
 	ForwardedBoth                  // both families
 	ForwardedNone                  // neither; inbound ones are removed unless trusted
+)
+
+// ProxyProtocol is whether a proxy announces its clients by the PROXY protocol.
+type ProxyProtocol uint8
+
+// The uses of the PROXY protocol.
+const (
+	ProxyNone     ProxyProtocol = iota // nobody does; the header would be a malformed request
+	ProxyOptional                      // a trusted proxy may; for anybody else it is as with ProxyNone
+	ProxyRequired                      // a trusted proxy must; anybody else, and who does not, is cut off
 )
 
 // Upstream is a named set of interchangeable targets.

@@ -85,14 +85,6 @@ func (e *entry) close(conn net.Conn) error {
 	return conn.Close()
 }
 
-// cut closes a connection without further ado.
-func cut(conn net.Conn) {
-	if e := entryOf(conn); e != nil {
-		e.unread.Store(false)
-	}
-	conn.Close()
-}
-
 // plainEntry is a connection that is no socket of its own.
 type plainEntry struct {
 	net.Conn
@@ -141,8 +133,8 @@ type crowd struct {
 
 // join reports whether there is room for one more, and then how it leaves.
 // Connections without an address are not counted.
-func (c *crowd) join(conn net.Conn) (leave func(), ok bool) {
-	tcp, isTCP := conn.RemoteAddr().(*net.TCPAddr)
+func (c *crowd) join(remote net.Addr) (leave func(), ok bool) {
+	tcp, isTCP := remote.(*net.TCPAddr)
 	if c.max == 0 || !isTCP {
 		return func() {}, true
 	}

@@ -31,15 +31,17 @@ type Proxy struct {
 	metrics   *metrics
 	via       string // this node, in the Via field
 
-	inflight atomic.Int64 // requests at upstreams
-	open     atomic.Int64 // client connections
-	retiring atomic.Bool  // every answer closes its connection
-	calls    sync.Pool    // of *call
-	readers  sync.Pool    // of *bufio.Reader, for responses
+	inflight atomic.Int64  // requests at upstreams
+	open     atomic.Int64  // client connections
+	refusing chan struct{} // one for each of them that is refused below TLS
+	retiring atomic.Bool   // every answer closes its connection
+	calls    sync.Pool     // of *call
+	readers  sync.Pool     // of *bufio.Reader, for responses
 
 	limits     screen.Limits
 	crowd      crowd
 	clients    clients
+	strangers  strangers
 	listeners  listeners
 	background background // goroutines that outlive their request
 	turns      *turns
@@ -63,6 +65,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	if p.config.Marks == nil {
 		p.config.Marks = sequence.New(sequence.Config{})
 	}
+	p.refusing = make(chan struct{}, refusalsMax)
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)

@@ -66,6 +66,9 @@ func (c *clientConn) Close() error { return c.entrance.close(c.Conn) }
 // SyscallConn implements syscall.Conn.
 func (c *clientConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
+// NetConn is the socket.
+func (c *clientConn) NetConn() net.Conn { return c.Conn }
+
 // Read implements net.Conn.
 func (c *clientConn) Read(b []byte) (int, error) {
 	if c.ahead == nil {

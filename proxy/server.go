@@ -90,8 +90,11 @@ func (s *clients) close(all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for conn, untouched := range s.conns {
-		if all || untouched {
-			cut(conn)
+		switch {
+		case all:
+			below(conn).Close() // no good-bye of TLS, which a full socket would hold up
+		case untouched:
+			conn.Close()
 		}
 	}
 }
@@ -153,13 +156,17 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		leave, ok := l.proxy.crowd.join(conn)
+		if !l.proxy.admits(conn) {
+			conn.Close()
+			continue
+		}
+		leave, ok := l.proxy.joins(conn)
 		if !ok {
 			l.proxy.refuseConnection(conn, fmt.Sprintf("the address has its %d connections", l.proxy.crowd.max))
 			continue
 		}
 		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
-			return l.proxy.admit(newClientConn(conn), leave), nil
+			return l.proxy.admit(l.proxy.dress(conn), leave), nil
 		}
 		l.proxy.open.Add(-1)
 		leave()
@@ -168,14 +175,41 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 }
 
 // refuseConnection answers before anything is read. It never blocks: a new
-// connection has room for so little.
+// connection has room for so little. Below TLS the answer costs a handshake, for
+// which others do not wait; when many are refused at once, some are not told why.
 func (p *Proxy) refuseConnection(conn net.Conn, why string) {
+	if p.config.TLS == nil {
+		p.sayRefused(conn, why)
+		return
+	}
+	select {
+	case p.refusing <- struct{}{}:
+	default:
+		conn.Close()
+		return
+	}
+	leave := p.background.enter(conn)
+	go func() { // ends with the deadline, or when stop closes conn
+		defer func() { <-p.refusing }()
+		defer leave()
+		conn := p.dress(conn)
+		conn.SetDeadline(time.Now().Add(refusalTime)) //nolint:errcheck // a dead connection fails the handshake
+		p.sayRefused(conn, why)
+	}()
+}
+
+const (
+	refusalsMax = 64
+	refusalTime = 2 * time.Second
+)
+
+func (p *Proxy) sayRefused(conn net.Conn, why string) {
 	var response fasthttp.Response
 	problem := overloaded.because(why)
 	problem.write(&response, document{})
 	response.SetConnectionClose()
 	p.metrics.refused(problem)
-	conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a dead connection fails the write
+	conn.SetWriteDeadline(time.Now().Add(refusalTime)) //nolint:errcheck // a dead connection fails the write
 	response.WriteTo(conn)                             //nolint:errcheck // best effort
 	conn.Close()
 }

@@ -39,10 +39,7 @@ func writable(conn net.Conn) (writable bool) {
 // sending half, also behind bytes that nobody has read yet. A full close and a
 // half-close look the same from here.
 func hungUp(conn net.Conn) (hungUp bool) {
-	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = tls.NetConn()
-	}
-	c, ok := conn.(syscall.Conn)
+	c, ok := below(conn).(syscall.Conn)
 	if !ok {
 		return false
 	}

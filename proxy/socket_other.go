@@ -40,10 +40,7 @@ func writable(conn net.Conn) (writable bool) {
 // hungUp reports whether the other side of a connection has closed it. Without
 // Linux's POLLRDHUP a close behind unread bytes is not seen.
 func hungUp(conn net.Conn) (hungUp bool) {
-	if tls, ok := conn.(interface{ NetConn() net.Conn }); ok {
-		conn = tls.NetConn()
-	}
-	c, ok := conn.(syscall.Conn)
+	c, ok := below(conn).(syscall.Conn)
 	if !ok {
 		return false
 	}

@@ -43,6 +43,7 @@ func startOnSockets(t *testing.T, s *script, change func(*proxy.Config)) *socket
 	if change != nil {
 		change(&config)
 	}
+	below.configure(&config)
 	listener := listenTCP(t)
 	n := &socketNode{node: &node{t: t, log: new(logBuffer)}, address: listener.Addr().String()}
 	n.lanes = queue.New(queue.Config{MaxQueued: 100, MaxQueuedBytes: 64 << 20, MaxLanes: 100, Tags: len(config.Routes)})
@@ -75,6 +76,7 @@ func (n *socketNode) open() *client {
 	}
 	n.t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(10 * time.Second)) // a test that would hang fails
+	conn = below.greet(n.t, conn)
 	return &client{t: n.t, conn: conn, reader: bufio.NewReader(conn)}
 }
 
@@ -95,8 +97,8 @@ func eventually(t *testing.T, what string, is func() bool) {
 // How a client can leave while its request waits.
 var leavings = map[string]func(*client){
 	"close": func(c *client) { c.conn.Close() },
-	"reset": func(c *client) { c.conn.(*net.TCPConn).SetLinger(0); c.conn.Close() },
-	"half":  func(c *client) { c.conn.(*net.TCPConn).CloseWrite() },
+	"reset": func(c *client) { c.reset() },
+	"half":  func(c *client) { c.endHalf() },
 	"close behind a pipelined request": func(c *client) {
 		io.WriteString(c.conn, "POST /orders/7/pipelined HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody")
 		c.conn.Close()
@@ -288,8 +290,7 @@ func TestAClientThatStaysOrLeavesLater(t *testing.T) {
 		x := <-arrived
 		fmt.Fprintf(b.conn, post, "b")
 		n.waiting(1)
-		a.conn.(*net.TCPConn).SetLinger(0)
-		a.conn.Close()
+		a.reset()
 		select {
 		case x := <-arrived:
 			t.Errorf("%s runs beside the one whose client left", x.start)

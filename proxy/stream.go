@@ -92,14 +92,11 @@ func (r *relay) writeBare(client net.Conn) {
 
 // abort resets a connection whose orderly end would mean that all was said.
 func abort(conn net.Conn) {
-	below := conn
-	if c, ok := conn.(*clientConn); ok {
-		below = c.Conn
-	}
-	if tcp, ok := below.(*net.TCPConn); ok {
+	socket := below(conn) // TLS would say good-bye
+	if tcp, ok := socket.(*net.TCPConn); ok {
 		tcp.SetLinger(0) //nolint:errcheck // best effort
 	}
-	conn.Close()
+	socket.Close()
 }
 
 // Read implements io.Reader for the server.

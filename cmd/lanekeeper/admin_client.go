@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +24,7 @@ import (
 type adminOptions struct {
 	address   string
 	tokenFile string
+	files     TLSConfig // ours, and the authority of the node's
 	output    string
 	noHeaders bool
 }
@@ -34,6 +37,9 @@ func (o *adminOptions) bind(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringVar(&o.address, "admin", "http://127.0.0.1:7942", "`URL` of the node's admin API (admin.listen)")
 	flags.StringVar(&o.tokenFile, "token-file", "", "`file` with the API's token (admin.token_file)")
+	flags.StringVar(&o.files.ClientCAFile, "ca-file", "", "`file` with the authorities of the API's certificate (admin.tls); else this machine's")
+	flags.StringVar(&o.files.CertFile, "cert-file", "", "`file` with a certificate for the API, if it wants one (admin.tls.client_ca_file)")
+	flags.StringVar(&o.files.KeyFile, "key-file", "", "`file` with its private key")
 	flags.StringVarP(&o.output, "output", "o", "table", "`format`: table, wide, json or yaml")
 	flags.BoolVar(&o.noHeaders, "no-headers", false, "leave out the first line of a table")
 }
@@ -63,10 +69,13 @@ func (o *adminOptions) client() (*adminClient, error) {
 	}
 	base, err := url.Parse(address)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" || base.User != nil || base.RawQuery != "" || strings.Trim(base.Path, "/") != "" {
-		return nil, fmt.Errorf("--admin %s: want http://host:port", o.address)
+		return nil, fmt.Errorf("--admin %s: want http://host:port or https://host:port", o.address)
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableKeepAlives = true
+	if transport.TLSClientConfig, err = o.clientTLS(); err != nil {
+		return nil, &exitError{code: exitAdmin, err: err}
+	}
 	c := &adminClient{base: base, http: &http.Client{
 		Transport: transport,
 		Timeout:   adminTimeout,
@@ -81,6 +90,27 @@ func (o *adminOptions) client() (*adminClient, error) {
 		c.token = tokens[0]
 	}
 	return c, nil
+}
+
+// clientTLS is for a node that speaks TLS.
+func (o *adminOptions) clientTLS() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if o.files.ClientCAFile != "" {
+		authorities, err := readPEM(o.files.ClientCAFile, "CERTIFICATE", "certificate")
+		if err != nil {
+			return nil, fmt.Errorf("--ca-file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		config.RootCAs.AppendCertsFromPEM(authorities)
+	}
+	if o.files.CertFile != "" || o.files.KeyFile != "" {
+		own, err := tls.LoadX509KeyPair(o.files.CertFile, o.files.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("--cert-file and --key-file: %w", err)
+		}
+		config.Certificates = []tls.Certificate{own}
+	}
+	return config, nil
 }
 
 // ask sends one request and decodes the answer into answer. It returns the
@@ -155,6 +185,9 @@ func (c *adminClient) send(request *http.Request) (*http.Response, error) {
 var errUnreachable = errors.New("no answer")
 
 func (c *adminClient) unreachable(err error) error {
+	if cause := (*tls.CertificateVerificationError)(nil); errors.As(err, &cause) {
+		return &exitError{code: exitAdmin, err: fmt.Errorf("the certificate of %s is not believed: %w; give its authority as --ca-file, and call the node by a name that the certificate is for", c.base, cause.Err)}
+	}
 	return &exitError{code: exitAdmin, err: fmt.Errorf("%w from %s: %w; --admin is the node's admin.listen", errUnreachable, c.base, err)}
 }
 

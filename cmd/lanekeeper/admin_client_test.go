@@ -123,9 +123,9 @@ func TestAdminClientExitCodes(t *testing.T) {
 		{"drain --admin " + open, exitNegative, "the process is ending"},
 		{"undrain --admin " + open, exitNegative, "the process is ending"},
 		{"locate order/7 --without lk-9 --admin " + open, exitNegative, `"lk-9" is not a member now`},
-		{"members --admin ftp://lk-0", exitUsage, "--admin ftp://lk-0: want http://host:port"},
-		{"members --admin http://me@lk-0:7942", exitUsage, "--admin http://me@lk-0:7942: want http://host:port"},
-		{"members --admin http://lk-0:7942/api", exitUsage, "--admin http://lk-0:7942/api: want http://host:port"},
+		{"members --admin ftp://lk-0", exitUsage, "--admin ftp://lk-0: want http://host:port or https://host:port"},
+		{"members --admin http://me@lk-0:7942", exitUsage, "--admin http://me@lk-0:7942: want http://host:port or https://host:port"},
+		{"members --admin http://lk-0:7942/api", exitUsage, "--admin http://lk-0:7942/api: want http://host:port or https://host:port"},
 		{"members -o xml", exitUsage, "--output xml: want table, wide, json or yaml"},
 		{"members lk-0", exitUsage, `unknown command "lk-0" for "lanekeeper members"`},
 	} {

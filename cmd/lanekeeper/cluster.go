@@ -41,6 +41,8 @@ type cluster struct {
 	members     *membership.Membership
 	port        net.Listener // of the hop
 
+	certificates *certificates // of the hop, which the node watches; nil: there are none
+
 	view   atomic.Pointer[membership.View]
 	viewed chan struct{}
 	quit   chan struct{}
@@ -100,7 +102,11 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 	}
 	c.lanes = queue.New(limits)
 
-	secure, err := settings.peer.tls()
+	var err error
+	if c.certificates, err = loadCertificates("peer", "cluster.peer.tls", settings.peer.tls); err != nil {
+		return nil, err
+	}
+	secure, err := settings.peer.secure(c.certificates)
 	if err != nil {
 		return nil, err
 	}
@@ -154,16 +160,12 @@ func suspicionOf(profile string) time.Duration {
 	return 1500 * time.Millisecond
 }
 
-// tls is how members prove themselves to each other: by certificates, by the
+// secure is how members prove themselves to each other: by certificates, by the
 // secret, or, on loopback, not at all.
-func (p *peerSettings) tls() (*tls.Config, error) {
+func (p *peerSettings) secure(own *certificates) (*tls.Config, error) {
 	switch {
-	case p.certFile != "":
-		config, err := peer.FileTLS(p.certFile, p.keyFile, p.caFile)
-		if err != nil {
-			return nil, fmt.Errorf("cluster.peer.tls: %w", err)
-		}
-		return config, nil
+	case own != nil:
+		return peer.CertificateTLS(own), nil
 	case len(p.secrets) > 0:
 		return peer.SecretTLS(p.secrets)
 	}

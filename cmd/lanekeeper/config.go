@@ -42,6 +42,7 @@ type NodeConfig struct {
 // ServerConfig is the listener that clients talk to.
 type ServerConfig struct {
 	Listen                   string   `json:"listen" doc:"host:port; an empty host is every address"`
+	ProxyProtocol            string   `json:"proxy_protocol" doc:"whether trusted_proxies announce by the PROXY protocol, version 1 or 2, whom they speak for. optional: they may. required: they must, and a connection from anywhere else, or without the header, is cut off" enum:"none optional required"`
 	TrustedProxies           []string `json:"trusted_proxies" doc:"CIDRs whose Forwarded, X-Forwarded-* and Lanekeeper-* headers are believed"`
 	Forwarded                string   `json:"forwarded" doc:"headers that tell the upstream who the client was" enum:"x-forwarded rfc7239 both none"`
 	ViaNode                  bool     `json:"via_node" doc:"put the node name into Via"`
@@ -57,6 +58,15 @@ type ServerConfig struct {
 	MaxRequestsPerConnection int      `json:"max_requests_per_connection" doc:"after which a connection is closed; 0 = no limit" min:"0"`
 	BypassIdleTimeout        Duration `json:"bypass_idle_timeout" doc:"without a byte either way on a bypass request; 0 = no limit"`
 	TicketHeader             bool     `json:"ticket_header" doc:"put Lanekeeper-Ticket on responses, so that a client can name its request"`
+
+	TLS TLSConfig `json:"tls" doc:"the listener speaks TLS if this is given: 1.2 or later, HTTP/1.1. The files are read again when they change"`
+}
+
+// TLSConfig is what a listener shows of itself, and whom it believes.
+type TLSConfig struct {
+	CertFile     string `json:"cert_file" doc:"this node's certificate, and those between it and the authority, in PEM"`
+	KeyFile      string `json:"key_file" doc:"its private key, in PEM"`
+	ClientCAFile string `json:"client_ca_file" doc:"authorities in PEM: clients need a certificate that one of them has signed; empty: they need none"`
 }
 
 // ObserveConfig is the listener of probes and scrapers.
@@ -69,6 +79,9 @@ type AdminConfig struct {
 	Listen       string   `json:"listen" doc:"host:port; on any address but loopback a token is required"`
 	TokenFile    string   `json:"token_file" doc:"file with bearer tokens, one a line: clients send one, any is accepted; required unless listen is loopback"`
 	AllowedHosts []string `json:"allowed_hosts" doc:"names and addresses, without port, by which requests may call this node; others are refused, lest a web page reach it by a name of its own"`
+	Pprof        bool     `json:"pprof" doc:"serve the profiles of Go's net/http/pprof under /debug/pprof/; wants token_file"`
+
+	TLS TLSConfig `json:"tls" doc:"the listener speaks TLS if this is given, so that a token can cross a network. The files are read again when they change"`
 }
 
 // ClusterConfig is the nodes that keep one order together.
@@ -100,7 +113,7 @@ type GossipConfig struct {
 type PeerConfig struct {
 	Listen    string        `json:"listen" doc:"host:port; an empty host is every address"`
 	Advertise string        `json:"advertise" doc:"host:port that other members use; empty is the address that gossip uses and the port of listen"`
-	TLS       PeerTLSConfig `json:"tls" doc:"certificates in place of cluster.secret_file; all three or none"`
+	TLS       PeerTLSConfig `json:"tls" doc:"certificates in place of cluster.secret_file; all three or none. The files are read again when they change"`
 }
 
 // PeerTLSConfig is the certificates of members: each proves itself to the other.
@@ -340,6 +353,7 @@ func Default() Config {
 		Version: 1,
 		Server: ServerConfig{
 			Listen:            ":7940",
+			ProxyProtocol:     "none",
 			TrustedProxies:    []string{},
 			Forwarded:         "x-forwarded",
 			ReadTimeout:       Duration(15 * time.Second),

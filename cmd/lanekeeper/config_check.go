@@ -27,6 +27,7 @@ func (c *checker) check() {
 	c.checkAdmin()
 	c.checkCluster()
 	c.checkCoordinator()
+	c.checkTLS("server.tls", c.cfg.Server.TLS)
 	c.checkTrusted()
 	c.checkUpstreams()
 	c.checkBodies()
@@ -132,7 +133,23 @@ func everyAddress(host string) bool {
 	return host == "" || err == nil && address.IsUnspecified()
 }
 
+// checkTLS wants a certificate and its key, or neither.
+func (c *checker) checkTLS(path string, tls TLSConfig) {
+	given := tls.CertFile
+	if given == "" {
+		given = tls.KeyFile + tls.ClientCAFile
+	}
+	for name, file := range map[string]string{"cert_file": tls.CertFile, "key_file": tls.KeyFile} {
+		if given != "" && file == "" {
+			c.errorf(path+"."+name, "required, since another file of %s is given: TLS wants a certificate and its private key", path)
+		}
+	}
+}
+
 func (c *checker) checkTrusted() {
+	if c.cfg.Server.ProxyProtocol != "none" && len(c.cfg.Server.TrustedProxies) == 0 {
+		c.errorf("server.trusted_proxies", "required, since server.proxy_protocol is %s: it is believed from nobody else", c.cfg.Server.ProxyProtocol)
+	}
 	for i, text := range c.cfg.Server.TrustedProxies {
 		path := fmt.Sprintf("server.trusted_proxies[%d]", i)
 		prefix, err := netip.ParsePrefix(text)

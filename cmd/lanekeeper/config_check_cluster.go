@@ -24,6 +24,11 @@ func (c *checker) checkAdmin() {
 	if len(admin.AllowedHosts) == 0 {
 		c.errorf("admin.allowed_hosts", "required: at least one, like localhost; requests by any other name are refused")
 	}
+	c.checkTLS("admin.tls", admin.TLS)
+	if admin.Pprof && admin.TokenFile == "" {
+		c.errorf("admin.token_file", "required, since admin.pprof is on: put a token (openssl rand -hex 32) into a file")
+		return
+	}
 	local := true
 	for i, host := range admin.AllowedHosts {
 		bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
@@ -37,6 +42,9 @@ func (c *checker) checkAdmin() {
 	}
 	if admin.TokenFile == "" {
 		c.errorf("admin.token_file", "required, since admin.listen (%s) can be reached from other machines: put a token (openssl rand -hex 32) into a file, or listen on 127.0.0.1", admin.Listen)
+	}
+	if admin.TokenFile != "" && admin.TLS == (TLSConfig{}) {
+		c.warnf("admin.tls", "admin.listen (%s) can be reached from other machines, and tokens are sent to it in plain text: give cert_file and key_file, unless the network is yours alone", admin.Listen)
 	}
 	if local {
 		c.warnf("admin.allowed_hosts", "admin.listen (%s) can be reached from other machines, but only by names of this one: add those that they use", admin.Listen)

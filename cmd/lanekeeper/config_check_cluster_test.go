@@ -17,11 +17,21 @@ func TestConfigAdmin(t *testing.T) {
 		{"every address", "admin: {listen: \":7942\", allowed_hosts: [lk-0]}\n" + someApp, []string{
 			`lk.yaml:1:1: error: admin.token_file: required, since admin.listen (:7942) can be reached from other machines: put a token (openssl rand -hex 32) into a file, or listen on 127.0.0.1`,
 		}},
-		{"one address", "admin: {listen: \"10.0.0.1:7942\", token_file: /run/token, allowed_hosts: [\"10.0.0.1\"]}\n" + someApp, nil},
+		{"one address", "admin: {listen: \"10.0.0.1:7942\", token_file: /run/token, allowed_hosts: [\"10.0.0.1\"]}\n" + someApp, []string{
+			`lk.yaml:1:1: warning: admin.tls: admin.listen (10.0.0.1:7942) can be reached from other machines, and tokens are sent to it in plain text: give cert_file and key_file, unless the network is yours alone`,
+		}},
+		{"one address, with TLS", "admin: {listen: \"10.0.0.1:7942\", token_file: /run/token, allowed_hosts: [\"10.0.0.1\"], tls: {cert_file: a, key_file: b}}\n" + someApp, nil},
+		{"a certificate without its key", "admin: {tls: {cert_file: a}}\n" + someApp, []string{
+			`lk.yaml:1:9: error: admin.tls.key_file: required, since another file of admin.tls is given: TLS wants a certificate and its private key`,
+		}},
+		{"profiles for anybody", "admin: {pprof: true}\n" + someApp, []string{
+			`lk.yaml:1:1: error: admin.token_file: required, since admin.pprof is on: put a token (openssl rand -hex 32) into a file`,
+		}},
+		{"profiles", "admin: {pprof: true, token_file: /run/token}\n" + someApp, nil},
 		{"a name", "admin: {listen: \"localhost.example:7942\", allowed_hosts: [localhost.example]}\n" + someApp, []string{
 			`lk.yaml:1:1: error: admin.token_file: required, since admin.listen (localhost.example:7942) can be reached from other machines: put a token (openssl rand -hex 32) into a file, or listen on 127.0.0.1`,
 		}},
-		{"only names of this machine", "admin: {listen: \":7942\", token_file: /run/token}\n" + someApp, []string{
+		{"only names of this machine", "admin: {listen: \":7942\", token_file: /run/token, tls: {cert_file: a, key_file: b}}\n" + someApp, []string{
 			`lk.yaml:1:1: warning: admin.allowed_hosts: admin.listen (:7942) can be reached from other machines, but only by names of this one: add those that they use`,
 		}},
 		{"no names", "admin: {allowed_hosts: []}\n" + someApp, []string{

@@ -30,6 +30,18 @@ func TestConfigListenersAndTargets(t *testing.T) {
 		}},
 		{"one port on two hosts", "observe: {listen: \"10.0.0.1:1\"}\nserver: {listen: \"10.0.0.2:1\"}\n" + someApp, nil},
 		{"new ports", "observe: {listen: \":0\"}\nserver: {listen: \":0\"}\n" + someApp, nil},
+		{"the PROXY protocol of nobody", "server: {proxy_protocol: required}\n" + someApp, []string{
+			`lk.yaml:1:1: error: server.trusted_proxies: required, since server.proxy_protocol is required: it is believed from nobody else`,
+		}},
+		{"the PROXY protocol", "server: {proxy_protocol: optional, trusted_proxies: [10.0.0.0/8]}\n" + someApp, nil},
+		{"authorities alone", "server:\n  tls:\n    client_ca_file: ca\n" + someApp, []string{
+			`lk.yaml:2:3: error: server.tls.cert_file: required, since another file of server.tls is given: TLS wants a certificate and its private key`,
+			`lk.yaml:2:3: error: server.tls.key_file: required, since another file of server.tls is given: TLS wants a certificate and its private key`,
+		}},
+		{"a key without a certificate", "server: {tls: {key_file: a}}\n" + someApp, []string{
+			`lk.yaml:1:10: error: server.tls.cert_file: required, since another file of server.tls is given: TLS wants a certificate and its private key`,
+		}},
+		{"TLS", "server: {tls: {cert_file: a, key_file: b, client_ca_file: c}}\n" + someApp, nil},
 		{"trusted proxies", "server:\n  trusted_proxies:\n    - 10.0.0.0/8\n    - fd00::/8\n    - 10.0.0.1\n    - ::1\n    - 10.1.2.3/8\n    - lb.example.com\n" + someApp, []string{
 			`lk.yaml:5:7: error: server.trusted_proxies[2]: 10.0.0.1 has no prefix length: write 10.0.0.1/32`,
 			`lk.yaml:6:7: error: server.trusted_proxies[3]: ::1 has no prefix length: write ::1/128`,

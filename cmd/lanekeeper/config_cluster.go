@@ -45,9 +45,7 @@ type peerSettings struct {
 	listen    string
 	advertise string   // empty: found out
 	secrets   [][]byte // as of gossip; none with certificates
-	certFile  string
-	keyFile   string
-	caFile    string
+	tls       TLSConfig
 }
 
 // clusterSettings reads the secret files of a configuration that Load found no
@@ -79,7 +77,7 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 		gossip:         gossipSettings{listen: cluster.Gossip.Listen, advertise: cluster.Gossip.Advertise, profile: cluster.Gossip.Profile},
 		peer: peerSettings{
 			listen: cluster.Peer.Listen, advertise: cluster.Peer.Advertise,
-			certFile: cluster.Peer.TLS.CertFile, keyFile: cluster.Peer.TLS.KeyFile, caFile: cluster.Peer.TLS.ClientCAFile,
+			tls: TLSConfig(cluster.Peer.TLS),
 		},
 	}
 	var secrets [][]byte
@@ -94,7 +92,7 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 			return nil, fmt.Errorf("cluster.gossip.secret_file: %w", err)
 		}
 	}
-	if s.peer.certFile == "" {
+	if s.peer.tls == (TLSConfig{}) {
 		s.peer.secrets = secrets
 	}
 	s.acquireTimeout = time.Duration(c.Coordinator.AcquireTimeout)
@@ -131,7 +129,7 @@ func checkHostName(host string) error {
 // adminConfig reads the token file of a configuration that Load found no error
 // in; see clusterSettings for why so late.
 func (c *Config) adminConfig() (admin.Config, error) {
-	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts}
+	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts, Pprof: c.Admin.Pprof}
 	if c.Admin.TokenFile == "" {
 		return config, nil
 	}

@@ -32,7 +32,7 @@ func TestConfigForTheCluster(t *testing.T) {
 		forgetAfter:    35 * time.Second,
 		acquireTimeout: 12 * time.Second, leaseValid: 25 * time.Second,
 		gossip: gossipSettings{listen: ":4", advertise: "10.0.0.1:5", profile: "wan", secrets: [][]byte{gossip, secret}},
-		peer:   peerSettings{listen: ":6", advertise: "[fd00::1]:7", certFile: "/run/tls.crt", keyFile: "/run/tls.key", caFile: "/run/ca.crt"},
+		peer:   peerSettings{listen: ":6", advertise: "[fd00::1]:7", tls: TLSConfig{"/run/tls.crt", "/run/tls.key", "/run/ca.crt"}},
 	}
 	if !reflect.DeepEqual(have, want) {
 		t.Errorf("got  %+v\nwant %+v", have, want)

@@ -13,12 +13,7 @@ import (
 // A setting that gets built leaves this table for a struct of Config, and
 // nothing else has to change. A * stands for defaults and for routes.
 var laterSettings = []struct{ path, off string }{
-	{"admin.pprof", "false"},
 	{"admin.ui", "false"},
-	{"server.proxy_protocol", "none"},
-	{"server.tls.cert_file", ""},
-	{"server.tls.client_ca_file", ""},
-	{"server.tls.key_file", ""},
 	{"tracing.enabled", "false"},
 }
 

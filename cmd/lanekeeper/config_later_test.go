@@ -17,18 +17,14 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	}
 	runProblemTests(t, []problemTest{
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
-		{"profiles", "admin: {pprof: true}\n" + someApp, refused("1:9", "admin.pprof", "leave it out or write false")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
-		{"TLS", "server: {tls: {cert_file: a.crt}}\n" + someApp, refused("1:16", "server.tls.cert_file", `leave it out or write ""`)},
-		{"PROXY protocol", "server: {proxy_protocol: optional}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
-		{"an expanded value", "server: {proxy_protocol: \"${NOT_SET:-optional}\"}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
-		{"a value of another kind", "server: {proxy_protocol: [none]}\n" + someApp, refused("1:10", "server.proxy_protocol", "leave it out or write none")},
+		{"an expanded value", "tracing: {enabled: \"${NOT_SET:-true}\"}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
+		{"a value of another kind", "tracing: {enabled: [false]}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 	})
 
 	off := `
-admin: {ui: false, pprof: "${PPROF_NOT_SET:-false}"}
+admin: {ui: "${UI_NOT_SET:-false}"}
 tracing: {enabled: false}
-server: {tls: {cert_file: "", key_file: "", client_ca_file: ""}, proxy_protocol: none}
 upstreams:
   - {name: app, targets: ["http://a:1"]}
 defaults:

@@ -20,6 +20,9 @@ var (
 	balanceWords = map[string]upstream.Balance{
 		"least_pending": upstream.LeastPending, "round_robin": upstream.RoundRobin, "key_hash": upstream.KeyHash,
 	}
+	proxyProtocolWords = map[string]proxy.ProxyProtocol{
+		"none": proxy.ProxyNone, "optional": proxy.ProxyOptional, "required": proxy.ProxyRequired,
+	}
 	missingWords = map[string]proxy.Missing{
 		"reject": proxy.MissingReject, "bypass": proxy.MissingBypass, "client_ip": proxy.MissingClientIP,
 	}
@@ -38,6 +41,7 @@ func (c *Config) proxyConfig() proxy.Config {
 		Node:                     c.nodeName(),
 		ViaNode:                  c.Server.ViaNode,
 		Forwarded:                forwardedWords[c.Server.Forwarded],
+		ProxyProtocol:            proxyProtocolWords[c.Server.ProxyProtocol],
 		MaxBody:                  int(c.Server.MaxBody),
 		MaxHeader:                int(c.Server.MaxHeader),
 		MaxURI:                   orUnlimited(int(c.Server.MaxURI)),

@@ -23,6 +23,7 @@ func TestConfigForTheProxy(t *testing.T) {
 		Node:              "n",
 		ViaNode:           true,
 		Forwarded:         proxy.ForwardedRFC,
+		ProxyProtocol:     proxy.ProxyOptional,
 		TrustedProxies:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},
 		MaxBody:           3 << 20,
 		MaxHeader:         4 << 10,

@@ -16,6 +16,7 @@ const everySetting = `
 node: {name: n, zone: z}
 server:
   listen: "127.0.0.1:1"
+  proxy_protocol: optional
   trusted_proxies: [10.0.0.0/8, fd00::/8]
   forwarded: rfc7239
   via_node: true
@@ -31,8 +32,9 @@ server:
   max_requests_per_connection: 9
   bypass_idle_timeout: 0s
   ticket_header: true
+  tls: {cert_file: /run/s.crt, key_file: /run/s.key, client_ca_file: /run/s.ca}
 observe: {listen: "[::1]:2"}
-admin: {listen: "10.0.0.1:3", token_file: /run/token, allowed_hosts: [lk-0.lk, "[fd00::1]", 10.0.0.1]}
+admin: {listen: "10.0.0.1:3", token_file: /run/token, allowed_hosts: [lk-0.lk, "[fd00::1]", 10.0.0.1], pprof: true, tls: {cert_file: /run/a.crt, key_file: /run/a.key, client_ca_file: /run/a.ca}}
 cluster:
   enabled: true
   name: shop

@@ -42,6 +42,7 @@ var homes = map[string][]string{
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
 	"github.com/failsafe-go/failsafe-go": {"proxy/upstream"},
+	"github.com/pires/go-proxyproto":     {"proxy"},
 	"github.com/tidwall/gjson":           {"proxy"},
 	"github.com/dunglas/httpsfv":         {"proxy"},
 	"github.com/HdrHistogram":            {"loadtest"},

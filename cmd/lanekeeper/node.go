@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,9 @@ type nodeConfig struct {
 
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
+
+	tls      *certificates // of the traffic's listener, which the node watches; nil: it speaks in plain text
+	adminTLS *certificates // of the operators'
 }
 
 // node is one running lanekeeper: this file is its wiring diagram.
@@ -111,6 +115,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		return nil, err
 	}
 	n.config.proxy.Locks.Locker = n.config.locks
+	n.config.proxy.TLS = config.tls.serverTLS()
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
@@ -123,10 +128,10 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if n.traffic, err = config.parts.listen(config.listen); err != nil {
 		return nil, fmt.Errorf("server.listen: %w", err)
 	}
-	if err := n.open("observe", config.observe, admin.Observe(n.liveChecks(), n.readyChecks(), metrics)); err != nil {
+	if err := n.open("observe", config.observe, nil, admin.Observe(n.liveChecks(), n.readyChecks(), metrics, log)); err != nil {
 		return nil, err
 	}
-	if err := n.open("admin", config.admin, admin.Handler(config.access, n, log)); err != nil {
+	if err := n.open("admin", config.admin, config.adminTLS, admin.Handler(config.access, n, log)); err != nil {
 		return nil, err
 	}
 	// The others hear of this node when it could serve what they forward.
@@ -140,6 +145,9 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		n.wg.Go(func() { n.serve(s.name, func() error { return s.http.Serve(s.listener) }) }) // ends with stop
 	}
 	n.wg.Go(func() { n.serve("server", func() error { return n.proxy.Serve(n.traffic) }) }) // ends with stop
+	for _, c := range n.certificates() {
+		c.watch(log) // until stop
+	}
 	n.look()
 	n.wg.Go(n.watch) // ends with stop
 	n.sayStarted()
@@ -198,14 +206,34 @@ type server struct {
 	http     *http.Server
 }
 
+// certificates are those of all listeners that have some.
+func (n *node) certificates() (all []*certificates) {
+	for _, c := range []*certificates{n.config.tls, n.config.adminTLS, n.peerCertificates()} {
+		if c != nil {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+func (n *node) peerCertificates() *certificates {
+	if n.cluster == nil {
+		return nil
+	}
+	return n.cluster.certificates
+}
+
 // open opens a port, if it has an address.
-func (n *node) open(name, address string, handler http.Handler) error {
+func (n *node) open(name, address string, own *certificates, handler http.Handler) error {
 	if address == "" {
 		return nil
 	}
 	listener, err := n.config.parts.listen(address)
 	if err != nil {
 		return fmt.Errorf("%s.listen: %w", name, err)
+	}
+	if own != nil {
+		listener = tls.NewListener(listener, own.serverTLS())
 	}
 	n.servers = append(n.servers, &server{name, listener, &http.Server{
 		Handler:           handler,
@@ -325,6 +353,9 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 	)
 	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	all = append(all, n.records.collectors()...)
+	for _, c := range n.certificates() {
+		all = append(all, c.collector())
+	}
 	if n.cluster != nil {
 		all = append(all, n.cluster.collectors()...)
 	}
@@ -399,6 +430,9 @@ func (n *node) stop(now <-chan struct{}) error {
 		s.http.Close()
 	}
 	close(n.ended)
+	for _, c := range n.certificates() {
+		c.close()
+	}
 	n.wg.Wait()
 	n.log.Info("stopped")
 	return err

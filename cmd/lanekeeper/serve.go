@@ -89,6 +89,12 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 	if config.access, err = c.adminConfig(); err != nil {
 		return nodeConfig{}, err
 	}
+	if config.tls, err = loadCertificates("server", "server.tls", c.Server.TLS); err != nil {
+		return nodeConfig{}, err
+	}
+	if config.adminTLS, err = loadCertificates("admin", "admin.tls", c.Admin.TLS); err != nil {
+		return nodeConfig{}, err
+	}
 	if config.proxy.Sessions != nil {
 		if config.proxy.Sessions.Secrets, err = readSecrets(c.Session.SecretFile); err != nil {
 			return nodeConfig{}, settingError{"session.secret_file", err}

@@ -13,15 +13,17 @@ import (
 	"lanekeeper/lock/redlock"
 )
 
-// online asks the store that a configuration names whether it can be used, and
-// adds what is wrong to the report, which has no error yet. Each address is asked
+// online reads the certificates of the listeners, asks the store that a
+// configuration names whether it can be used, and adds what is wrong to the
+// report, which has no error yet. Each address is asked
 // by itself, so that a wrong one does not hide behind those that are right.
 func (c *Config) online(ctx context.Context, report *Report) {
+	check := &checker{cfg: c, report: report}
+	check.certificateFiles()
 	store, ok := c.Coordinator.store()
 	if !ok {
 		return
 	}
-	check := &checker{cfg: c, report: report}
 	settings, err := c.Coordinator.settings(store)
 	if wrong := (settingError{}); errors.As(err, &wrong) {
 		check.errorf(wrong.path, "%v", wrong.err)
