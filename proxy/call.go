@@ -92,7 +92,7 @@ type request struct {
 
 	problem  *problem
 	prepared bool // the head is the upstream's
-	answered bool // by the key's owner
+	answered bool // by the key's owner, or as another request of its name was
 	later    bool // the response streams, and the call ends with it
 	taken    bool // the client's connection is no longer the server's
 

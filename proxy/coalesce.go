@@ -114,7 +114,5 @@ func (c *call) ended(cause error) *problem {
 func (c *call) superseded(cause *queue.Superseded) *problem {
 	c.laneWait = time.Since(c.arrived)
 	c.route.metrics.coalesced.Inc()
-	problem := supersededWith(cause.Status).because("ticket " + cause.By.String() + " came after it and makes it needless")
-	c.keepAnswer(problem)
-	return problem
+	return c.lastWord(supersededWith(cause.Status).because("ticket " + cause.By.String() + " came after it and makes it needless"))
 }

@@ -379,18 +379,26 @@ func (c *call) keep(problem *problem) {
 	c.complain(err)
 }
 
-// keepAnswer keeps an answer of lanekeeper's own as the last word on a request that will
-// never run: sent again, it would.
-func (c *call) keepAnswer(problem *problem) {
+// lastWord keeps an answer of lanekeeper's own as the last word on a request that will
+// never run: sent again, it would. If one of its name has run, or runs, what became of
+// that is the answer instead, for the client means the same one. Where nobody can tell, this
+// request has not run all the same.
+func (c *call) lastWord(answer *problem) *problem {
 	if c.identity == nil {
-		return
+		return answer
 	}
-	run, _ := c.claim()
-	if run == nil {
-		return // one of its name has run
+	run, problem := c.claim()
+	switch {
+	case run != nil:
+		answer.write(&c.ctx.Response, c.about())
+		c.complain(run.Finish(context.Background(), c.reply()))
+	case problem == nil:
+		c.answered = true
+		return nil
+	case problem.kind != overloaded && problem.kind != idempotencyStoreAway && problem.kind != notReady:
+		return problem
 	}
-	problem.write(&c.ctx.Response, c.about())
-	c.complain(run.Finish(context.Background(), c.reply()))
+	return answer
 }
 
 // forget frees the name of a request that was not executed.

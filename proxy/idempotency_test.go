@@ -362,6 +362,34 @@ func TestASupersededRequestStaysSo(t *testing.T) {
 	})
 }
 
+// A client that had no patience sends its request again while the first is under way, and
+// the repetition is superseded: what became of the first is the answer, for "not executed" would
+// be false.
+//
+// Mutants: it is answered superseded; the turn that it never had is taken for its own.
+func TestASupersededRepetitionIsAnsweredAsTheFirst(t *testing.T) {
+	changes, rules := remembering(nil), coalescing(deletes)
+	inner := changes.proxy
+	changes.proxy = func(n int, c *proxy.Config) { inner(n, c); rules.proxy(n, c) }
+	both(t, "", changes, nil, func(p *pair, at *member) (said []string) {
+		_, first := at.async("PUT", "/orders/7", called("a"), "x")
+		x := p.ran("/orders/7", p.nodes[0])
+		_, again := at.async("PUT", "/orders/7", called("a"), "x")
+		_, last := at.async("DELETE", "/orders/7", nil, "")
+		x.finish("put")
+		a := <-again
+		a.is(p.t, "again", 200, "", "")
+		if a.body == "" || a.header.Get("Idempotent-Replayed") != "true" {
+			p.t.Errorf("again: %q %v", a.body, a.header)
+		}
+		p.ran("/orders/7", p.nodes[0]).finish("deleted")
+		if n := p.service.executed(); n != 2 {
+			p.t.Errorf("%d requests ran, want 2", n)
+		}
+		return append(said, told(<-first), told(a), told(<-last))
+	})
+}
+
 // Mutant: an attempt that is followed by another is the end of a request with a name.
 func TestARetriedRequestHasOneEnd(t *testing.T) {
 	changes := ordering(nil)

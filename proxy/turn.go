@@ -57,10 +57,10 @@ func (c *call) turnHere() *problem {
 	if c.aside == nil {
 		return problem
 	}
-	if problem == nil {
+	if problem == nil && !c.answered {
 		problem = c.borrow()
 	}
-	if problem != nil && c.aside != nil {
+	if (problem != nil || c.answered) && c.aside != nil {
 		c.aside.leave()
 	}
 	return problem

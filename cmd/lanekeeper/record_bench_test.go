@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -27,15 +28,14 @@ func BenchmarkRecorded(b *testing.B) {
 	dsn := filepath.Join(dir, "dsn")
 	writeFile(b, dsn, "postgres://postgres@"+locktest.Postgres(b).Address+"/postgres?sslmode=disable\n")
 	file := filepath.Join(dir, "lanekeeper.yaml")
-	kinds := []string{"none", "owner", "redis", "postgres", "sequence"}
+	kinds := []string{"none", "owner", "redis", "postgres", "sequence", "sequence-redis", "sequence-postgres"}
 	var routes strings.Builder
 	for _, kind := range kinds {
 		extra := fmt.Sprintf("idempotency: {mode: optional, store: %s, ttl: 1m}", kind)
-		switch kind {
-		case "none":
+		if kind == "none" {
 			extra = "lane: {}"
-		case "sequence":
-			extra = "sequence: {mode: optional, done: conflict, ttl: 1m}"
+		} else if store, numbered := strings.CutPrefix(kind, "sequence"); numbered {
+			extra = fmt.Sprintf("sequence: {mode: optional, done: conflict, store: %s, ttl: 1m}", cmp.Or(strings.TrimPrefix(store, "-"), "owner"))
 		}
 		fmt.Fprintf(&routes, "  - {name: %s, match: {path: \"/%s/{id}\"}, upstream: app, key: {space: %s, from: [{path: id}]}, %s}\n", kind, kind, kind, extra)
 	}
@@ -57,7 +57,7 @@ routes:
 			before := cpuOf(b, p.cmd.Process.Pid)
 			rate, count := recordedRound(b, address, kind, n)
 			cpu := float64((cpuOf(b, p.cmd.Process.Pid) - before).Microseconds()) / float64(count)
-			b.Logf("%-9s %6.0f/s, %.1f µs", kind, rate, cpu)
+			b.Logf("%-17s %6.0f/s, %.1f µs", kind, rate, cpu)
 			if n > 0 { // the first is to get warm
 				rates[i], cpus[i] = append(rates[i], rate), append(cpus[i], cpu)
 			}

@@ -22,28 +22,34 @@ type recordStore interface {
 	sequence.Store
 }
 
-// newRecordStores are the stores that routes name, but the memory. Errors are as
-// newCoordinator's.
-func newRecordStores(config *Config) (map[string]recordStore, error) {
-	leases := make(map[string]time.Duration) // the shortest of each store
+// recordTimeouts are those of the stores that routes name, but the memory.
+func (c *Config) recordTimeouts() map[string]time.Duration {
+	timeouts := make(map[string]time.Duration)
 	name := func(mode, store string, lease time.Duration) {
 		if mode == "none" || store == storeOwner {
 			return
 		}
-		if shortest, known := leases[store]; known {
-			lease = min(lease, shortest)
+		// A claim is renewed thrice in its lease, if each renewal is over by the next.
+		timeout := min(recordTimeoutMax, lease/4)
+		if shortest, known := timeouts[store]; known {
+			timeout = min(timeout, shortest)
 		}
-		leases[store] = lease
+		timeouts[store] = timeout
 	}
-	for _, r := range config.Routes {
+	for _, r := range c.Routes {
 		lease := time.Duration(r.Idempotency.ClaimLease)
 		name(r.Idempotency.Mode, r.Idempotency.Store, lease)
 		name(r.Sequence.Mode, r.Sequence.Store, lease) // claims of numbers whose answers are replayed
 	}
+	return timeouts
+}
+
+// newRecordStores are the stores that routes name, but the memory. Errors are as
+// newCoordinator's.
+func newRecordStores(config *Config) (map[string]recordStore, error) {
 	stores := make(map[string]recordStore)
-	for kind, lease := range leases {
-		// A claim is renewed thrice in its lease, if each renewal is over by the next.
-		store, err := config.Stores.open(kind, min(recordTimeoutMax, lease/4))
+	for kind, timeout := range config.recordTimeouts() {
+		store, err := config.Stores.open(kind, timeout)
 		if err != nil {
 			return nil, err
 		}
@@ -53,16 +59,7 @@ func newRecordStores(config *Config) (map[string]recordStore, error) {
 }
 
 func (s *StoresConfig) open(kind string, timeout time.Duration) (recordStore, error) {
-	var open func(context.Context) (recordStore, error)
-	var err error
-	switch kind {
-	case "redis":
-		open, err = s.Redis.opener(timeout)
-	case "postgres":
-		open, err = s.Postgres.opener(timeout)
-	default:
-		panic("records: unknown store " + kind)
-	}
+	open, err := s.opener(kind, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +72,16 @@ func (s *StoresConfig) open(kind string, timeout time.Duration) (recordStore, er
 		return store, nil
 	}
 	return l, nil
+}
+
+func (s *StoresConfig) opener(kind string, timeout time.Duration) (func(context.Context) (recordStore, error), error) {
+	switch kind {
+	case "redis":
+		return s.Redis.opener(timeout)
+	case "postgres":
+		return s.Postgres.opener(timeout)
+	}
+	panic("records: unknown store " + kind)
 }
 
 func (c RecordRedisConfig) opener(timeout time.Duration) (func(context.Context) (recordStore, error), error) {

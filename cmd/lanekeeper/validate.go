@@ -69,13 +69,13 @@ that is away, while enough others answer, a warning.`,
 			return nil
 		},
 	}
-	command.Flags().BoolVar(&online, "online", false, "also read the certificates, and ask the coordinator whether it can be used")
+	command.Flags().BoolVar(&online, "online", false, "also read the certificates, and ask the coordinator, and the stores of records that routes use, whether they can be used")
 	command.Flags().StringVar(&format, "format", "text", "`format`: text, json, or github for workflow annotations")
 	return command
 }
 
 // validateFile says what is wrong with a file, and, online, with the coordinator
-// that it names.
+// and the stores that it names.
 func validateFile(ctx context.Context, file string, online bool) *Report {
 	cfg, report := Load(LoadOptions{File: file})
 	if online && report.Errors() == 0 {

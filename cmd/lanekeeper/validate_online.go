@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -13,33 +14,67 @@ import (
 	"lanekeeper/lock/redlock"
 )
 
-// online reads the certificates of the listeners, asks the store that a
-// configuration names whether it can be used, and adds what is wrong to the
-// report, which has no error yet. Each address is asked
-// by itself, so that a wrong one does not hide behind those that are right.
+// online reads the certificates of the listeners, asks the stores that a configuration
+// uses whether they can be used, and adds what is wrong to the report, which has no error yet.
 func (c *Config) online(ctx context.Context, report *Report) {
 	check := &checker{cfg: c, report: report}
 	check.certificateFiles()
-	store, ok := c.Coordinator.store()
-	if !ok {
-		return
+	if store, ok := c.Coordinator.store(); ok {
+		check.onlineCoordinator(ctx, store)
 	}
-	settings, err := c.Coordinator.settings(store)
+	timeouts := c.recordTimeouts()
+	for _, kind := range slices.Sorted(maps.Keys(timeouts)) {
+		check.onlineRecords(ctx, kind, timeouts[kind])
+	}
+}
+
+// onlineCoordinator asks each address by itself, so that a wrong one does not hide behind
+// those that are right.
+func (c *checker) onlineCoordinator(ctx context.Context, store storeSection) {
+	settings, err := c.cfg.Coordinator.settings(store)
 	if wrong := (settingError{}); errors.As(err, &wrong) {
-		check.errorf(wrong.path, "%v", wrong.err)
+		c.errorf(wrong.path, "%v", wrong.err)
 		return
 	}
-	timeout := time.Duration(c.Coordinator.AcquireTimeout)
+	timeout := time.Duration(c.cfg.Coordinator.AcquireTimeout)
 	errs := settings.tryEach(ctx, timeout)
 	for i, err := range errs {
 		if err != nil {
-			check.reportStore(settings, i, err, countNil(errs) >= settings.needed())
+			c.reportStore(store, i, err, countNil(errs) >= settings.needed())
 		}
 	}
 	if store.kind == "redlock" && countNil(errs) == len(errs) {
 		if err := settings.tryTogether(ctx, timeout); err != nil {
-			check.errorf(store.listPath(), "%v", err)
+			c.errorf(store.listPath(), "%v", err)
 		}
+	}
+}
+
+// onlineRecords opens a store of records as a node does, but creates no table: a node will.
+func (c *checker) onlineRecords(ctx context.Context, kind string, timeout time.Duration) {
+	stores := c.cfg.Stores
+	stores.Postgres.CreateTable = false
+	open, err := stores.opener(kind, timeout)
+	if wrong := (settingError{}); errors.As(err, &wrong) {
+		c.errorf(wrong.path, "%v", wrong.err)
+		return
+	}
+	opening, cancel := context.WithTimeout(ctx, recordTimeoutMax)
+	defer cancel()
+	store, err := open(opening)
+	switch {
+	case err == nil:
+		store.Close() //nolint:errcheck // nothing was kept in it
+	case kind == "redis":
+		c.reportStore(stores.Redis.section(), 0, err, false)
+	case strings.Contains(err.Error(), "there is no table"):
+		if !c.cfg.Stores.Postgres.CreateTable {
+			c.errorf("stores.postgres.table", "%v", err)
+		}
+	case strings.Contains(err.Error(), "is not as it should be"):
+		c.errorf("stores.postgres.table", "%v", err)
+	default:
+		c.errorf("stores.postgres.dsn_file", "%v: check what the file says, and that the server can be reached from here", err)
 	}
 }
 
@@ -122,7 +157,8 @@ var cures = []cure{
 	{sign: "TLS: ", setting: "tls", advice: "check whether the server speaks TLS there"},
 	{sign: "DB index is out of range", setting: "db", advice: "write a number that the server has, 0 to 15 unless its databases are set"},
 	{sign: "evicts keys"}, // says what to do itself
-	{sign: "locks need the master", advice: "give the master's address"},
+	{sign: "may not do what records need", setting: "username", advice: "grant it all keys below stores.redis.key_prefix"},
+	{sign: " need the master", advice: "give the master's address"},
 	{sign: "NOREPLICAS", advice: "it takes no writes before it has the replicas that its min-replicas-to-write asks for"},
 	{sign: " is needed", advice: "give one that is new enough"},
 	{sign: "no Redis server", advice: "give the host and port of a Redis server"},
@@ -142,7 +178,7 @@ func cureOf(text string) cure {
 
 // reportStore reports what came of asking address i. A server that is away is a
 // warning if enough others answer: they carry on without it.
-func (c *checker) reportStore(s *coordinatorSettings, i int, err error, enough bool) {
+func (c *checker) reportStore(s storeSection, i int, err error, enough bool) {
 	address := s.addresses[i]
 	text := err.Error()
 	for _, lead := range []string{s.kind + " [" + address + "]: ", "redis " + address + ": ", s.kind + " " + address + ": ", address + ": "} {

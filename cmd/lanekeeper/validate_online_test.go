@@ -273,3 +273,38 @@ func TestValidateRedlockOnline(t *testing.T) {
 		{"one is given twice", redlock(masters[0], masters[1], "localhost:"+port), []finding{unused, {"4:5: error: coordinator.redlock.addresses: ", "it is the same server as", ""}}},
 	})
 }
+
+// Stores of records are asked if a route uses them, and not changed.
+//
+// Mutant killed: tables that a node will create are missed.
+func TestValidateRecordsOnline(t *testing.T) {
+	redis, replicaOf := locktest.Redis(t).Address, locktest.Redis(t).Address
+	host, port, _ := net.SplitHostPort(replicaOf)
+	replica := locktest.Redis(t, "--replicaof", host+" "+port).Address
+	secret := locktest.Redis(t, "--requirepass", "right").Address
+	dsn := func(address string) string {
+		return secretFile(t, "dsn", "postgres://postgres@"+address+"/postgres?sslmode=disable\n")
+	}
+	database := dsn(locktest.Postgres(t).Address)
+	t.Chdir(t.TempDir())
+	for _, test := range []struct{ name, use, stores, want, says string }{
+		{"redis", "idempotency: {mode: optional, store: redis}", "redis: {addresses: [\"" + redis + "\"]}", "", ""},
+		{"a replica", "idempotency: {mode: optional, store: redis}", "redis: {addresses: [\"" + replica + "\"]}", "error: stores.redis.addresses[0]: " + replica + ": it is a slave", "give the master's address"},
+		{"no password", "sequence: {mode: optional, store: redis}", "redis: {addresses: [\"" + secret + "\"]}", "error: stores.redis.password_file: " + secret + ": user name and password", "check username and password_file"},
+		{"nobody there", "sequence: {mode: optional, store: redis}", "redis: {addresses: [\"" + nobody + "\"]}", "error: stores.redis.addresses[0]: " + nobody, "check the host and the port"},
+		{"not used", "lane: {}", "redis: {addresses: [\"" + nobody + "\"]}", "", ""},
+		{"tables to come", "idempotency: {mode: optional, store: postgres}", "postgres: {dsn_file: " + database + ", create_table: true}", "", ""},
+		{"no tables", "idempotency: {mode: optional, store: postgres}", "postgres: {dsn_file: " + database + ", create_table: false}", "error: stores.postgres.table: ", "there is no table"},
+		{"no database", "idempotency: {mode: optional, store: postgres}", "postgres: {dsn_file: " + dsn(nobody) + "}", "error: stores.postgres.dsn_file: ", "check what the file says"},
+	} {
+		writeFile(t, "lk.yaml", "stores: {"+test.stores+"}\nupstreams: [{name: app, targets: [\"http://127.0.0.1:1\"]}]\nroutes:\n  - {name: r, match: {path: \"/{id}\"}, upstream: app, key: {space: s, from: [{path: id}]}, "+test.use+"}\n")
+		code, out, _ := runArgs(t, "validate", "--online", "lk.yaml")
+		wantCode := exitConfig
+		if test.want == "" {
+			wantCode = exitOK
+		}
+		if code != wantCode || !strings.Contains(out, test.want) || !strings.Contains(out, test.says) || strings.Contains(out, "error:") != (test.want != "") {
+			t.Errorf("%s: got %d\n%s", test.name, code, out)
+		}
+	}
+}

@@ -80,9 +80,7 @@ func (m *Marks) Import(partition int, b []byte) error {
 		ln := m.lane(partition, key)
 		for _, news := range marks {
 			news.expires = now.Add(news.left)
-			if k := ln.marks[news.producer]; k == nil || k.below(news) {
-				m.set(ln, news)
-			}
+			m.raise(ln, news)
 		}
 		all = append(all, ln.wake()...)
 		m.tidy(ln)

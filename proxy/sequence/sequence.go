@@ -148,24 +148,29 @@ func (m *Marks) Begin(partition int, key []byte, n Number) error {
 }
 
 // Ran marks a number as done, and wakes those of its key that are held. The mark is
-// kept for ttl from now.
+// kept for ttl from now. It may be higher already, if another owner of a split network ran
+// more while the number's request was under way.
 func (m *Marks) Ran(partition int, key []byte, n Number, ttl time.Duration) {
 	m.mu.Lock()
 	ln := m.lane(partition, string(key))
-	m.set(ln, mark{producer: n.Producer, epoch: n.Epoch, done: n.Seq, expires: m.config.Now().Add(ttl)})
+	m.raise(ln, mark{producer: n.Producer, epoch: n.Epoch, done: n.Seq, expires: m.config.Now().Add(ttl)})
 	woken := ln.wake()
 	m.mu.Unlock()
 	woken.tell()
 }
 
-// set puts what is known of a producer in place of what was.
-func (m *Marks) set(ln *lane, news mark) {
+// raise puts what is heard of a producer in place of what was known, unless that is as much: a
+// mark only rises, in whatever order it is heard of.
+func (m *Marks) raise(ln *lane, news mark) {
 	k := ln.marks[news.producer]
-	if k == nil {
+	switch {
+	case k == nil:
 		k = &mark{lane: ln, producer: news.producer}
 		ln.marks[news.producer] = k
 		m.count++
 		m.old.add(k)
+	case !k.below(news):
+		return
 	}
 	k.epoch, k.done, k.expires = news.epoch, news.done, news.expires
 	m.old.fix(k)

@@ -175,6 +175,33 @@ func TestMarksTravel(t *testing.T) {
 	})
 }
 
+// TestAMarkNeverFalls has a number run while another owner of a split network runs more, which is
+// heard of before the number is done.
+//
+// Mutants: Ran puts its number in place of a higher one; a lower epoch in place of a higher.
+func TestAMarkNeverFalls(t *testing.T) {
+	for name, higher := range map[string]Number{"number": seq("p", 9), "epoch": {"p", 1, 1}} {
+		from, to := New(Config{}), New(Config{})
+		for _, m := range []*Marks{from, to} {
+			m.Open(3)
+			m.Ran(3, orders, seq("p", 4), time.Hour)
+		}
+		from.Ran(3, orders, higher, time.Hour)
+		if have := judge(to, seq("p", 5)); have != "next 4" {
+			t.Fatalf("%s: got %s", name, have)
+		}
+		if err := to.Import(3, from.Export(3, nil)); err != nil {
+			t.Fatal(err)
+		}
+		to.Ran(3, orders, seq("p", 5), time.Hour)
+		next := higher
+		next.Seq++
+		if have, want := judge(to, next), fmt.Sprint("next ", higher.Seq); have != want {
+			t.Errorf("%s: got %s, want %s", name, have, want)
+		}
+	}
+}
+
 // Mutants: what is left of an earlier tenure stands though nothing was brought, or beside
 // what was brought; a key's mark that comes apart counts as all; what was brought is
 // forgotten when the tenure begins, or by its end.

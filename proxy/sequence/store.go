@@ -43,13 +43,9 @@ func (m *Marks) Knows(partition int, key []byte, producer string) bool {
 func (m *Marks) Learn(partition int, key []byte, n Number, ttl time.Duration) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	known := m.find(partition, key, n.Producer)
-	news := mark{producer: n.Producer, epoch: n.Epoch, done: n.Seq, expires: m.config.Now().Add(ttl)}
-	switch {
-	case known == nil && m.config.MaxMarks > 0 && m.count >= m.config.MaxMarks:
+	if m.find(partition, key, n.Producer) == nil && m.config.MaxMarks > 0 && m.count >= m.config.MaxMarks {
 		return ErrFull
-	case known == nil || known.below(news):
-		m.set(m.lane(partition, string(key)), news)
 	}
+	m.raise(m.lane(partition, string(key)), mark{producer: n.Producer, epoch: n.Epoch, done: n.Seq, expires: m.config.Now().Add(ttl)})
 	return nil
 }
