@@ -52,16 +52,6 @@ func TestAClientThatIsStillSendingReadsItsRefusal(t *testing.T) {
 	}
 }
 
-// Mutant: Stop waits for clients that linger.
-func TestStopDoesNotWaitForWhoStillSends(t *testing.T) {
-	s := newScript(t, func(x *exchange) { x.ok("") })
-	n := startOnSockets(t, s, nil)
-	client := n.open()
-	io.WriteString(client.conn, "x : y\r\n")
-	client.response("POST")
-	// It sends no more, and does not close. What is left is Stop, within its time.
-}
-
 // Mutants: nobody is counted; those who left are.
 func TestConnectionsOfOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -105,7 +95,7 @@ func TestWhoBeganAnotherProtocolTooEarlyIsClosed(t *testing.T) {
 	})
 }
 
-// Mutants: 100 is sent for a body that is refused; it is not sent.
+// Mutant: 100 is sent for a body that is refused.
 func TestAClientWaitsToBeInvited(t *testing.T) {
 	for _, path := range []string{"/orders/7", "/else"} {
 		bubble(t, path, func(t *testing.T) {
@@ -132,8 +122,6 @@ func TestAClientWaitsToBeInvited(t *testing.T) {
 }
 
 // Each time that a client has is a limit of its own, whatever it drips meanwhile.
-//
-// Mutants: the time of a head, or of a body, begins anew with each byte.
 func TestAClientThatDripsHasItsTime(t *testing.T) {
 	for name, c := range map[string]struct {
 		begin string
@@ -179,8 +167,7 @@ func TestAClientThatSaysNothing(t *testing.T) {
 	})
 }
 
-// Mutants: a body's time is that of the connection's silence; requests are read by a
-// fixed number of goroutines.
+// Who drips takes nobody's time, and has an end.
 func TestSlowClientsDelayNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newScript(t, func(x *exchange) { x.ok(x.body) })

@@ -16,10 +16,9 @@ import (
 // bytes, to a route with a key and to one without, and then asks on the same connection,
 // if it stays, and on new ones, for what belongs to them alone.
 //
-// Mutants: see package screen. And: the screen is not asked, at all or while reading
-// ahead; a refusal that passes no byte; the connection of a refused request stays; the
-// first refusal of a connection is forgotten; fasthttp's reading of a header line is
-// trusted.
+// Mutants: the screen is not asked; a refusal that passes no byte; a bare line feed ends a
+// line; Content-Length goes with Transfer-Encoding; a chunk's size may have spaces behind
+// it; a header line may be folded; the last line of a refused head passes; any HTTP/1.
 func TestRequestsByteByByte(t *testing.T) {
 	for _, c := range screentest.Cases() {
 		for _, path := range []string{"/orders/7", "/else"} {

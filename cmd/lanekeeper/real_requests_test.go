@@ -111,8 +111,6 @@ func (e edge) try(c *screentest.Case) tried {
 // TestNothingPassesThatOthersRefuse sends the table of requests to nginx, HAProxy and
 // lanekeeper, and prints what each made of them: the statuses, those of the service with
 // a star; … is a wait for more, and - an end without an answer.
-//
-// Mutant: the screen lets any version of HTTP/1 pass.
 func TestNothingPassesThatOthersRefuse(t *testing.T) {
 	edges := startEdges(t)
 	cases := screentest.Cases()
