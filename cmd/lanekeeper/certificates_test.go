@@ -29,7 +29,7 @@ func handshake(c *certificates, client *tls.Config) (string, error) {
 	defer b.Close()
 	go tls.Server(a, c.serverTLS()).Write([]byte("x")) //nolint:errcheck // ends with the pipe
 	secure := tls.Client(b, client)
-	secure.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // a test that would hang fails
+	secure.SetDeadline(time.Now().Add(10 * time.Second))    //nolint:errcheck // a test that would hang fails
 	if _, err := secure.Read(make([]byte, 1)); err != nil { // of TLS 1.3 a client is told late that it is refused
 		return "", err
 	}
