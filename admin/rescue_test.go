@@ -39,7 +39,7 @@ func TestAPanicCostsItsRequestAlone(t *testing.T) {
 	}
 }
 
-// Mutants: profiles are served unasked; past the guard; to POST.
+// Mutant: profiles are served unasked.
 func TestProfilesAreServedToWhoMaySeeThem(t *testing.T) {
 	config := local
 	config.Tokens, config.Pprof = []string{token}, true

@@ -16,9 +16,6 @@ import (
 // keys of all shapes to a node that logs as much as it can. Then it looks for them in
 // all that the program says. Keys may be where operators ask for them; in metrics and
 // in the log they may not.
-//
-// Mutants: the route's key is a label; LogKeys is KeysPlain; a refused token is
-// logged; the secret is in the error about a secret file.
 func TestNoSecretAndNoKeyGetsOut(t *testing.T) {
 	planted := func(n byte) (line string) {
 		return base64.StdEncoding.EncodeToString([]byte(fmt.Sprintf("planted-secret-%d-of-32-bytes-long", n))[:secretBytes])

@@ -198,8 +198,6 @@ func soakUpstream(w http.ResponseWriter, r *http.Request) {
 // TestSoak loads the program with conversations of all kinds, over TLS, and finds it
 // as it was after its warm-up: no goroutine, no descriptor and no memory is left of
 // them. `go test -run TestSoak -soak 30m -timeout 1h` is the whole of it.
-//
-// Mutant: a tunnel's connection to the upstream is not closed.
 func TestSoak(t *testing.T) {
 	a := newAuthority(t)
 	a.sign("edge", x509.Certificate{DNSNames: []string{"edge"}})
