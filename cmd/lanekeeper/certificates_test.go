@@ -85,8 +85,7 @@ func (a *authority) load(files TLSConfig) *certificates {
 // A certificate is written before its key, or the other way round, and somebody may
 // connect in between.
 //
-// Mutants: half a pair is taken; what was refused is said at each look; what was
-// refused is never read again; renew reads nothing; an expired one is taken.
+// Mutants: what was refused is said at each look; an expired one is taken.
 func TestCertificatesAreReadAgainWhenTheyChange(t *testing.T) {
 	a := newAuthority(t)
 	a.certify("old", "new")
@@ -162,8 +161,7 @@ func TestCertificatesAreReadAgainWhenALinkMoves(t *testing.T) {
 	}
 }
 
-// Mutants: clients need no certificate; any will do; the authorities are those of the
-// beginning.
+// Mutants: clients need no certificate; any will do.
 func TestClientsNeedACertificate(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
 	a.certify("edge", "client")
@@ -197,7 +195,7 @@ func TestClientsNeedACertificate(t *testing.T) {
 	}
 }
 
-// Mutants: watch looks once; close does not end it.
+// Mutant: watch looks once.
 func TestCertificatesAreWatched(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newAuthority(t)
@@ -222,8 +220,7 @@ func TestCertificatesAreWatched(t *testing.T) {
 	})
 }
 
-// Mutants: any of the checks left out; the other file is blamed; exposed looks at the
-// group's bit.
+// Mutants: an expired certificate is good; exposed looks at the group's bit.
 func TestValidateReadsCertificatesOnline(t *testing.T) {
 	a := newAuthority(t)
 	a.certify("good", "other")
@@ -271,9 +268,6 @@ func TestValidateReadsCertificatesOnline(t *testing.T) {
 
 // TestServeOverTLS runs the whole program with certificates at both listeners, and
 // asks it as clients, operators and Prometheus do.
-//
-// Mutants: the admin port speaks in plain text; --ca-file is not read; --cert-file is
-// not shown; the metric is missing.
 func TestServeOverTLS(t *testing.T) {
 	a := newAuthority(t)
 	loopback := x509.Certificate{DNSNames: []string{"edge"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
