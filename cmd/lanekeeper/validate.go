@@ -18,8 +18,9 @@ func validateCommand() *cobra.Command {
 each other. It opens no port and contacts nobody. The environment counts as it
 would for serve: LANEKEEPER_* variables and ${VAR} within the file.
 
-With --online, and only then, it reads the password and certificate files of the
-coordinator of a file without errors, and asks each of its addresses for up to
+With --online, and only then, it reads the certificate files of upstreams with
+https targets, and the password and certificate files of the coordinator of a
+file without errors. No target is asked: it may be away for good reasons. But it asks each of the coordinator's addresses for up to
 coordinator.acquire_timeout: is it such a store, of a version and with settings
 that locks can rest on, and does it let this user in? For that it begins a lease
 under coordinator.key_prefix, as a node would, and ends it; it takes nothing that

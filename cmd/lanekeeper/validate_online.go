@@ -13,10 +13,11 @@ import (
 	"lanekeeper/lock/redlock"
 )
 
-// online asks the store that a configuration names whether it can be used, and
-// adds what is wrong to the report, which has no error yet. Each address is asked
+// online reads the certificate files of upstreams, and asks the store that a configuration
+// names whether it can be used; it adds what is wrong to the report, which has no error yet. Each address is asked
 // by itself, so that a wrong one does not hide behind those that are right.
 func (c *Config) online(ctx context.Context, report *Report) {
+	(&checker{cfg: c, report: report}).checkUpstreamFiles()
 	store, ok := c.Coordinator.store()
 	if !ok {
 		return

@@ -220,7 +220,7 @@ func TestIdleConnections(t *testing.T) {
 		u.mu.Lock()
 		dropped := u.turned(u.targets[0], true)
 		u.mu.Unlock()
-		if len(dropped) != 1 || dropped[0] != Conn(kept) {
+		if len(dropped.idle) != 1 || dropped.idle[0] != Conn(kept) {
 			t.Error("the connections of a target that went stay")
 		}
 		if len(f.dialed) != 4 {
