@@ -256,6 +256,15 @@ func TestClose(t *testing.T) {
 		}
 		u.Close()
 		u.Start()
+
+		u, _ = newFake(t, 1, nil)
+		l := take(t, u, "")
+		was = l.Conn.(*fakeConn)
+		l.Done(true)
+		u.Close()
+		if !was.closed() {
+			t.Error("an idle connection outlives its upstream")
+		}
 	})
 }
 
