@@ -161,8 +161,8 @@ func (r *replica) locked(life int, does func()) bool {
 // and each answer tells the truth: 200 ran once, "no" did not run, and nothing fails in another
 // way than is documented.
 //
-// Mutants: a request whose outcome is unknown is attempted again at the next target; a request that
-// was sent, or whose answer broke off, is said not to have been.
+// Mutants: a request whose outcome is unknown is attempted again at the next target; one whose answer
+// broke off is said not to have been sent.
 func TestReplicasThatFlap(t *testing.T) {
 	for name, change := range map[string]func(*upstream.Config){
 		"least pending": func(c *upstream.Config) { c.SlowStart = 20 * time.Millisecond },

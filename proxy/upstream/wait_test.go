@@ -33,8 +33,8 @@ func waiting(u *Upstream, n int, key func(int) string, patience time.Duration) (
 // The test of the promise that who waits for a connection or a permit gets it in the
 // order of coming.
 //
-// Mutants: a place that comes free is anybody's; the queue is walked from its end; who comes does
-// not look whether others wait for the same.
+// Mutants: a place that comes free is given to nobody; the queue is walked from its end; who comes
+// needs no permit; a target has room for everybody.
 func TestPlacesAreGivenInOrder(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"connections": func(c *Config) { c.MaxConnections = 2 },
