@@ -61,6 +61,10 @@ var EventKinds = []EventKind{
 	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
 	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
 	{"lane-resumed", "an operator lets it go on: with the next request, without it, or without all that waited"},
+	{"upstream-target", "a target of an upstream gets requests again, or gets none: its circuit is open, or its health checks have failed"},
+	{"upstream-health", "why a target's health has changed for the worse"},
+	{"upstream-lookup", "the name of a dns+ target cannot be looked up: its last addresses stay; or it can again"},
+	{"upstream-tls", "changed files of an upstream's tls cannot be used: those that were read before stay"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

@@ -245,7 +245,7 @@ func (m *member) start(number int, changes change) {
 		MaxConnections: 1000, MaxInflight: 100, Access: proxy.AccessAll,
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		Upstreams: []proxy.Upstream{{
-			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, IdleTimeout: 30 * time.Second,
+			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, Queue: 64, IdleTimeout: 30 * time.Second,
 			Dial: func(string) (net.Conn, error) { return p.reach(m) },
 		}},
 		Routes: []proxy.Route{orders(), {

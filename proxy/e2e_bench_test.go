@@ -175,7 +175,7 @@ func benchConfig(target string) proxy.Config {
 		MaxBody: 1 << 20, MaxHeader: 16 << 10, MaxURI: 8 << 10, MaxHeaders: 100,
 		HeaderTimeout: 10 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 75 * time.Second,
 		BypassIdleTimeout: 5 * time.Minute, MaxConnections: 1 << 14, MaxInflight: 1 << 12, NativeHistograms: true,
-		Upstreams: []proxy.Upstream{{Name: "app", Targets: []string{target}, ConnectTimeout: 2 * time.Second, MaxConnections: 256, IdleTimeout: 30 * time.Second}},
+		Upstreams: []proxy.Upstream{{Name: "app", Targets: []string{target}, ConnectTimeout: 2 * time.Second, MaxConnections: 256, Queue: 1024, IdleTimeout: 30 * time.Second}},
 		Routes: []proxy.Route{{
 			Name: "order", Match: proxy.Match{Path: "/orders/{id}/{rest...}"}, Upstream: "app",
 			Key: proxy.Key{Space: "order", From: []proxy.Source{{Path: "id"}}, Normalize: []string{"trim"}, MaxLength: 256},

@@ -161,9 +161,8 @@ func (r *replica) locked(life int, does func()) bool {
 // and each answer tells the truth: 200 ran once, "no" did not run, and nothing fails in another
 // way than is documented.
 //
-// Mutants: a request that failed is attempted again at the next target; a connection that ended
-// is used again, without asking (many more are unknown); a request that was sent is said not to have
-// been; a request's place is given back before the upstream has ended.
+// Mutants: a request whose outcome is unknown is attempted again at the next target; one whose answer
+// broke off is said not to have been sent.
 func TestReplicasThatFlap(t *testing.T) {
 	for name, change := range map[string]func(*upstream.Config){
 		"least pending": func(c *upstream.Config) { c.SlowStart = 20 * time.Millisecond },

@@ -42,7 +42,7 @@ func start(t *testing.T, change func(*proxy.Config)) *node {
 		HeaderTimeout: 10 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 75 * time.Second, BypassIdleTimeout: time.Minute,
 		MaxConnections: 100, MaxInflight: 100, NativeHistograms: true, Access: proxy.AccessAll,
 		Upstreams: []proxy.Upstream{{
-			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, IdleTimeout: 30 * time.Second,
+			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, Queue: 64, IdleTimeout: 30 * time.Second,
 			Dial: service.dial,
 		}},
 		Routes: []proxy.Route{orders(), {

@@ -228,9 +228,7 @@ func TestATargetMayBeASocket(t *testing.T) {
 // What a request waits for a place is not of the upstream's time, and ends with what is left of
 // the time for its turn. Nothing was sent.
 //
-// Mutants: upstream_timeout runs while it waits; the wait ends after connect_timeout; it never
-// ends; who finds the queue full waits; a request that waits for one key's connection holds
-// up another route's.
+// Mutants: upstream_timeout runs while it waits; the wait ends after connect_timeout; who finds the queue full waits.
 func TestTheWaitForAPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})

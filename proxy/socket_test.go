@@ -32,7 +32,7 @@ func startOnSockets(t *testing.T, s *script, change func(*proxy.Config)) *socket
 		HeaderTimeout: 10 * time.Second, ReadTimeout: 15 * time.Second, IdleTimeout: 75 * time.Second, BypassIdleTimeout: time.Minute,
 		MaxConnections: 100, MaxInflight: 100, Access: proxy.AccessAll,
 		Upstreams: []proxy.Upstream{{
-			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, IdleTimeout: 30 * time.Second,
+			Name: "app", Targets: []string{"http://app"}, ConnectTimeout: 2 * time.Second, MaxConnections: 64, Queue: 64, IdleTimeout: 30 * time.Second,
 			Dial: s.listen(),
 		}},
 		Routes: []proxy.Route{orders(), {

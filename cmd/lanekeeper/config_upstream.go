@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
@@ -112,6 +113,18 @@ func (c *checker) checkUpstreamTLS(path string, t *UpstreamTLSConfig, secure boo
 	}
 	if t.ServerName != "" && !isHost(t.ServerName) {
 		c.errorf(path+".server_name", "%q is neither a host name nor an IP address", t.ServerName)
+	}
+}
+
+// checkUpstreamFiles reads what the upstreams' tls names, as a node does at its start.
+func (c *checker) checkUpstreamFiles() {
+	for i, u := range c.cfg.Upstreams {
+		up, err := upstream.New(u.proxyUpstream(), nil, slog.New(slog.DiscardHandler))
+		if err != nil {
+			c.errorf(fmt.Sprintf("upstreams[%d].tls", i), "%v", err)
+			continue
+		}
+		up.Close()
 	}
 }
 

@@ -18,9 +18,11 @@ func validateCommand() *cobra.Command {
 each other. It opens no port and contacts nobody. The environment counts as it
 would for serve: LANEKEEPER_* variables and ${VAR} within the file.
 
-With --online, and only then, it reads the certificates of the listeners of a file
-without errors: are they there, in PEM, in date, and does the key go with them? And
-it reads the password and certificate files of the coordinator, and asks each of its addresses for up to
+With --online, and only then, it reads the certificates of a file without errors, of
+its listeners and for its upstreams: are they there, in PEM, in date, and does the key
+go with them? It asks the stores of records that routes use whether they let this user
+in; it creates no table. No target is asked: it may be away for good reasons. And it
+reads the password and certificate files of the coordinator, and asks each of its addresses for up to
 coordinator.acquire_timeout: is it such a store, of a version and with settings
 that locks can rest on, and does it let this user in? For that it begins a lease
 under coordinator.key_prefix, as a node would, and ends it; it takes nothing that
@@ -69,7 +71,7 @@ that is away, while enough others answer, a warning.`,
 			return nil
 		},
 	}
-	command.Flags().BoolVar(&online, "online", false, "also read the certificates, and ask the coordinator, and the stores of records that routes use, whether they can be used")
+	command.Flags().BoolVar(&online, "online", false, "also read the certificates, and ask the coordinator and the stores of records whether they can be used")
 	command.Flags().StringVar(&format, "format", "text", "`format`: text, json, or github for workflow annotations")
 	return command
 }

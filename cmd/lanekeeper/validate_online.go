@@ -14,11 +14,12 @@ import (
 	"lanekeeper/lock/redlock"
 )
 
-// online reads the certificates of the listeners, asks the stores that a configuration
+// online reads the certificates of listeners and upstreams, asks the stores that a configuration
 // uses whether they can be used, and adds what is wrong to the report, which has no error yet.
 func (c *Config) online(ctx context.Context, report *Report) {
 	check := &checker{cfg: c, report: report}
 	check.certificateFiles()
+	check.checkUpstreamFiles()
 	if store, ok := c.Coordinator.store(); ok {
 		check.onlineCoordinator(ctx, store)
 	}

@@ -308,3 +308,19 @@ func TestValidateRecordsOnline(t *testing.T) {
 		}
 	}
 }
+
+// Mutant killed: the files are not read.
+func TestValidateOnlineReadsUpstreamFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	text := someRoute + "upstreams:\n  - name: app\n    targets: [\"https://a:1\"]\n    tls: {ca_file: none.pem}\n"
+	if err := os.WriteFile("lk.yaml", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, out, _ := runArgs(t, "validate", "--online", "lk.yaml")
+	if want := "lk.yaml:5:5: error: upstreams[0].tls: upstream app: tls.ca_file: open none.pem"; code != exitConfig || !strings.HasPrefix(out, want) {
+		t.Errorf("got %d %s", code, out)
+	}
+	if code, out, _ := runArgs(t, "validate", "lk.yaml"); code != exitOK {
+		t.Errorf("without --online: %d %s", code, out)
+	}
+}

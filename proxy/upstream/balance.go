@@ -19,10 +19,10 @@ func (u *Upstream) choose(w *waiter) (t *Target, some bool) {
 		}
 		return nil, true
 	}
-	if u.Balance == LeastPending {
-		return u.leastPending()
+	if u.Balance == RoundRobin {
+		return u.nextInTurn()
 	}
-	return u.nextInTurn()
+	return u.leastPending()
 }
 
 func (u *Upstream) nextInTurn() (best *Target, some bool) {

@@ -58,15 +58,15 @@ func (u *Upstream) watch(t *Target) {
 
 func (u *Upstream) checked(t *Target, err error) {
 	u.mu.Lock()
-	var idle []Conn
+	var c change
 	if t.health.note(&u.Health, err == nil) {
-		if err != nil {
-			u.log.Warn("a health check has failed", "event", "upstream-health", "target", t.Name, "error", err)
-		}
-		idle = u.turned(t, err != nil)
+		c = u.turned(t, err != nil)
 	}
 	u.mu.Unlock()
-	closeAll(idle)
+	if c.target != nil && err != nil {
+		u.log.Warn("a health check has failed", "event", "upstream-health", "target", t.Name, "error", err)
+	}
+	u.tell(c)
 }
 
 // check asks a target, over a connection of its own: requests' connections may all be in use.

@@ -70,14 +70,8 @@ func (u *Upstream) found(s *source, addresses []netip.Addr, err error) bool {
 	if failed {
 		s.failures++
 	}
-	if failed != s.failing {
-		s.failing = failed
-		if failed {
-			u.log.Warn("a name of an upstream cannot be looked up; its last addresses stay", "event", "upstream-lookup", "target", "dns+"+s.address.scheme()+s.address.Host, "error", err)
-		} else {
-			u.log.Info("a name of an upstream can be looked up again", "event", "upstream-lookup", "target", "dns+"+s.address.scheme()+s.address.Host)
-		}
-	}
+	news := failed != s.failing
+	s.failing = failed
 	var conns []Conn
 	if !failed {
 		conns = u.replace(s, addresses, first)
@@ -86,6 +80,13 @@ func (u *Upstream) found(s *source, addresses []netip.Addr, err error) bool {
 	some := len(s.targets) > 0
 	u.mu.Unlock()
 	closeAll(conns)
+	name := "dns+" + s.address.scheme() + s.address.Host
+	switch {
+	case news && failed:
+		u.log.Warn("a name of an upstream cannot be looked up; its last addresses stay", "event", "upstream-lookup", "target", name, "error", err)
+	case news:
+		u.log.Info("a name of an upstream can be looked up again", "event", "upstream-lookup", "target", name)
+	}
 	return some
 }
 

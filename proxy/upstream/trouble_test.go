@@ -111,7 +111,9 @@ func TestCircuit(t *testing.T) {
 func TestNoCircuit(t *testing.T) {
 	u, _ := newFake(t, 1, nil)
 	fail(t, u, 100)
+	first := take(t, u, "")
 	take(t, u, "").Done(true)
+	first.Done(true)
 }
 
 // A key whose target is open goes to its next, and comes back.

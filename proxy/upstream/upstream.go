@@ -212,13 +212,13 @@ func (l *Lease) say(what word) {
 	}
 	u := l.upstream
 	u.mu.Lock()
-	var idle []Conn
+	var c change
 	if l.Target.circuit.judge(&u.Circuit, what != answered, l.probes, time.Now()) {
-		idle = u.turned(l.Target, what != answered)
+		c = u.turned(l.Target, what != answered)
 	}
 	l.probes = false
 	u.mu.Unlock()
-	closeAll(idle)
+	u.tell(c)
 }
 
 // Done gives the place back, and the connection to be used again, or to be closed.
@@ -244,17 +244,32 @@ func (l *Lease) Done(reuse bool) {
 	}
 }
 
-// turned notes that t has become available, or no longer is, and returns the connections
-// that are to be closed.
-func (u *Upstream) turned(t *Target, away bool) (idle []Conn) {
+// change is what is to be done about a target that has turned, when u.mu is free again.
+type change struct {
+	target    *Target // nil: none has
+	condition string
+	level     slog.Level
+	idle      []Conn // to be closed
+}
+
+// turned notes that t has become available, or no longer is.
+func (u *Upstream) turned(t *Target, away bool) change {
 	u.version++
-	level := slog.LevelInfo
+	c := change{target: t, condition: t.condition(time.Now()), level: slog.LevelInfo}
 	if away {
-		idle, level = t.drop(nil), slog.LevelWarn
+		c.idle, c.level = t.drop(nil), slog.LevelWarn
 	} else {
 		t.warming = time.Now()
 	}
-	u.log.Log(u.life, level, "a target of an upstream is "+t.condition(time.Now()), "event", "upstream-target", "target", t.Name)
 	u.admit()
-	return idle
+	return c
+}
+
+// tell is not for the holder of u.mu: to write a log may take long.
+func (u *Upstream) tell(c change) {
+	if c.target == nil {
+		return
+	}
+	closeAll(c.idle)
+	u.log.Log(u.life, c.level, "a target of an upstream is "+c.condition, "event", "upstream-target", "target", c.target.Name)
 }

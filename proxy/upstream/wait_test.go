@@ -33,8 +33,8 @@ func waiting(u *Upstream, n int, key func(int) string, patience time.Duration) (
 // The test of the promise that who waits for a connection or a permit gets it in the
 // order of coming.
 //
-// Mutants: a place that comes free is anybody's; the queue is walked from its end; who comes does
-// not look whether others wait for the same.
+// Mutants: a place that comes free is given to nobody; the queue is walked from its end; who comes
+// needs no permit; a target has room for everybody.
 func TestPlacesAreGivenInOrder(t *testing.T) {
 	for name, change := range map[string]func(*Config){
 		"connections": func(c *Config) { c.MaxConnections = 2 },
@@ -220,7 +220,7 @@ func TestIdleConnections(t *testing.T) {
 		u.mu.Lock()
 		dropped := u.turned(u.targets[0], true)
 		u.mu.Unlock()
-		if len(dropped) != 1 || dropped[0] != Conn(kept) {
+		if len(dropped.idle) != 1 || dropped.idle[0] != Conn(kept) {
 			t.Error("the connections of a target that went stay")
 		}
 		if len(f.dialed) != 4 {
@@ -256,6 +256,15 @@ func TestClose(t *testing.T) {
 		}
 		u.Close()
 		u.Start()
+
+		u, _ = newFake(t, 1, nil)
+		l := take(t, u, "")
+		was = l.Conn.(*fakeConn)
+		l.Done(true)
+		u.Close()
+		if !was.closed() {
+			t.Error("an idle connection outlives its upstream")
+		}
 	})
 }
 
