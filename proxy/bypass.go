@@ -34,7 +34,7 @@ func (c *call) bypass() *problem {
 }
 
 func (c *call) idleDeadline() time.Time {
-	if idle := c.proxy.config.BypassIdleTimeout; idle > 0 {
+	if idle := c.config.BypassIdleTimeout; idle > 0 {
 		return time.Now().Add(idle)
 	}
 	return time.Time{}
@@ -62,7 +62,7 @@ func (c *call) switchProtocols() *problem {
 	case !errors.Is(err, errSwitched):
 		return c.unanswered(t, err)
 	}
-	c.ctx.Response.Header.Add("Via", c.proxy.via)
+	c.ctx.Response.Header.Add("Via", c.via)
 	c.takeOver(c.tunnel)
 	return nil
 }
@@ -104,7 +104,7 @@ func socket(hijacked net.Conn) net.Conn {
 // tunnel sends the 101 on, and copies until both sides have ended, one has
 // failed, or both are idle.
 func (c *call) tunnel(client net.Conn) {
-	t := tunnel{idle: c.proxy.config.BypassIdleTimeout}
+	t := tunnel{idle: c.config.BypassIdleTimeout}
 	t.touch()
 	w := bufio.NewWriter(client)
 	client.SetWriteDeadline(t.deadline()) //nolint:errcheck // a dead connection fails the write

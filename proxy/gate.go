@@ -12,7 +12,7 @@ import (
 // gate refuses what must not be forwarded, and finds path and query.
 func (c *call) gate() *problem {
 	h := &c.ctx.Request.Header
-	limits := &c.proxy.config
+	limits := &c.config
 	c.readFields()
 	switch {
 	case h.IsConnect(), h.IsTrace():
@@ -79,7 +79,7 @@ func cutAuthority(uri []byte) (host, rest []byte, ok bool) {
 // expects decides whether a client that waits for "100 Continue" is to send its
 // body: not if it would be refused, which is what the client waits to hear.
 func (p *Proxy) expects(ctx *fasthttp.RequestCtx) int {
-	if ctx.Request.Header.ContentLength() > p.config.MaxBody {
+	if ctx.Request.Header.ContentLength() > p.Config().MaxBody {
 		p.refuseUnread(ctx, fasthttp.ErrBodyTooLarge)
 		return ctx.Response.StatusCode()
 	}
@@ -98,9 +98,9 @@ func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	problem := malformedRequest.because("the request is not valid HTTP/1.1: " + err.Error())
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		problem = bodyTooLarge.because(fmt.Sprintf("the body has more than %d bytes", p.config.MaxBody))
+		problem = bodyTooLarge.because(fmt.Sprintf("the body has more than %d bytes", p.Config().MaxBody))
 	case errors.As(err, &tooLarge):
-		problem = headersTooLarge.because(fmt.Sprintf("the header section has more than %d bytes", p.config.MaxHeader))
+		problem = headersTooLarge.because(fmt.Sprintf("the header section has more than %d bytes", p.Config().MaxHeader))
 	case isTimeout(err):
 		problem = requestTimeout.because("the request was not complete in time")
 	}

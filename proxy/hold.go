@@ -17,7 +17,7 @@ import (
 func (c *call) timedOut(t *target) *problem {
 	detail := fmt.Sprintf("%s did not answer in %s", t.name, c.lane.UpstreamTimeout)
 	if c.mode == bypass {
-		detail = fmt.Sprintf("%s was silent for %s", t.name, c.proxy.config.BypassIdleTimeout)
+		detail = fmt.Sprintf("%s was silent for %s", t.name, c.config.BypassIdleTimeout)
 	} else if time.Now().Before(c.limit) {
 		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.name)
 		if c.borrowed() {

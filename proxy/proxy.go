@@ -2,10 +2,8 @@ package proxy
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,14 +16,12 @@ import (
 
 // Proxy serves requests by its routes. Its methods are safe for concurrent use.
 type Proxy struct {
-	config    Config
-	lanes     *queue.Lanes
-	log       *slog.Logger
-	routes    []*route
-	upstreams []*upstream
-	server    *fasthttp.Server
-	metrics   *metrics
-	via       string // this node, in the Via field
+	lanes   *queue.Lanes
+	log     *slog.Logger
+	setup   atomic.Pointer[setup] // of requests that come from now on
+	reloads sync.Mutex            // taken by who replaces it
+	server  *fasthttp.Server
+	metrics *metrics
 
 	inflight atomic.Int64 // requests at upstreams
 	open     atomic.Int64 // client connections
@@ -45,45 +41,24 @@ type Proxy struct {
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
-// Config.Tags of lanes must be at least the number of routes.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
-	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns(), retrying: newRetrying()}
-	if config.ViaNode {
-		p.via += " (" + config.Node + ")"
-	}
+	p := &Proxy{lanes: lanes, log: log, turns: newTurns(), retrying: newRetrying()}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
 	p.stopping = make(chan struct{})
-	if p.config.Marks == nil {
-		p.config.Marks = sequence.New(sequence.Config{})
+	if config.Marks == nil {
+		config.Marks = sequence.New(sequence.Config{})
 	}
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.calls.New = func() any { return &call{proxy: p} }
-	for _, u := range config.Upstreams {
-		upstream, err := newUpstream(u, config.MaxHeader)
-		if err != nil {
-			return nil, err
-		}
-		p.upstreams = append(p.upstreams, upstream)
+	first, err := p.newSetup(config)
+	if err != nil {
+		return nil, err
 	}
-	for i, r := range config.Routes {
-		route, err := newRoute(r, i)
-		if err != nil {
-			return nil, err
-		}
-		if route.issues && config.Sessions == nil {
-			return nil, fmt.Errorf("route %s: it issues sessions, and nothing says how", r.Name)
-		}
-		at := slices.IndexFunc(p.upstreams, func(u *upstream) bool { return u.Name == r.Upstream })
-		if at < 0 {
-			return nil, fmt.Errorf("route %s: there is no upstream %q", r.Name, r.Upstream)
-		}
-		route.upstream = p.upstreams[at]
-		p.routes = append(p.routes, route)
-	}
-	learnEffects(p.routes)
+	p.setup.Store(first)
 	p.metrics = newMetrics(p)
+	p.metrics.know(first)
 	p.server = p.newServer()
 	return p, nil
 }
@@ -141,7 +116,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.lender.stop()
 	p.background.stop()
 	p.turns.stop()
-	for _, u := range p.upstreams {
+	for _, u := range p.setup.Load().upstreams {
 		u.close()
 	}
 	return err

@@ -29,6 +29,7 @@ type target struct {
 	address string
 	pool    *fasthttp.HostClient
 	pending atomic.Int64
+	closed  atomic.Bool // no connection is kept any more
 
 	// The pool's connections have a type without a name outside fasthttp.
 	reuse, discard func(pooled)
@@ -74,8 +75,11 @@ func newTarget(u Upstream, name, address string, maxHeader int) *target {
 	}
 }
 
+// close closes the connections, each when its last request is done. Requests that still
+// come have one of their own each.
 func (u *upstream) close() {
 	for _, t := range u.targets {
+		t.closed.Store(true)
 		t.pool.CloseIdleConnections()
 	}
 }
@@ -202,11 +206,14 @@ func (l *link) done(reuse bool) {
 		return
 	}
 	l.unleash()
-	reuse = reuse && !l.once && l.reader.Buffered() == 0
+	reuse = reuse && !l.once && l.reader.Buffered() == 0 && !l.target.closed.Load()
 	l.target.pool.ReleaseReader(l.reader)
 	l.target.pending.Add(-1)
 	if reuse {
 		l.target.reuse(l.conn)
+		if l.target.closed.Load() { // in the meantime
+			l.target.pool.CloseIdleConnections()
+		}
 	} else {
 		l.target.discard(l.conn)
 	}
