@@ -47,6 +47,8 @@ type Config struct {
 //	                                    above
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
+//	POST /api/v1/reload                 Reloaded; with ?force even if lanes are in use that
+//	                                    requests would find by other rules
 //
 // A change may say ?node=NAME; a node of another name then refuses it. What it
 // does not know of a query it refuses too, so that nothing is taken for
@@ -77,8 +79,9 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 	read("/api/v1/unknown", a.unknown, "since", "limit")
 	change("/api/v1/drain", a.drain)
 	change("/api/v1/undrain", a.undrain)
+	change("/api/v1/reload", a.reload, "force")
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain, undrain and reload").write(w)
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {

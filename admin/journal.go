@@ -61,6 +61,8 @@ var EventKinds = []EventKind{
 	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
 	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
 	{"lane-resumed", "an operator lets it go on: with the next request, without it, or without all that waited"},
+	{"config-reloaded", "another configuration is in force, for requests that come from then on; if by force, for which keys no order is promised across the change"},
+	{"config-refused", "the configuration was to be reloaded, and stays as it was: why"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 
