@@ -33,9 +33,9 @@ func ruled(name, space, path, from string) Route {
 // TestKeyRules holds which changes of routes may lead a request to another lane.
 //
 // Mutants: a route of another space before does not count; only paths that are equal
-// meet; a path that ends meets one that goes on below it; what follows the last route of a
-// space counts; the methods of bypass are not looked at; that nobody issues is not looked
-// at; trusted proxies count for every space.
+// meet, or only in the same letters; a path that ends meets one that goes on below it; what
+// follows the last route of a space counts; the methods of bypass are not looked at; trusted
+// proxies count for every space.
 func TestKeyRules(t *testing.T) {
 	base := func() Config {
 		order, cart := ruled("order", "order", "/orders/{id}/{rest...}", "id"), ruled("cart", "cart", "/carts/{id}", "id")

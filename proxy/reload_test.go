@@ -74,8 +74,7 @@ func startTwo(t *testing.T) (*node, *upstreams, func(force bool, change func(*pr
 func toNew(c *proxy.Config) { c.Upstreams[0].Targets = []string{"http://new"} }
 
 // Mutants: a request looks at the present setup's route when its turn comes; the old
-// upstream keeps its connections; the upstream of a setup that is gone is cut off at once;
-// an unchanged upstream is made anew.
+// upstream keeps its connections; an unchanged upstream is closed, or made anew.
 func TestRequestsKeepWhatTheyCameUnder(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
 		n, u, reload := startTwo(t)
@@ -132,8 +131,8 @@ func TestRequestsKeepWhatTheyCameUnder(t *testing.T) {
 	})
 }
 
-// Mutants: the lanes in use are not looked at; force is refused; a refusal takes effect;
-// a halted lane does not count; lanes of other spaces count.
+// Mutants: the lanes in use are not looked at; force is refused; a halted lane does not
+// count.
 func TestAnotherKeyRuleWaitsForEmptyLanes(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
 		n, u, reload := startTwo(t)
@@ -224,7 +223,7 @@ func TestAReloadIsAllOrNothing(t *testing.T) {
 
 // What bounds a request's head and body may change.
 //
-// Mutants: the body's bound is the first one's; so is the connections'.
+// Mutants: the body's bound is the first one's; connections are not counted.
 func TestLimitsMayChange(t *testing.T) {
 	bubble(t, "", func(t *testing.T) {
 		n, u, reload := startTwo(t)
@@ -259,7 +258,7 @@ func TestLimitsMayChange(t *testing.T) {
 // old one.
 //
 // Mutants: the owner forgets routes that are no more; the ingress says the new name to an
-// owner that has the old configuration.
+// owner that has the old configuration; a new name gets the tag of another.
 func TestARouteIsRenamedNodeByNode(t *testing.T) {
 	for _, first := range []int{0, 1} {
 		bubble(t, fmt.Sprintf("node %d first", first), func(t *testing.T) {
@@ -304,8 +303,7 @@ func TestARouteIsRenamedNodeByNode(t *testing.T) {
 // routes, upstreams and timeouts change. Each runs once, in the order of tickets, and one
 // at a time.
 //
-// Mutants: a request's lane is the present setup's; a retired upstream's waiting request is
-// answered 502.
+// Mutant: an upstream that is no more keeps its connections.
 func TestReloadsUnderLoad(t *testing.T) {
 	const keys, senders, each = 16, 3, 60
 	service := newLoadService(t)

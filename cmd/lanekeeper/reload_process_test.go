@@ -15,8 +15,8 @@ import (
 // A whole process that is told in each way to read its file again: by a signal, by the
 // admin API, and by the file itself.
 //
-// Mutants killed: SIGHUP ends the process; --watch does nothing; the metrics stay; a
-// refusal is no event; a draining node refuses.
+// Mutants killed: SIGHUP ends the process; --watch does nothing; the metric of success
+// stays; a refusal is no event.
 func TestReloadOfAProcess(t *testing.T) {
 	u := newHoldingUpstream(t)
 	dir := t.TempDir()

@@ -78,8 +78,7 @@ routes:
 
 // What routes need of the stores must have been opened at the start.
 //
-// Mutants killed: locks, stores, or the time of claims are not looked at; what the last
-// configuration had no more counts as not open.
+// Mutants killed: locks, stores, or the time of claims are not looked at.
 func TestRoutesNeedWhatIsOpen(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lanekeeper.yaml")
 	config := func(route string) (*Config, *Report) {
@@ -114,9 +113,8 @@ func TestRoutesNeedWhatIsOpen(t *testing.T) {
 
 // A node in this process, whose file is changed in all ways.
 //
-// Mutants killed: errors take effect; a restart setting is let through; nothing-has-changed is
-// a change; the hash stays; the level stays; the last failure stays in the status; a node
-// whose process ends reloads.
+// Mutants killed: errors take effect; a restart setting is let through; the hash stays; the
+// level stays; the last failure stays in the status; a node whose process ends reloads.
 func TestReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "lanekeeper.yaml")
 	writeFile(t, file, reloadable)
@@ -258,8 +256,7 @@ func TestReloadCommand(t *testing.T) {
 	}
 }
 
-// Mutants killed: the file is watched and not its directory; a file that is away for a
-// moment is a change; what is written twice is told twice.
+// Mutant killed: the file is watched and not its directory.
 func TestWatchedFile(t *testing.T) {
 	for name, change := range map[string]func(t *testing.T, dir, file, text string){
 		"written": func(t *testing.T, _, file, text string) { writeFile(t, file, text) },

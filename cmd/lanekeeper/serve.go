@@ -127,8 +127,10 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	hangups := make(chan os.Signal, 1) // one more than is at work: it reads what is there by then
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
+	if source.load != nil {            // else it means what it always does: the terminal is gone
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
 
 	nodeConfig, err := config.nodeConfig()
 	if err != nil {
