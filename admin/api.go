@@ -52,6 +52,8 @@ type Config struct {
 //	POST /api/v1/drain                  202 and Status, which says when it is done
 //	POST /api/v1/undrain                Status
 //	GET  /debug/pprof/                  profiles, with Config.Pprof
+//	POST /api/v1/reload                 Reloaded; with ?force even if lanes are in use that
+//	                                    requests would find by other rules
 //
 // A change may say ?node=NAME; a node of another name then refuses it. What it
 // does not know of a query it refuses too, so that nothing is taken for
@@ -89,8 +91,9 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) http.Handler {
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	}
+	change("/api/v1/reload", a.reload, "force")
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain").write(w)
+		notFound("there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain, undrain and reload").write(w)
 	})
 	return rescued(log, func(w http.ResponseWriter, r *http.Request) {
 		if problem := a.guard.refuse(r); problem != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -16,10 +17,11 @@ import (
 
 // threeNodes is a cluster of which every field of every answer is set.
 type threeNodes struct {
-	asked   []string // what was asked of it, in order
-	drained bool
-	refuses error
-	journal *Journal // nil: one with two events
+	asked         []string // what was asked of it, in order
+	drained       bool
+	refuses       error
+	refusesReload *ReloadError
+	journal       *Journal // nil: one with two events
 }
 
 func number(n int) *int { return &n }
@@ -149,6 +151,11 @@ func (c *threeNodes) Undrain() error {
 	return c.refuses
 }
 
+func (c *threeNodes) Reload(force bool, _ string) (Reloaded, *ReloadError) {
+	c.asked = append(c.asked, fmt.Sprintf("reload %t", force))
+	return Reloaded{Node: "lk-0", Config: "9f31c3", Before: "9f31c2"}, c.refusesReload
+}
+
 const token = "correct-horse-battery-staple"
 
 var local = Config{AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}}
@@ -245,6 +252,14 @@ func TestEndpoints(t *testing.T) {
 		{method: "POST", target: "/api/v1/undrain?node=", status: 404, slug: "other-node"},
 		{method: "POST", target: "/api/v1/drain?nod=lk-1", status: 400, slug: "bad-request"},
 
+		{method: "POST", target: "/api/v1/reload", status: 200, reaches: "reload false"},
+		{method: "POST", target: "/api/v1/reload?force&node=lk-0", status: 200, reaches: "reload true"},
+		{method: "POST", target: "/api/v1/reload?force=true", status: 200, reaches: "reload true"},
+		{method: "POST", target: "/api/v1/reload?force=false", status: 200, reaches: "reload false"},
+		{method: "POST", target: "/api/v1/reload?force=1", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/reload?forced", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/reload?node=lk-1", status: 404, slug: "other-node"},
+
 		{method: "GET", target: "/api/v1/events", status: 200},
 		{method: "HEAD", target: "/api/v1/events", header: map[string]string{"Accept": "text/event-stream"}, status: 200},
 		{method: "GET", target: "/api/v1/events?since=0&limit=5", status: 200},
@@ -272,7 +287,7 @@ func TestWrongMethodsAreRefused(t *testing.T) {
 	for target, allow := range map[string]string{
 		"/api/v1/status": "GET, HEAD", "/api/v1/members": "GET, HEAD", "/api/v1/ring": "GET, HEAD",
 		"/api/v1/locate?space=a&key=b": "GET, HEAD", "/api/v1/locate/a/b": "GET, HEAD", "/api/v1/hot": "GET, HEAD", "/api/v1/events": "GET, HEAD",
-		"/api/v1/drain": "POST", "/api/v1/undrain": "POST",
+		"/api/v1/drain": "POST", "/api/v1/undrain": "POST", "/api/v1/reload": "POST",
 		"/api/v1/lanes": "GET, HEAD", "/api/v1/lanes/resume?space=a&key=b": "POST", "/api/v1/lanes/a/b/skip": "POST", "/api/v1/lanes/a/b/fail": "POST",
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "get"} {
@@ -385,14 +400,30 @@ func TestRefusedChangesSayWhy(t *testing.T) {
 	}
 }
 
+// Mutants killed: every refusal is a conflict; the problems are left out.
+func TestRefusedReloadsSayWhy(t *testing.T) {
+	for slug, status := range map[string]int{ConfigInvalid: 422, RestartNeeded: 409, LanesInUse: 409, "refused": 409} {
+		cluster := &threeNodes{refusesReload: &ReloadError{Slug: slug, Detail: "why", Problems: []string{"one", "two"}}}
+		request := httptest.NewRequest("POST", "/api/v1/reload", nil)
+		request.Host = "localhost"
+		recorder := httptest.NewRecorder()
+		Handler(local, cluster, slog.New(slog.DiscardHandler)).ServeHTTP(recorder, request)
+		want := fmt.Sprintf(`{"type":"urn:lanekeeper:problem:%s","title":"The configuration is not reloaded","status":%d,"detail":"why","problems":["one","two"]}`, slug, status)
+		if have := strings.TrimSpace(recorder.Body.String()); recorder.Code != status || have != want {
+			t.Errorf("%s: got %d, %s, want %s", slug, recorder.Code, have, want)
+		}
+	}
+}
+
 // Scripts and dashboards are written against these names. A line that changes
 // breaks them; a new field is fine.
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
 		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5}}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null}`,
+		"POST /api/v1/reload": `{"node":"lk-0","config":"9f31c3","before":"9f31c2","changed":[],"warnings":[],"unordered":[]}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
 			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
@@ -426,7 +457,7 @@ func TestJSONIsStable(t *testing.T) {
 		"GET /api/v1/unknown?since=6&limit=1": `{"node":"lk-0","unknown":[` +
 			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"}],"missed":1,"next":8}`,
 		"GET /api/v1/unknown?since=9": `{"node":"lk-0","unknown":[],"missed":0,"next":9}`,
-		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain and undrain"}`,
+		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain, undrain and reload"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

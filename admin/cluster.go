@@ -42,6 +42,11 @@ type Cluster interface {
 	// such as a process that is ending already.
 	Drain() error
 	Undrain() error
+
+	// Reload reads the configuration again and puts it in force, as a whole or not at all,
+	// by force even if that may break the order of keys in use. by is who wants it. The
+	// error is nil or a refusal. It takes as long as reading takes, one after the other.
+	Reload(force bool, by string) (Reloaded, *ReloadError)
 }
 
 // The states of a member. It is live in the first two.
@@ -82,6 +87,8 @@ type Status struct {
 	Held    int `json:"held"`    // of those, answered ones whose upstream may still be at work
 
 	Lease *Lease `json:"lease"` // from the coordinator; null without one
+
+	LastReload *Reload `json:"last_reload"` // of the configuration; null: none since the start
 }
 
 // Lease is a node's lease from the coordinator.

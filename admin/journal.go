@@ -65,6 +65,8 @@ var EventKinds = []EventKind{
 	{"upstream-health", "why a target's health has changed for the worse"},
 	{"upstream-lookup", "the name of a dns+ target cannot be looked up: its last addresses stay; or it can again"},
 	{"upstream-tls", "changed files of an upstream's tls cannot be used: those that were read before stay"},
+	{"config-reloaded", "another configuration is in force, for requests that come from then on; if by force, for which keys no order is promised across the change"},
+	{"config-refused", "the configuration was to be reloaded, and stays as it was: why"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

@@ -9,11 +9,12 @@ import (
 
 // problem is an answer that is not what was asked for (RFC 9457).
 type problem struct {
-	status int
-	slug   string
-	title  string
-	detail string
-	header [2]string // a field that goes with it; none without a name
+	status   int
+	slug     string
+	title    string
+	detail   string
+	problems []string  // what is wrong, one by one
+	header   [2]string // a field that goes with it; none without a name
 }
 
 // Problem is the body of such an answer.
@@ -22,6 +23,8 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
+
+	Problems []string `json:"problems,omitempty"` // what is wrong, one by one
 }
 
 func badRequest(detail string) *problem {
@@ -39,7 +42,7 @@ func (p *problem) write(w http.ResponseWriter) {
 		w.Header().Set(p.header[0], p.header[1])
 	}
 	writeJSON(w, p.status, "application/problem+json", Problem{
-		Type: "urn:lanekeeper:problem:" + p.slug, Title: p.title, Status: p.status, Detail: p.detail,
+		Type: "urn:lanekeeper:problem:" + p.slug, Title: p.title, Status: p.status, Detail: p.detail, Problems: p.problems,
 	})
 }
 

@@ -11,7 +11,7 @@ import (
 // logAccess writes the request's line of the access log, if it is to have one.
 func (c *call) logAccess() {
 	status := c.status()
-	switch c.proxy.config.Access {
+	switch c.config.Access {
 	case AccessNone:
 		return
 	case AccessErrors:
@@ -32,7 +32,7 @@ func (c *call) logAccess() {
 	if c.owner != "" {
 		line = append(line, slog.String("owner", c.owner))
 	}
-	if c.proxy.config.Cluster != nil {
+	if c.config.Cluster != nil {
 		line = append(line, slog.Bool("forwarded", c.owner != ""))
 	}
 	if c.route != nil {
@@ -40,7 +40,7 @@ func (c *call) logAccess() {
 	}
 	if !c.id.IsZero() {
 		line = append(line, slog.String("ticket", c.id.String()), slog.Int("depth", c.depth))
-		line = append(line, c.proxy.config.LogKeys.Attr(c.key))
+		line = append(line, c.config.LogKeys.Attr(c.key))
 	}
 	if c.problem != nil {
 		line = append(line, slog.String("reason", c.problem.slug), slog.String("executed", string(c.problem.executed)), slog.String("detail", c.problem.detail))

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // A switched protocol runs outside every lane, so none is offered that carries requests: it would
@@ -67,6 +68,7 @@ func TestWhatAnUpgradeMayLeadTo(t *testing.T) {
 					t.Errorf("%q %q", m.head, m.body)
 				}
 			}
+			synctest.Wait() // the tunnel has ended
 			if a := n.send("GET", "/canary", nil, ""); a.body != "canary for /canary" {
 				t.Errorf("the next request: %d %s %q", a.status, a.slug(), a.body)
 			}

@@ -41,7 +41,7 @@ func (c *call) borrow() *problem {
 		case onward:
 			return c.onward()
 		}
-		c.aside.more(c.proxy.config.Cluster)
+		c.aside.more(c.config.Cluster)
 		until := deadline
 		if skips {
 			until = earlier(until, time.Now().Add(look))
@@ -71,7 +71,7 @@ func (c *call) underLoan() *problem {
 	if validFor <= 0 {
 		return ownershipMoved.because("the time of the turn is over that its key's owner has lent")
 	}
-	if err := c.proxy.config.Cluster.Awake(c.place.Partition, c.lent.began); err != nil {
+	if err := c.config.Cluster.Awake(c.place.Partition, c.lent.began); err != nil {
 		return ownershipMoved.because(err.Error())
 	}
 	if c.strict() && c.mode == exclusive && c.fence == 0 { // another attempt has the same: there is one for each request

@@ -69,7 +69,7 @@ func (k *spill) ask(size int) *turn {
 	t.call = peer.NewCall(k.partition, t, &r, t.until)
 	t.call.Turn, t.call.Ended = true, t.answered
 	k.turns = append(k.turns, t)
-	go t.keep(p.config.Cluster) // ends with the ask, or the turn
+	go t.keep(p.Config().Cluster) // ends with the ask, or the turn
 	return t
 }
 
@@ -91,7 +91,7 @@ func (t *turn) answered(call *peer.Call) {
 	}
 	var err error
 	if t.loan, err = parseLoan(call.Response.Head); err == nil {
-		t.may = t.spill.of.proxy.config.Cluster.Help(t.spill.partition, t.spill.key, call.Owner)
+		t.may = t.spill.of.proxy.Config().Cluster.Help(t.spill.partition, t.spill.key, call.Owner)
 	}
 }
 
@@ -214,7 +214,7 @@ const unbounded = time.Duration(1<<63 - 1)
 // backend is where the turn comes from, for metrics.
 func (t *turn) backend() string {
 	if t.route.Lane.SpillLocks {
-		return t.spill.of.proxy.config.Locks.Name
+		return t.spill.of.proxy.Config().Locks.Name
 	}
 	return backendOwner
 }
@@ -222,7 +222,7 @@ func (t *turn) backend() string {
 // lock takes the key's lock. If it cannot be had the key is not spilled for a while: its
 // requests go to the owner.
 func (t *turn) lock() bool {
-	k, locks := t.spill, &t.spill.of.proxy.config.Locks
+	k, locks := t.spill, &t.spill.of.proxy.Config().Locks
 	ctx, cancel := context.WithTimeout(context.Background(), locks.Timeout)
 	defer cancel()
 	var err error
@@ -306,7 +306,7 @@ func (t *turn) extend(cluster Cluster) bool {
 // giveBack tells the owner that the turn is over, until it knows.
 func (t *turn) giveBack(cluster Cluster) {
 	if t.lease != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), t.spill.of.proxy.config.Locks.Timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), t.spill.of.proxy.Config().Locks.Timeout)
 		t.lease.Release(ctx) //nolint:errcheck // it is given up all the same, and ends by itself at the latest
 		cancel()
 	}
@@ -420,7 +420,7 @@ func (p *Proxy) Noted(from ring.Member, payload []byte) {
 		p.spills.noted(from, n)
 		return
 	}
-	p.config.Cluster.Note(from, answer.append(nil))
+	p.Config().Cluster.Note(from, answer.append(nil))
 }
 
 // has reports whether a turn may be in use here. One that was lent to this node, and

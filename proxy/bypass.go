@@ -37,7 +37,7 @@ func (c *call) bypass() *problem {
 }
 
 func (c *call) idleDeadline() time.Time {
-	if idle := c.proxy.config.BypassIdleTimeout; idle > 0 {
+	if idle := c.config.BypassIdleTimeout; idle > 0 {
 		return time.Now().Add(idle)
 	}
 	return time.Time{}
@@ -139,7 +139,7 @@ func socket(hijacked net.Conn) net.Conn {
 // failed, or both are idle.
 func (c *call) tunnel(client net.Conn) {
 	entryOf(socket(client)).screen.Open()
-	t := tunnel{idle: c.proxy.config.BypassIdleTimeout}
+	t := tunnel{idle: c.config.BypassIdleTimeout}
 	t.touch()
 	w := bufio.NewWriter(client)
 	client.SetWriteDeadline(t.deadline()) //nolint:errcheck // a dead connection fails the write

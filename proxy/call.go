@@ -37,6 +37,8 @@ type call struct {
 
 // request is what a call knows of its present request.
 type request struct {
+	*setup // that it came under, and keeps
+
 	ctx         *fasthttp.RequestCtx
 	arrived     time.Time
 	fields      fields
@@ -115,6 +117,7 @@ func (c *call) serve() {
 
 func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 	c := p.calls.Get().(*call)
+	c.setup = p.setup.Load()
 	c.ctx, c.arrived, c.ticket = ctx, ctx.Time(), &c.own
 	c.pins.Store(1)
 	c.keeps.Store(0)
@@ -232,7 +235,7 @@ func (c *call) answer(problem *problem) {
 	if c.proxy.retiring.Load() || !c.taken && c.strays() {
 		response.SetConnectionClose()
 	}
-	if c.proxy.config.TicketHeader && !c.id.IsZero() {
+	if c.config.TicketHeader && !c.id.IsZero() {
 		response.Header.Set(headerTicket, c.id.String())
 	}
 	if !c.later {

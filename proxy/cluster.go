@@ -38,6 +38,9 @@ type Cluster interface {
 	// and how long this node's lease on its partition certainly lasts; or why it may
 	// not be sent.
 	Strict(partition int) (fence uint64, validFor time.Duration, err error)
+	// OwnersConfig is the Config.Hash of the partition's owner, as far as this node has
+	// heard; empty: it has not.
+	OwnersConfig(partition int) string
 	// ValidFor is how long that lease certainly lasts, by now; 0 or less: not at all.
 	ValidFor(partition int) time.Duration
 
@@ -70,11 +73,12 @@ const (
 // c.ctx, or with the request's turn here, if this node became the owner, or
 // says why neither.
 func (c *call) forward() *problem {
+	name := c.routeName()
 	c.prepare()
 	c.scratch = c.appendFields(c.scratch[:0], c.route.upstream.Host())
 	lane := c.lane
 	r := peer.Request{
-		Key: c.key, Route: c.route.Name, Class: c.class(), Holder: c.fields.holder,
+		Key: c.key, Route: name, Class: c.class(), Holder: c.fields.holder,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared, MaxResponse: lane.MaxResponse,
 		UpstreamTimeout: lane.UpstreamTimeout, Retries: lane.Retries, Effect: c.place.Effect,
 		Strict: lane.Strict, ToHead: c.ctx.IsHead(), Head: c.scratch, Body: c.ctx.Request.Body(),
@@ -97,7 +101,7 @@ func (c *call) forward() *problem {
 	if c.first != nil {
 		call.Ticket = c.first.ID // those that wait here have later ones
 	}
-	c.proxy.config.Cluster.Send(call)
+	c.config.Cluster.Send(call)
 	c.passOn()
 	c.id, c.session.used = call.Ticket, true
 	problem := c.await(call)
@@ -153,10 +157,10 @@ func (c *call) await(call *peer.Call) *problem {
 		switch {
 		case !cancelled && skips && !c.gone && hungUp(c.ctx.Conn()):
 			c.gone = true
-			c.proxy.config.Cluster.Cancel(call)
+			c.config.Cluster.Cancel(call)
 		case !cancelled && !now.Before(patience):
 			cancelled = true
-			c.proxy.config.Cluster.Cancel(call)
+			c.config.Cluster.Cancel(call)
 		case !now.Before(last):
 			return peerLost.because("the key's owner does not answer, and may still be at work on the request")
 		}
@@ -237,7 +241,7 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 
 // fetch gets the body of a large response, or lets it stream through this node.
 func (c *call) fetch(call *peer.Call) *problem {
-	body, err := c.proxy.config.Cluster.Fetch(call)
+	body, err := c.config.Cluster.Fetch(call)
 	if err != nil {
 		return c.lost(err)
 	}

@@ -71,19 +71,20 @@ type member struct {
 type edge struct {
 	*peer.Hop
 
-	mu      sync.Mutex // guards the rest
-	unready error
-	guard   func() error
-	lease   time.Time // its end
-	fences  uint64
-	dead    map[ring.Member]bool
-	refuses bool     // every turn that is lent to it
-	helping []string // keys with a turn that was lent
-	asleep  error
-	asked   int                     // how often it was lent one
-	gate    chan struct{}           // what has no place here waits for it, before it is sent
-	notes   []spoken                // that this node sent
-	loses   func(note *spoken) bool // one that it sends; nil: none
+	mu           sync.Mutex // guards the rest
+	unready      error
+	guard        func() error
+	lease        time.Time // its end
+	fences       uint64
+	dead         map[ring.Member]bool
+	ownersConfig string
+	refuses      bool     // every turn that is lent to it
+	helping      []string // keys with a turn that was lent
+	asleep       error
+	asked        int                     // how often it was lent one
+	gate         chan struct{}           // what has no place here waits for it, before it is sent
+	notes        []spoken                // that this node sent
+	loses        func(note *spoken) bool // one that it sends; nil: none
 
 	member *member
 }
@@ -171,6 +172,8 @@ func (e *edge) lasts(d time.Duration) {
 }
 
 func (e *edge) Partition(key []byte) int { return int(key[len(key)-1]) % partitions }
+
+func (e *edge) OwnersConfig(int) string { return e.ownersConfig }
 
 func (e *edge) Ready() error {
 	e.mu.Lock()

@@ -16,6 +16,9 @@ import (
 // what it could not serve, but the sentences a person reads about a bad file
 // are written where the file is read.
 type Config struct {
+	// Hash is the configuration's, as nodes tell it to each other; see Cluster.OwnersConfig.
+	Hash string
+
 	// Node is this node's name. It reaches clients only with ViaNode.
 	Node    string
 	ViaNode bool // put Node into Via

@@ -48,14 +48,15 @@ func (p *Proxy) Explain(text []byte, from netip.Addr) (*Explanation, error) {
 		return &Explanation{Refusal: &Refusal{Status: kind.status, Slug: kind.slug, Title: kind.title, Detail: detail}}, nil
 	}
 	c := &call{proxy: p}
+	c.setup = p.setup.Load()
 	c.ctx, c.address = new(fasthttp.RequestCtx), from.Unmap()
-	reader := bufio.NewReaderSize(bytes.NewReader(text), p.config.MaxHeader)
+	reader := bufio.NewReaderSize(bytes.NewReader(text), c.config.MaxHeader)
 	head := &c.ctx.Request.Header
 	if err := head.Read(reader); err != nil {
 		return nil, fmt.Errorf("the request is not valid HTTP/1.1: %w", err)
 	}
 	p.headReceived(head) // as the server does between the two
-	if err := c.ctx.Request.ContinueReadBody(reader, p.config.MaxBody, false); err != nil {
+	if err := c.ctx.Request.ContinueReadBody(reader, c.config.MaxBody, false); err != nil {
 		return nil, fmt.Errorf("the request cannot be read: %w", err)
 	}
 	return c.explain(), nil
@@ -122,7 +123,7 @@ func (c *call) explainRoute(e *Explanation) {
 	if c.path == nil {
 		return // it was refused before it had one
 	}
-	for _, r := range c.proxy.routes {
+	for _, r := range c.routes {
 		if r == c.route {
 			e.Route = r.Name
 			return

@@ -13,7 +13,7 @@ type fields struct {
 	connection []byte
 	upgrade    []byte
 	prefer     []byte
-	upload     []byte   // the length of a hidden body; see headReceived
+	upload     []byte   // the length of a hidden body, and the number of the setup that hid it; see headReceived
 	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
 	holder     queue.ID // the ticket under which the request was made
 	proto      bool     // X-Forwarded-Proto is there
@@ -68,7 +68,8 @@ func (f *fields) upgrades() bool {
 
 // length is that of the hidden body.
 func (f *fields) length() int {
-	length, err := strconv.Atoi(string(f.upload))
+	text, _, _ := bytes.Cut(f.upload, []byte(" "))
+	length, err := strconv.Atoi(string(text))
 	if err != nil {
 		panic("proxy: a hidden body without a length")
 	}

@@ -41,7 +41,7 @@ func (p *Proxy) foresees(h *fasthttp.RequestHeader, r *route, length int) bool {
 // lacksRoom asks the lanes, and fills in the call's ticket if they say why not.
 func (c *call) lacksRoom(length int) error {
 	place := c.placeFor(max(length, 0)) // one of unknown length may have none
-	if cluster := c.proxy.config.Cluster; cluster != nil {
+	if cluster := c.config.Cluster; cluster != nil {
 		place.Partition = cluster.Partition(c.key)
 	}
 	return c.proxy.lanes.Refuses(c.ticket, &place)
@@ -59,7 +59,7 @@ func (c *call) refuseEarly() *problem {
 		problem = c.notAdmitted(err)
 	}
 	c.takeOver(func(client net.Conn) {
-		body := &uploadBody{reader: bufio.NewReader(client), client: client, idle: c.proxy.config.IdleTimeout}
+		body := &uploadBody{reader: bufio.NewReader(client), client: client, idle: c.config.IdleTimeout}
 		c.problem = problem
 		c.answerUpload(client, body)
 	})

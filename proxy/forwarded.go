@@ -32,16 +32,17 @@ type forwarded struct {
 // peer.Config.Serve wants it: it returns a refusal, or true, or false if the
 // request's partition is not this node's.
 func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
-	route := p.routeNamed(in.Route)
+	now := p.setup.Load()
+	route := now.routeNamed(in.Route)
 	switch {
 	case route == nil:
 		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has no route of this name: the nodes' configurations differ"}, true
-	case p.config.Cluster.Partition(in.Key) != in.Partition: // or its key would have two lanes
+	case now.config.Cluster.Partition(in.Key) != in.Partition: // or its key would have two lanes
 		return &peer.Response{Problem: notReady.slug, Detail: "the key's owner has it in another partition"}, true
 	case in.Turn:
 		return p.lender.serve(in, route)
 	}
-	c := p.beginForwarded(in, route)
+	c := p.beginForwarded(in, now, route)
 	f := c.from
 	in.Ticket.Notify = func() {
 		f.granted.Store(true)
@@ -66,16 +67,7 @@ func (p *Proxy) ServeForwarded(in *peer.Inbound) (*peer.Response, bool) {
 	return c.problemResponse(c.problem), true
 }
 
-func (p *Proxy) routeNamed(name string) *route {
-	for _, r := range p.routes {
-		if r.Name == name {
-			return r
-		}
-	}
-	return nil
-}
-
-func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
+func (p *Proxy) beginForwarded(in *peer.Inbound, now *setup, route *route) *call {
 	f := &forwarded{Inbound: in, limits: Lane{
 		MaxResponse: in.MaxResponse, UpstreamTimeout: in.UpstreamTimeout, Retries: in.Retries, HoldFor: in.HoldFor, Strict: in.Strict,
 	}}
@@ -83,7 +75,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, route *route) *call {
 		f.limits.AfterTimeout = Release
 	}
 	c := p.calls.Get().(*call)
-	f.call = c
+	f.call, c.setup = c, now
 	c.pins.Store(1)
 	c.keeps.Store(0)
 	c.ctx = contexts.Get().(*fasthttp.RequestCtx)

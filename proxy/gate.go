@@ -61,7 +61,7 @@ func cutAuthority(uri []byte) (rest []byte, ok bool) {
 // expects decides whether a client that waits for "100 Continue" is to send its
 // body: not if it would be refused, which is what the client waits to hear.
 func (p *Proxy) expects(ctx *fasthttp.RequestCtx) int {
-	if ctx.Request.Header.ContentLength() > p.config.MaxBody {
+	if ctx.Request.Header.ContentLength() > p.Config().MaxBody {
 		p.refuseUnread(ctx, fasthttp.ErrBodyTooLarge)
 		return ctx.Response.StatusCode()
 	}
@@ -82,9 +82,9 @@ func (p *Proxy) refuseUnread(ctx *fasthttp.RequestCtx, err error) {
 	refusal := e.screen.Refusal()
 	switch {
 	case errors.Is(err, fasthttp.ErrBodyTooLarge):
-		problem = bodyTooLarge.because(fmt.Sprintf("the body has more than %d bytes", p.config.MaxBody))
+		problem = bodyTooLarge.because(fmt.Sprintf("the body has more than %d bytes", p.Config().MaxBody))
 	case errors.As(err, &tooLarge):
-		problem = headersTooLarge.because(fmt.Sprintf("the header section has more than %d bytes", p.config.MaxHeader))
+		problem = headersTooLarge.because(fmt.Sprintf("the header section has more than %d bytes", p.Config().MaxHeader))
 	case isTimeout(err):
 		problem = requestTimeout.because("the request was not complete in time")
 	case refusal != nil:

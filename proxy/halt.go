@@ -35,7 +35,7 @@ func (c *call) halt(cause string) {
 		return
 	}
 	c.proxy.log.Warn("a lane is halted after a failure, until an operator lets it go on", "event", "lane-halted",
-		"route", c.route.Name, "space", c.route.Key.Space, "ticket", c.ticket.ID.String(), "cause", cause, c.proxy.config.LogKeys.Attr(c.key))
+		"route", c.route.Name, "space", c.route.Key.Space, "ticket", c.ticket.ID.String(), "cause", cause, c.config.LogKeys.Attr(c.key))
 }
 
 // waited says what a request has waited for in vain.

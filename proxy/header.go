@@ -80,7 +80,7 @@ func (c *call) appendFields(b []byte, host string) []byte {
 	if len(h.Host()) == 0 { // HTTP/1.0 may do without
 		b = append(append(append(b, "Host: "...), host...), "\r\n"...)
 	}
-	b = append(append(append(b, "Via: "...), c.proxy.via...), "\r\n"...)
+	b = append(append(append(b, "Via: "...), c.via...), "\r\n"...)
 	b = c.appendForwarded(b, h)
 	if c.protocol != nil {
 		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.protocol...), "\r\n"...)
@@ -99,9 +99,9 @@ func appendMillis(b []byte, t time.Time) []byte {
 // dropFields removes what must not reach the upstream, and keeps what the
 // client, if it is trusted, said of those before it.
 func (c *call) dropFields(h *fasthttp.RequestHeader, nominated []byte) {
-	trusted := c.proxy.trusts(c.peer())
+	trusted := c.trusts(c.peer())
 	c.fields.proto, c.fields.host = c.fields.proto && trusted, c.fields.host && trusted
-	style := c.proxy.config.Forwarded
+	style := c.config.Forwarded
 	var drop [][]byte
 	for name, value := range h.All() {
 		switch string(name) {
@@ -255,7 +255,7 @@ func beginsLike(name []byte, prefix string) bool {
 // appendForwarded appends the fields that tell the upstream who the client is.
 // What a client that is not trusted says of itself has been dropped.
 func (c *call) appendForwarded(b []byte, h *fasthttp.RequestHeader) []byte {
-	style := c.proxy.config.Forwarded
+	style := c.config.Forwarded
 	if style == ForwardedX || style == ForwardedBoth {
 		b = append(append(b, "X-Forwarded-For: "...), c.forwardedFor...)
 		b = append(c.peer().AppendTo(b), "\r\n"...)
@@ -314,12 +314,12 @@ func addrOf(a net.Addr) netip.Addr {
 // trusted proxy, if the connection comes from one.
 func (c *call) client() netip.Addr {
 	client := c.peer()
-	if !c.proxy.trusts(client) {
+	if !c.trusts(client) {
 		return client
 	}
 	lines := bytes.Join(c.ctx.Request.Header.PeekAll("X-Forwarded-For"), []byte(","))
 	chain := strings.Split(string(append(lines, c.forwardedFor...)), ",")
-	for i := len(chain) - 1; i >= 0 && c.proxy.trusts(client); i-- {
+	for i := len(chain) - 1; i >= 0 && c.trusts(client); i-- {
 		text := strings.TrimSpace(chain[i])
 		if text == "" {
 			continue
@@ -333,8 +333,8 @@ func (c *call) client() netip.Addr {
 	return client
 }
 
-func (p *Proxy) trusts(addr netip.Addr) bool {
-	for _, prefix := range p.config.TrustedProxies {
+func (s *setup) trusts(addr netip.Addr) bool {
+	for _, prefix := range s.config.TrustedProxies {
 		if prefix.Contains(addr) {
 			return true
 		}
@@ -382,5 +382,5 @@ func (c *call) clean(h *fasthttp.ResponseHeader) {
 	for _, name := range drop {
 		h.DelBytes(name)
 	}
-	h.Add("Via", c.proxy.via)
+	h.Add("Via", c.via)
 }

@@ -20,7 +20,7 @@ func (c *call) timedOut(t *upstream.Target) *problem {
 	c.link.lease.Late()
 	detail := fmt.Sprintf("%s did not answer in %s", t.Name, c.lane.UpstreamTimeout)
 	if c.mode == bypass {
-		detail = fmt.Sprintf("%s was silent for %s", t.Name, c.proxy.config.BypassIdleTimeout)
+		detail = fmt.Sprintf("%s was silent for %s", t.Name, c.config.BypassIdleTimeout)
 	} else if time.Now().Before(c.limit) {
 		detail = fmt.Sprintf("%s did not answer before this node's lease ended", t.Name)
 		if c.borrowed() {

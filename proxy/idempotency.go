@@ -239,7 +239,7 @@ func (c *call) enterName() error {
 // is no later request: it must not supersede those that came after the first. A store that
 // would have to be asked is taken to know it.
 func (c *call) isNew() bool {
-	store, canTell := c.proxy.config.Records[c.identity.rule.Store].(interface{ Knows(idempotency.ID) bool })
+	store, canTell := c.config.Records[c.identity.rule.Store].(interface{ Knows(idempotency.ID) bool })
 	return canTell && !store.Knows(c.identity.ID)
 }
 
@@ -296,7 +296,7 @@ func (c *call) claim() (idempotency.Run, *problem) {
 		ID: c.identity.ID, Print: c.identity.Print, Partition: c.place.Partition, Key: c.key,
 		Lease: rule.Lease, TTL: rule.TTL, MaxEntry: rule.MaxEntry, Again: rule.Unknown == ExecuteAgain,
 	}
-	store := c.proxy.config.Records[rule.Store]
+	store := c.config.Records[rule.Store]
 	if store == nil {
 		return nil, notReady.because("the key's owner keeps no records of this route's requests: the nodes' configurations differ")
 	}

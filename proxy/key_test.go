@@ -86,12 +86,13 @@ func (v verdict) laned() bool { return v.slug == "" && v.mode != bypass }
 // read makes a call of a request's text, as the server would.
 func read(p *Proxy, text string) (*call, error) {
 	c := &call{proxy: p}
+	c.setup = p.setup.Load()
 	c.ctx = new(fasthttp.RequestCtx)
 	reader := bufio.NewReaderSize(strings.NewReader(text), 64<<10)
 	if err := c.ctx.Request.Header.Read(reader); err != nil {
 		return nil, err
 	}
-	return c, c.ctx.Request.ContinueReadBody(reader, p.config.MaxBody, false)
+	return c, c.ctx.Request.ContinueReadBody(reader, p.Config().MaxBody, false)
 }
 
 // decide takes c as far as it gets before its lane.
@@ -442,7 +443,7 @@ func TestForwardedHeadersCountFromTrustedProxies(t *testing.T) {
 	if got := p.ask(t, request); got.key != "order:8" { // the service does not get it
 		t.Errorf("from anybody: %+v", got)
 	}
-	p.config.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	p.Config().TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
 	if got := p.ask(t, request); got.key != "order:7" {
 		t.Errorf("from a trusted proxy: %+v", got)
 	}

@@ -142,7 +142,7 @@ func (l *lentTurn) begin() {
 // lend says on what terms the turn is lent. In a partition that has been given away
 // none is: its new owner will, and who knows of that one takes no turn from here.
 func (l *lentTurn) lend() (*loan, *problem) {
-	cluster := l.lender.proxy.config.Cluster
+	cluster := l.lender.proxy.Config().Cluster
 	if !cluster.Owns(l.Partition) {
 		return nil, ownershipMoved.because("the key is another node's by now")
 	}
@@ -167,7 +167,7 @@ func (l *lentTurn) lend() (*loan, *problem) {
 // bound, also for what is not strict: who takes over when it has ended asks nobody what
 // this node has lent.
 func (l *lentTurn) lasts() time.Duration {
-	left := l.lender.proxy.config.Cluster.ValidFor(l.Partition)
+	left := l.lender.proxy.Config().Cluster.ValidFor(l.Partition)
 	if left <= 0 && !l.Strict {
 		return loanTime // the members' word is enough
 	}
@@ -223,11 +223,11 @@ func (l *lentTurn) expired() {
 	case l.ended:
 	case late < 0:
 		l.watch.Reset(-late)
-	case late < l.HoldFor && d.proxy.config.Cluster.Lives(l.Ingress):
+	case late < l.HoldFor && d.proxy.Config().Cluster.Lives(l.Ingress):
 		l.Ticket.Hold()
 		l.watch.Reset(watchLent)
 		question := note{kind: noteAsk, ticket: l.Request.Ticket}
-		defer d.proxy.config.Cluster.Note(l.Ingress, question.append(nil))
+		defer d.proxy.Config().Cluster.Note(l.Ingress, question.append(nil))
 	default:
 		l.endLocked() // now: after this look nobody may be told that it lasts
 		defer l.lost()

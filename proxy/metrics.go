@@ -64,7 +64,7 @@ func newMetrics(p *Proxy) *metrics {
 	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
 	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(slices.Clone(buckets), 30, 60), "route", "mode")
 	m.upstreamTime = m.histogram("lanekeeper_upstream_duration_seconds", "From the first byte sent to the last byte read.", buckets, "upstream", "code")
-	if p.config.Cluster != nil {
+	if p.Config().Cluster != nil {
 		m.forwards = m.counter("lanekeeper_forwarded_total", "Requests whose lane was another node's when they came, by how that ended: response, not_executed, unknown, or local: this node became the owner.", "result")
 		m.forwardingTime = m.histogram("lanekeeper_forward_duration_seconds", "From the request's place in its partition to its owner's answer, the wait for its turn included.", append(slices.Clone(buckets), 30, 60), "result")
 		m.spilled = m.counter("lanekeeper_spilled_total", "Requests that ran at this node in a turn that their key's owner lent.", "route")
@@ -82,9 +82,6 @@ func newMetrics(p *Proxy) *metrics {
 	m.gauge("lanekeeper_lane_oldest_wait_seconds", "Age of the request that has waited longest.", func(t queue.Total) float64 { return t.OldestWait.Seconds() })
 	m.gauge("lanekeeper_halted_lanes", "Lanes in which nothing runs after a failure until an operator says so, by the route of the request that failed.", func(t queue.Total) float64 { return float64(t.Halted) })
 	m.hotKeys = prometheus.NewDesc("lanekeeper_hot_keys", "Keys whose backlog is large and dominant, by the route of their newest request.", []string{"route"}, nil)
-	for _, r := range p.routes {
-		r.metrics = m.route(r)
-	}
 	return m
 }
 
@@ -108,7 +105,7 @@ func (m *metrics) counter(name, help string, labels ...string) *prometheus.Count
 
 func (m *metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
 	options := prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
-	if m.proxy.config.NativeHistograms {
+	if m.proxy.Config().NativeHistograms {
 		options.NativeHistogramBucketFactor = 1.1
 		options.NativeHistogramMaxBucketNumber = 160
 		options.NativeHistogramMinResetDuration = time.Hour
@@ -127,7 +124,7 @@ func (p *Proxy) Collectors() []prometheus.Collector {
 	m := p.metrics
 	return append(m.all,
 		laneCollector{m},
-		upstreamCollector(p.upstreams),
+		upstreamCollector{p},
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_connections", Help: "Client connections."},
 			func() float64 { return float64(p.open.Load()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "lanekeeper_held_lanes", Help: "Lanes kept after an upstream timeout, until the upstream's work is known to be over."},
@@ -153,16 +150,22 @@ func (c laneCollector) Describe(descs chan<- *prometheus.Desc) {
 
 func (c laneCollector) Collect(values chan<- prometheus.Metric) {
 	totals := c.proxy.lanes.Totals()
-	hot := make([]int, len(c.proxy.routes))
-	for _, key := range c.proxy.lanes.Hot() {
+	hotKeys := c.proxy.lanes.Hot()
+	now := c.proxy.setup.Load() // after these, so that it knows each of their tags
+	hot := make([]int, len(now.named))
+	for _, key := range hotKeys {
 		hot[key.Tag]++
 	}
-	for _, r := range c.proxy.routes {
-		if !r.keyed {
+	for _, r := range now.named {
+		var total queue.Total
+		if r.index < len(totals) {
+			total = totals[r.index]
+		}
+		if !now.serves(r) && total == (queue.Total{}) || !r.keyed {
 			continue
 		}
 		for _, g := range c.gauges {
-			values <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(totals[r.index]), r.Name)
+			values <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value(total), r.Name)
 		}
 		values <- prometheus.MustNewConstMetric(c.hotKeys, prometheus.GaugeValue, float64(hot[r.index]), r.Name)
 	}
@@ -204,6 +207,13 @@ type answered struct {
 	answer
 	requests               prometheus.Counter
 	duration, upstreamTime prometheus.Observer
+}
+
+// know gives the routes of a setup their figures.
+func (m *metrics) know(s *setup) {
+	for _, r := range s.routes {
+		r.metrics = m.route(r)
+	}
 }
 
 func (m *metrics) route(r *route) *routeMetrics {

@@ -1,13 +1,9 @@
 package proxy
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-
-	"lanekeeper/proxy/upstream"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // upstreamCollector reads the upstreams once per scrape.
-type upstreamCollector []*upstream.Upstream
+type upstreamCollector struct{ proxy *Proxy }
 
 var (
 	upstreamHealthy  = upstreamDesc("lanekeeper_upstream_healthy", "1 if the target gets requests, 0 if its health checks have failed or its circuit is not closed.", "target")
@@ -28,7 +24,7 @@ func (upstreamCollector) Describe(descs chan<- *prometheus.Desc) {
 }
 
 func (c upstreamCollector) Collect(values chan<- prometheus.Metric) {
-	for _, u := range c {
+	for _, u := range c.proxy.setup.Load().upstreams {
 		state := u.State()
 		gauge := func(desc *prometheus.Desc, value int, labels ...string) {
 			values <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), append([]string{u.Name}, labels...)...)

@@ -15,7 +15,7 @@ import (
 // admits says whether a connection may say anything. Under ProxyRequired only
 // trusted proxies connect.
 func (p *Proxy) admits(conn net.Conn) bool {
-	if p.config.ProxyProtocol != ProxyRequired || p.trusts(addrOf(conn.RemoteAddr())) {
+	if p.Config().ProxyProtocol != ProxyRequired || p.setup.Load().trusts(addrOf(conn.RemoteAddr())) {
 		return true
 	}
 	p.stranger(conn, errors.New("the address is not among server.trusted_proxies"))
@@ -24,7 +24,7 @@ func (p *Proxy) admits(conn net.Conn) bool {
 
 // announces reports whether conn is one on which a trusted proxy may say whose it is.
 func (p *Proxy) announces(conn net.Conn) bool {
-	return p.config.ProxyProtocol != ProxyNone && p.trusts(addrOf(conn.RemoteAddr()))
+	return p.Config().ProxyProtocol != ProxyNone && p.setup.Load().trusts(addrOf(conn.RemoteAddr()))
 }
 
 // joins counts a connection for its address, but for those of which it is not known yet
@@ -46,8 +46,8 @@ func (p *Proxy) dress(conn net.Conn) net.Conn {
 	if p.announces(conn) {
 		conn = &proxiedConn{Conn: conn, proxy: p}
 	}
-	if p.config.TLS != nil {
-		conn = tls.Server(conn, p.config.TLS)
+	if p.Config().TLS != nil {
+		conn = tls.Server(conn, p.Config().TLS)
 	}
 	return conn
 }
@@ -122,7 +122,7 @@ func (c *proxiedConn) greet() error {
 	reader := bufio.NewReaderSize(c.Conn, headerRead)
 	header, err := proxyproto.Read(reader)
 	switch {
-	case errors.Is(err, proxyproto.ErrNoProxyProtocol) && c.proxy.config.ProxyProtocol == ProxyOptional:
+	case errors.Is(err, proxyproto.ErrNoProxyProtocol) && c.proxy.Config().ProxyProtocol == ProxyOptional:
 	case isTimeout(err):
 		return err
 	case err != nil && reader.Buffered() == 0 && errors.Is(err, proxyproto.ErrNoProxyProtocol):

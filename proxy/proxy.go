@@ -3,11 +3,9 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,20 +14,18 @@ import (
 
 	"lanekeeper/proxy/screen"
 	"lanekeeper/proxy/sequence"
-	"lanekeeper/proxy/upstream"
 	"lanekeeper/queue"
 )
 
 // Proxy serves requests by its routes. Its methods are safe for concurrent use.
 type Proxy struct {
-	config    Config
-	lanes     *queue.Lanes
-	log       *slog.Logger
-	routes    []*route
-	upstreams []*upstream.Upstream
-	server    *fasthttp.Server
-	metrics   *metrics
-	via       string // this node, in the Via field
+	lanes   *queue.Lanes
+	log     *slog.Logger
+	setup   atomic.Pointer[setup] // of requests that come from now on
+	reloads sync.Mutex            // taken by who replaces it
+	started bool                  // its upstreams are, under reloads
+	server  *fasthttp.Server
+	metrics *metrics
 
 	inflight atomic.Int64  // requests at upstreams
 	open     atomic.Int64  // client connections
@@ -38,7 +34,7 @@ type Proxy struct {
 	calls    sync.Pool     // of *call
 	readers  sync.Pool     // of *bufio.Reader, for responses
 
-	limits     screen.Limits
+	limits     atomic.Pointer[screen.Limits]
 	crowd      crowd
 	clients    clients
 	strangers  strangers
@@ -54,49 +50,27 @@ type Proxy struct {
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
-// Config.Tags of lanes must be at least the number of routes.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
-	p := &Proxy{config: config, lanes: lanes, log: log, via: "1.1 lanekeeper", turns: newTurns(), retrying: newRetrying()}
-	if config.ViaNode {
-		p.via += " (" + config.Node + ")"
-	}
+	p := &Proxy{lanes: lanes, log: log, turns: newTurns(), retrying: newRetrying()}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
 	p.stopping = make(chan struct{})
-	if p.config.Marks == nil {
-		p.config.Marks = sequence.New(sequence.Config{})
+	if config.Marks == nil {
+		config.Marks = sequence.New(sequence.Config{})
 	}
 	p.refusing = make(chan struct{}, refusalsMax)
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
-	p.limits = screen.Limits{Head: config.MaxHeader, URI: config.MaxURI, Fields: config.MaxHeaders}
 	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}
 	p.calls.New = func() any { return &call{proxy: p} }
 	p.readers.New = func() any { return bufio.NewReaderSize(nil, config.MaxHeader) }
-	for _, u := range config.Upstreams {
-		up, err := upstream.New(u, wrap, log)
-		if err != nil {
-			return nil, err
-		}
-		p.upstreams = append(p.upstreams, up)
+	first, err := p.newSetup(config)
+	if err != nil {
+		return nil, err
 	}
-	for i, r := range config.Routes {
-		route, err := newRoute(r, i)
-		if err != nil {
-			return nil, err
-		}
-		if route.issues && config.Sessions == nil {
-			return nil, fmt.Errorf("route %s: it issues sessions, and nothing says how", r.Name)
-		}
-		at := slices.IndexFunc(p.upstreams, func(u *upstream.Upstream) bool { return u.Name == r.Upstream })
-		if at < 0 {
-			return nil, fmt.Errorf("route %s: there is no upstream %q", r.Name, r.Upstream)
-		}
-		route.upstream = p.upstreams[at]
-		p.routes = append(p.routes, route)
-	}
-	learnEffects(p.routes)
+	p.install(first)
 	p.metrics = newMetrics(p)
+	p.metrics.know(first)
 	p.server = p.newServer()
 	return p, nil
 }
@@ -123,7 +97,14 @@ func (p *Proxy) linger(ctx context.Context) {
 // Start begins to look after the upstreams: their names and their health. It may be
 // called before Serve, so that they are known when the first request comes.
 func (p *Proxy) Start() {
-	for _, u := range p.upstreams {
+	p.reloads.Lock()
+	defer p.reloads.Unlock()
+	p.started = true
+	p.startUpstreams()
+}
+
+func (p *Proxy) startUpstreams() {
+	for _, u := range p.setup.Load().upstreams {
 		u.Start()
 	}
 }
@@ -163,7 +144,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.lender.stop()
 	p.background.stop()
 	p.turns.stop()
-	for _, u := range p.upstreams {
+	for _, u := range p.setup.Load().upstreams {
 		u.Close()
 	}
 	return err

@@ -17,8 +17,8 @@ import (
 // is asked in the request's turn: nobody else raises the mark meanwhile. That nothing is
 // known is not remembered, for the next number may come through another owner.
 func (c *call) recall() *problem {
-	rule, marks, n := &c.route.Sequence, c.proxy.config.Marks, c.sequence.Number
-	store := c.proxy.config.MarkStores[rule.Store]
+	rule, marks, n := &c.route.Sequence, c.config.Marks, c.sequence.Number
+	store := c.config.MarkStores[rule.Store]
 	if store == nil || marks.Knows(c.place.Partition, c.key, n.Producer) {
 		return nil
 	}
@@ -42,7 +42,7 @@ func (c *call) recall() *problem {
 // number's mark makes up for it, unless the node crashes first.
 func (c *call) save() {
 	rule := &c.route.Sequence
-	store := c.proxy.config.MarkStores[rule.Store]
+	store := c.config.MarkStores[rule.Store]
 	if store == nil {
 		return
 	}

@@ -26,13 +26,14 @@ func (m mode) String() string { return [modes]string{"exclusive", "shared", "byp
 // route is a Route made ready for matching.
 type route struct {
 	Route
-	index    int // among the routes, first to last; the tag of its tickets
+	index    int // of its name, see setup.named; the tag of its tickets
 	path     template
 	from     []source // Key.From made ready
 	fromHead []source // the first of them, which the head alone has
 	methods  []methodMode
 	others   mode // of methods without an entry
 	upstream *upstream.Upstream
+	isNew    bool           // the setup before had no route of its name
 	issues   bool           // one of the sources issues sessions
 	keyed    bool           // some method of it queues
 	effects  []queue.Effect // by method, of those that rules of its space name
@@ -138,14 +139,15 @@ func bareHost(host []byte) []byte {
 // way, see readings, and so the request is refused when one of these ways leads
 // to another lane: else a second spelling of a key would run beside the first.
 func (c *call) match() *problem {
+	c.agree()
 	h := &c.ctx.Request.Header
-	c.route = c.proxy.find(h, c.path, &c.captures)
+	c.route = c.find(h, c.path, &c.captures)
 	if problem := c.checkReading(&reading{path: c.path}); problem != nil {
 		return problem
 	}
 	if !plain(c.path) {
 		others, ok := readings(c.path)
-		if !ok && slices.ContainsFunc(c.proxy.routes, func(r *route) bool { return r.orders(h.Method()) }) {
+		if !ok && slices.ContainsFunc(c.routes, func(r *route) bool { return r.orders(h.Method()) }) {
 			return malformedRequest.because("the path can be read in too many ways; send it without dot segments, empty segments, backslashes and parameters")
 		}
 		for i := range others {
@@ -161,8 +163,8 @@ func (c *call) match() *problem {
 	return nil
 }
 
-func (p *Proxy) find(h *fasthttp.RequestHeader, path []byte, captures *captures) *route {
-	for _, r := range p.routes {
+func (s *setup) find(h *fasthttp.RequestHeader, path []byte, captures *captures) *route {
+	for _, r := range s.routes {
 		if !r.path.match(path, captures, strictly) {
 			continue
 		}
@@ -179,7 +181,7 @@ func (p *Proxy) find(h *fasthttp.RequestHeader, path []byte, captures *captures)
 func (c *call) checkReading(reading *reading) *problem {
 	h := &c.ctx.Request.Header
 	var captures captures
-	for _, r := range c.proxy.routes {
+	for _, r := range c.routes {
 		if !r.path.match(reading.path, &captures, loosely) {
 			continue
 		}

@@ -147,6 +147,7 @@ func TestNoBodyIsHiddenBehindAnAbsoluteTarget(t *testing.T) {
 	for _, rest := range []string{"", "/", "/{rest...}"} {
 		p := judge(t, keyed("/orders/{id}", Source{Path: "id"}), open(rest))
 		c := &call{proxy: p}
+		c.setup = p.setup.Load()
 		c.ctx = new(fasthttp.RequestCtx)
 		head := "POST http://a/orders/7 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 		if err := c.ctx.Request.Header.Read(bufio.NewReader(strings.NewReader(head))); err != nil {

@@ -119,7 +119,7 @@ const turnsMax = 4
 
 // inSequence runs the request in its turn if it is its number's, or in a later one.
 func (c *call) inSequence() *problem {
-	rule, marks := &c.route.Sequence, c.proxy.config.Marks
+	rule, marks := &c.route.Sequence, c.config.Marks
 	if rule.Mode == SequenceNone {
 		return notReady.because("the key's owner keeps no producers' order on this route: the nodes' configurations differ")
 	}
@@ -164,7 +164,7 @@ func (c *call) runNext() *problem {
 func (c *call) done() {
 	if n := c.sequence; n != nil && n.runs {
 		n.runs = false
-		c.proxy.config.Marks.Ran(c.place.Partition, c.key, n.Number, c.route.Sequence.TTL)
+		c.config.Marks.Ran(c.place.Partition, c.key, n.Number, c.route.Sequence.TTL)
 		c.save()
 	}
 }
@@ -201,7 +201,7 @@ func (c *call) holdForGap(verdict sequence.Verdict, done uint64) *problem {
 		number.until = earlier(time.Now().Add(rule.GapWait), c.arrived.Add(c.patience))
 		c.numbered("held")
 	}
-	held, err := c.proxy.config.Marks.Hold(c.place.Partition, c.key, rule.MaxHeld)
+	held, err := c.config.Marks.Hold(c.place.Partition, c.key, rule.MaxHeld)
 	if err != nil {
 		return c.gap(verdict, done, fmt.Sprintf("%d others wait for theirs already", rule.MaxHeld))
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 // newServer sets every option that matters; what is not set has been looked at
 // and is right.
 func (p *Proxy) newServer() *fasthttp.Server {
+	config := p.Config()
 	return &fasthttp.Server{
 		Handler:        p.serve,
 		HeaderReceived: p.headReceived,
@@ -26,16 +28,16 @@ func (p *Proxy) newServer() *fasthttp.Server {
 		// Buffers are given back while a request waits, and a finished
 		// response is never kept back until the next pipelined one is done.
 		ReduceMemoryUsage:  true,
-		ReadBufferSize:     p.config.MaxHeader,
-		MaxRequestBodySize: p.config.MaxBody,
-		// One limit more than ours: the listener refuses with a problem,
-		// fasthttp with a line of text.
-		Concurrency:        p.config.MaxConnections + 1,
-		MaxRequestsPerConn: p.config.MaxRequestsPerConnection,
+		ReadBufferSize:     config.MaxHeader,
+		MaxRequestBodySize: config.MaxBody, // headReceived has the present one
+		// The listener counts: it refuses with a problem, fasthttp with a line of
+		// text.
+		Concurrency:        math.MaxInt32,
+		MaxRequestsPerConn: config.MaxRequestsPerConnection,
 
-		ReadTimeout:  p.config.HeaderTimeout,                // of the body: headReceived
-		IdleTimeout:  cmp.Or(p.config.IdleTimeout, forever), // 0 would mean the header's
-		WriteTimeout: p.config.IdleTimeout,                  // a client takes its response within this
+		ReadTimeout:  config.HeaderTimeout,                // of the body: headReceived
+		IdleTimeout:  cmp.Or(config.IdleTimeout, forever), // 0 would mean the header's
+		WriteTimeout: config.IdleTimeout,                  // a client takes its response within this
 		TCPKeepalive: true,
 
 		// The upstream's own stand, or nothing.
@@ -165,12 +167,12 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 			l.proxy.refuseConnection(conn, fmt.Sprintf("the address has its %d connections", l.proxy.crowd.max))
 			continue
 		}
-		if l.proxy.open.Add(1) <= int64(l.proxy.config.MaxConnections) {
+		if l.proxy.open.Add(1) <= int64(l.proxy.Config().MaxConnections) {
 			return l.proxy.admit(l.proxy.dress(conn), leave), nil
 		}
 		l.proxy.open.Add(-1)
 		leave()
-		l.proxy.refuseConnection(conn, fmt.Sprintf("the node has its %d connections", l.proxy.config.MaxConnections))
+		l.proxy.refuseConnection(conn, fmt.Sprintf("the node has its %d connections", l.proxy.Config().MaxConnections))
 	}
 }
 
@@ -178,7 +180,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 // connection has room for so little. Below TLS the answer costs a handshake, for
 // which others do not wait; when many are refused at once, some are not told why.
 func (p *Proxy) refuseConnection(conn net.Conn, why string) {
-	if p.config.TLS == nil {
+	if p.Config().TLS == nil {
 		p.sayRefused(conn, why)
 		return
 	}

@@ -122,7 +122,7 @@ func (c *call) sessionValue(b []byte, s *source) ([]byte, bool, *problem) {
 		if problem != nil {
 			return b, false, problem
 		}
-		sessions, now := c.proxy.config.Sessions, time.Now()
+		sessions, now := c.config.Sessions, time.Now()
 		id, expiry, ok := sessions.verify(value, now)
 		if !ok {
 			var bits [sessionBits / 8]byte
@@ -138,7 +138,7 @@ func (c *call) sessionValue(b []byte, s *source) ([]byte, bool, *problem) {
 // the id has come to a lane or a target.
 func (c *call) addSession(response *fasthttp.Response) {
 	if s := &c.session; s.keyed && s.used && (s.fresh || s.renew) {
-		response.Header.AddBytesV("Set-Cookie", c.proxy.config.Sessions.header(s.name, s.id, time.Now()))
+		response.Header.AddBytesV("Set-Cookie", c.config.Sessions.header(s.name, s.id, time.Now()))
 	}
 }
 

@@ -27,7 +27,7 @@ func (c *call) pathValue(b []byte, s *source) ([]byte, bool, *problem) {
 // headerValue takes the whole field line: a comma is data. What is removed
 // unless a trusted proxy says it is not there.
 func (c *call) headerValue(b []byte, s *source) ([]byte, bool, *problem) {
-	if s.forwards && !c.proxy.trusts(c.peer()) {
+	if s.forwards && !c.trusts(c.peer()) {
 		return b, false, nil
 	}
 	value, lines, doubt := field(&c.ctx.Request.Header, s.Header)

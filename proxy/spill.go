@@ -74,7 +74,7 @@ func newSpills(p *Proxy) *spills {
 // hint notes that the owner of c's key lends turns of it.
 func (s *spills) hint(c *call) {
 	if s.note(c) {
-		s.proxy.log.Info("requests of another node's hot key wait here", "event", "key-spilled", "route", c.route.Name, s.proxy.config.LogKeys.Attr(c.key))
+		s.proxy.log.Info("requests of another node's hot key wait here", "event", "key-spilled", "route", c.route.Name, s.proxy.Config().LogKeys.Attr(c.key))
 	}
 }
 
@@ -108,7 +108,7 @@ func (k *spill) said(hot bool) {
 func (k *spill) lapse() {
 	p := k.of.proxy
 	if k.forgotten() { // and so nobody changes it any more
-		p.log.Info("no request of another node's hot key waits here any more", "event", "key-spilled-ended", "route", k.route.Name, p.config.LogKeys.Attr(k.key))
+		p.log.Info("no request of another node's hot key waits here any more", "event", "key-spilled-ended", "route", k.route.Name, p.Config().LogKeys.Attr(k.key))
 	}
 }
 

@@ -131,7 +131,7 @@ func (r *relay) Read(b []byte) (int, error) {
 // touch moves the deadlines of a bypass request, which ends when it is idle.
 func (r *relay) touch() {
 	c := r.call
-	idle := c.proxy.config.BypassIdleTimeout
+	idle := c.config.BypassIdleTimeout
 	if now := time.Now(); c.mode == bypass && idle > 0 && now.Sub(r.moved) > idle/8 {
 		r.moved = now
 		c.link.wire.SetReadDeadline(now.Add(idle)) //nolint:errcheck // a dead connection fails the read

@@ -19,7 +19,7 @@ func (c *call) strict() bool { return c.turn && c.lane.Strict && c.place.Partiti
 
 // underLease notes how long a strict request may take, and its fence, or refuses it.
 func (c *call) underLease() *problem {
-	cluster, now := c.proxy.config.Cluster, time.Now() // the process may stand still after the answer
+	cluster, now := c.config.Cluster, time.Now() // the process may stand still after the answer
 	var validFor time.Duration
 	if c.mode == exclusive {
 		var err error
@@ -59,7 +59,7 @@ func (c *call) extend(now time.Time) bool {
 		validFor = c.lent.left()
 	}
 	if c.strict() && (c.lent == nil || c.lent.call.Here) {
-		validFor = min(validFor, c.proxy.config.Cluster.ValidFor(c.place.Partition))
+		validFor = min(validFor, c.config.Cluster.ValidFor(c.place.Partition))
 	}
 	until := earlier(c.limit, now.Add(validFor))
 	if !until.After(now) {

@@ -19,7 +19,7 @@ func (c *call) takeTurn() *problem {
 		c.prefers, c.patience = true, min(wait, c.patience)
 	}
 	c.place = c.placeFor(len(c.ctx.Request.Body()))
-	if cluster := c.proxy.config.Cluster; cluster != nil {
+	if cluster := c.config.Cluster; cluster != nil {
 		if err := cluster.Ready(); err != nil {
 			return notReady.because(err.Error())
 		}
@@ -176,7 +176,7 @@ func (c *call) execute() *problem {
 
 // guard refuses what this node may not send to an upstream any more.
 func (c *call) guard() *problem {
-	cluster := c.proxy.config.Cluster
+	cluster := c.config.Cluster
 	if c.mode == bypass && c.place.Key == nil { // it never asked for a place
 		return nil
 	}
@@ -202,7 +202,7 @@ func (c *call) guard() *problem {
 
 // enter counts a request that goes to an upstream, unless there are too many.
 func (c *call) enter() bool {
-	if c.proxy.inflight.Add(1) > int64(c.proxy.config.MaxInflight) {
+	if c.proxy.inflight.Add(1) > int64(c.config.MaxInflight) {
 		c.proxy.inflight.Add(-1)
 		return false
 	}

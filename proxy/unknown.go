@@ -55,13 +55,13 @@ func (c *call) noteUnknown(problem *problem) {
 	}
 	c.noted = true
 	c.route.metrics.unknown.Inc()
-	tell := c.proxy.config.Unknowns
+	tell := c.config.Unknowns
 	if tell == nil {
 		return
 	}
 	u := &Unknown{
 		Ticket: c.id, Space: c.route.Key.Space, Route: c.route.Name, Method: c.methodName(),
-		Node: c.proxy.config.Node, Owner: c.laneOwner(problem.kind), Upstream: c.route.upstream.Name, Target: c.sentTo,
+		Node: c.config.Node, Owner: c.laneOwner(problem.kind), Upstream: c.route.upstream.Name, Target: c.sentTo,
 		Slug: problem.slug, Detail: problem.detail,
 		Arrived: c.arrived, Dispatched: c.dispatched, Sent: c.sentBytes, Ended: time.Now(),
 	}
@@ -104,7 +104,7 @@ func (c *call) laneOwner(kind *kind) string {
 	case kind == peerLost: // and nobody has answered
 		return ""
 	}
-	return c.proxy.config.Node
+	return c.config.Node
 }
 
 // breaks notes that a response broke off that the client has a part of already.

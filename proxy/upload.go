@@ -31,26 +31,27 @@ func (p *Proxy) headReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 	if length == 0 || length == lengthless {
 		return fasthttp.RequestConfig{}
 	}
-	timeout := p.config.ReadTimeout
+	now := p.setup.Load()
+	timeout := now.config.ReadTimeout
 	streams := length == chunked || length > inlineBody
-	switch r := p.routeOf(h); {
+	switch r := now.routeOf(h); {
 	case r == nil:
 	case r.mode(h.Method()) == bypass:
-		if timeout = p.config.BypassIdleTimeout; streams {
-			hideBody(h, length)
+		if timeout = now.config.BypassIdleTimeout; streams {
+			now.hideBody(h, length)
 		}
 	case r.Lane.Mode == Observe:
-		if length == chunked || length > p.config.MaxBody {
-			hideBody(h, length) // a route that only watches refuses no body
+		if length == chunked || length > now.config.MaxBody {
+			now.hideBody(h, length) // a route that only watches refuses no body
 		}
-	case streams && length <= p.config.MaxBody && p.foresees(h, r, length):
-		hideBody(h, length)
+	case streams && length <= now.config.MaxBody && p.foresees(h, r, length):
+		now.hideBody(h, length)
 		h.Add(headerRefused, "1")
 	}
 	if timeout == 0 {
 		timeout = forever
 	}
-	return fasthttp.RequestConfig{ReadTimeout: timeout}
+	return fasthttp.RequestConfig{ReadTimeout: timeout, MaxRequestBodySize: now.config.MaxBody}
 }
 
 // fasthttp's content lengths that are no length.
@@ -62,7 +63,7 @@ const (
 const forever = 365 * 24 * time.Hour
 
 // routeOf is the route that match will find.
-func (p *Proxy) routeOf(h *fasthttp.RequestHeader) *route {
+func (s *setup) routeOf(h *fasthttp.RequestHeader) *route {
 	uri := h.RequestURI()
 	if len(uri) > 0 && uri[0] != '/' && string(uri) != "*" {
 		rest, ok := cutAuthority(uri)
@@ -73,14 +74,14 @@ func (p *Proxy) routeOf(h *fasthttp.RequestHeader) *route {
 	}
 	path, _, _ := bytes.Cut(uri, []byte("?"))
 	var captures captures
-	return p.find(h, path, &captures)
+	return s.find(h, path, &captures)
 }
 
 // hideBody makes fasthttp take the request for one without a body.
-func hideBody(h *fasthttp.RequestHeader, length int) {
+func (s *setup) hideBody(h *fasthttp.RequestHeader, length int) {
 	h.Del("Trailer") // first: a field that it announces could not be set
 	h.SetContentLength(0)
-	h.Set(headerUpload, strconv.Itoa(length))
+	h.Set(headerUpload, strconv.Itoa(length)+" "+strconv.FormatUint(s.number, 10))
 }
 
 // upload streams the body of a request to its upstream, and the response back.
@@ -91,7 +92,7 @@ func (c *call) upload() *problem {
 	c.prepare()
 	h.SetContentLength(length)
 	c.takeOver(func(client net.Conn) {
-		body := &uploadBody{reader: bufio.NewReader(client), client: client, length: length, idle: c.proxy.config.BypassIdleTimeout}
+		body := &uploadBody{reader: bufio.NewReader(client), client: client, length: length, idle: c.config.BypassIdleTimeout}
 		defer body.sent.wait()
 		defer socket(client).Close() // these two end the sender
 		defer c.link.close()

@@ -72,7 +72,7 @@ type Request struct {
 	// Observe grants the turn at once whatever else runs, and reports in
 	// Ticket.Overlapped whether the request would have had to wait.
 	Observe bool
-	// Tag is the caller's, below Config.Tags; Totals counts by it.
+	// Tag is the caller's, a small number; Totals counts by it.
 	Tag int
 }
 

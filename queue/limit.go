@@ -11,7 +11,7 @@ type Config struct {
 	MaxQueued      int   // tickets that wait
 	MaxQueuedBytes int64 // Bytes of the tickets that wait
 	MaxLanes       int   // lanes: keys with a ticket that waits or runs, or that are hot or halted
-	Tags           int   // values of Request.Tag: 0 … Tags-1
+	Tags           int   // values of Request.Tag that Totals always tells of: 0 … Tags-1
 
 	// TopWindow is the time in which Top counts; it shows one to two of them. 0
 	// = it counts nothing.

@@ -3,6 +3,7 @@ package queue
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -18,42 +19,82 @@ type Total struct {
 	OldestWait time.Duration // of the ticket that has waited longest
 }
 
-// Totals returns one Total per tag. It locks one shard at a time, so it is not
-// one moment's picture of the whole, and costs time in proportion to the lanes.
+// Totals returns one Total per tag, at least Config.Tags of them, and more if tickets
+// have higher tags. It locks one shard at a time, so it is not one moment's picture of
+// the whole, and costs time in proportion to the lanes.
 func (l *Lanes) Totals() []Total {
-	totals := make([]Total, max(l.config.Tags, 1))
+	totals := make(tagged, max(l.config.Tags, 1))
 	now := l.now()
 	for i := range l.shards {
-		l.shards[i].total(totals, now)
+		l.shards[i].total(&totals, now)
 	}
 	return totals
 }
 
-func (s *shard) total(totals []Total, now time.Duration) {
+// tagged is a Total per tag.
+type tagged []Total
+
+func (all *tagged) of(tag int) *Total {
+	for tag >= len(*all) {
+		*all = append(*all, Total{})
+	}
+	return &(*all)[tag]
+}
+
+func (s *shard) total(totals *tagged, now time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
 			if ln.halt != nil && !s.sealed(ln.partition) {
-				totals[ln.halt.Tag].Halted++
+				totals.of(ln.halt.Tag).Halted++
 			}
 			if !ln.busy() {
 				continue // only blocked or halted
 			}
-			of := &totals[ln.oldest().tag]
+			of := totals.of(ln.oldest().tag)
 			of.Lanes++
 			of.DepthMax = max(of.DepthMax, ln.waiting.len)
 			for t := ln.waiting.head; t != nil; t = t.next {
-				of := &totals[t.tag]
+				of := totals.of(t.tag)
 				of.Waiting++
 				of.Bytes += t.bytes
 				of.OldestWait = max(of.OldestWait, now-t.since)
 			}
 			for t := ln.running.head; t != nil; t = t.next {
-				totals[t.tag].Running++
+				of := totals.of(t.tag)
+				of.Running++
 				if t.held {
-					totals[t.tag].Held++
+					of.Held++
 				}
+			}
+		}
+	}
+}
+
+// InUse is what the lanes of the keys add up to that begin with prefix: in Halted also
+// those that nothing waits in. Lanes that are only watched don't count.
+func (l *Lanes) InUse(prefix string) (all Total) {
+	for i := range l.shards {
+		l.shards[i].inUse(prefix, &all)
+	}
+	return all
+}
+
+func (s *shard) inUse(prefix string, all *Total) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, first := range s.lanes {
+		for ln := first; ln != nil; ln = ln.chain {
+			halted := ln.halt != nil && !s.sealed(ln.partition)
+			if ln.partition == Unowned || !ln.busy() && !halted || !strings.HasPrefix(string(ln.key), prefix) {
+				continue
+			}
+			all.Lanes++
+			all.Waiting += ln.waiting.len
+			all.Running += ln.running.len
+			if halted {
+				all.Halted++
 			}
 		}
 	}

@@ -195,13 +195,18 @@ func (c *adminClient) stranger(status string) error {
 	return &exitError{code: exitAdmin, err: fmt.Errorf("%s is no lanekeeper's admin API: it answers %s", c.base, status)}
 }
 
+// refusedError is a problem.
+type refusedError struct{ admin.Problem }
+
+func (e *refusedError) Error() string { return printable(e.Detail) }
+
 // refused turns a problem into an error with the exit code that it means.
 func (c *adminClient) refused(response *http.Response, body []byte) error {
 	var problem admin.Problem
 	if json.Unmarshal(body, &problem) != nil || !strings.HasPrefix(problem.Type, "urn:lanekeeper:problem:") {
 		return c.stranger(response.Status)
 	}
-	err := errors.New(printable(problem.Detail))
+	err := error(&refusedError{problem})
 	switch problem.Status {
 	case http.StatusUnauthorized:
 		if c.token == "" {

@@ -330,6 +330,16 @@ func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, e
 	return fence, validFor, err
 }
 
+// OwnersConfig implements proxy.Cluster.
+func (c *cluster) OwnersConfig(partition int) string {
+	owner, _ := c.owners.Owner(partition)
+	m, ok := c.view.Load().Member(owner.Name)
+	if !ok {
+		return ""
+	}
+	return m.ConfigHash
+}
+
 // StrictFew implements proxy.Lending.
 func (c *cluster) StrictFew(partition, few int) (fence uint64, validFor time.Duration, err error) {
 	return c.owners.StrictFew(partition, few)

@@ -29,8 +29,11 @@ type fakeCluster struct {
 	owner    string
 	asked    []string // keys
 	refuses  error
-	looks    int
-	looked   func(n int) // nil, or called with each Status
+
+	reloaded, forced admin.Reloaded
+	refusesReload    *admin.ReloadError
+	looks            int
+	looked           func(n int) // nil, or called with each Status
 }
 
 func number(n int) *int { return &n }
@@ -108,6 +111,13 @@ func (c *fakeCluster) Ledger() *admin.Ledger   { return c.ledger }
 
 func (c *fakeCluster) Drain() error   { return c.refuses }
 func (c *fakeCluster) Undrain() error { return c.refuses }
+
+func (c *fakeCluster) Reload(force bool, _ string) (admin.Reloaded, *admin.ReloadError) {
+	if force {
+		return c.forced, nil
+	}
+	return c.reloaded, c.refusesReload
+}
 
 const fakeToken = "0123456789abcdef"
 

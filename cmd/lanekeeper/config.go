@@ -11,17 +11,19 @@ import "time"
 //	min, max the least and the most it may be
 //	pattern  the expression a text must match as a whole
 //	env      "-" if no environment variable sets it
+//	reload   "restart" if it is read once, when the process starts; a section's
+//	         is that of all in it
 //
 // What relates fields to each other is in config_check.go.
 type Config struct {
 	Version     int               `json:"version" doc:"format of this file; this build reads 1" min:"1" env:"-"`
-	Node        NodeConfig        `json:"node" doc:"this node"`
+	Node        NodeConfig        `json:"node" doc:"this node" reload:"restart"`
 	Server      ServerConfig      `json:"server" doc:"the listener that clients talk to"`
-	Observe     ObserveConfig     `json:"observe" doc:"the read-only listener: /livez /readyz /metrics"`
-	Admin       AdminConfig       `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining"`
-	Cluster     ClusterConfig     `json:"cluster" doc:"the nodes that keep one order together"`
-	Coordinator CoordinatorConfig `json:"coordinator" doc:"the store that strict routes rest on"`
-	Stores      StoresConfig      `json:"stores" doc:"where what became of requests may be kept"`
+	Observe     ObserveConfig     `json:"observe" doc:"the read-only listener: /livez /readyz /metrics" reload:"restart"`
+	Admin       AdminConfig       `json:"admin" doc:"the listener of operators: what the cluster looks like, and draining" reload:"restart"`
+	Cluster     ClusterConfig     `json:"cluster" doc:"the nodes that keep one order together" reload:"restart"`
+	Coordinator CoordinatorConfig `json:"coordinator" doc:"the store that strict routes rest on" reload:"restart"`
+	Stores      StoresConfig      `json:"stores" doc:"where what became of requests may be kept" reload:"restart"`
 	Upstreams   []UpstreamConfig  `json:"upstreams" doc:"the services behind the node" jsonschema:"required"`
 	Limits      LimitsConfig      `json:"limits" doc:"bounds of the whole node; beyond one: 503 overloaded"`
 	Defaults    DefaultsConfig    `json:"defaults" doc:"what every route starts from; a route overrides single fields, lists are replaced whole"`
@@ -29,8 +31,8 @@ type Config struct {
 	Routes      []RouteConfig     `json:"routes" doc:"which requests go where and what their key is; the first that matches wins" jsonschema:"required"`
 	Shutdown    ShutdownConfig    `json:"shutdown" doc:"what happens between SIGTERM and the end"`
 	Log         LogConfig         `json:"log" doc:"the log, on stderr"`
-	Journal     JournalConfig     `json:"journal" doc:"requests whose outcome nobody can say, for whoever has to look after the data"`
-	Metrics     MetricsConfig     `json:"metrics" doc:"the Prometheus metrics"`
+	Journal     JournalConfig     `json:"journal" doc:"requests whose outcome nobody can say, for whoever has to look after the data" reload:"restart"`
+	Metrics     MetricsConfig     `json:"metrics" doc:"the Prometheus metrics" reload:"restart"`
 }
 
 // NodeConfig names this process.
@@ -41,21 +43,21 @@ type NodeConfig struct {
 
 // ServerConfig is the listener that clients talk to.
 type ServerConfig struct {
-	Listen                   string   `json:"listen" doc:"host:port; an empty host is every address"`
-	ProxyProtocol            string   `json:"proxy_protocol" doc:"whether trusted_proxies announce by the PROXY protocol, version 1 or 2, whom they speak for. optional: they may. required: they must, and a connection from anywhere else, or without the header, is cut off" enum:"none optional required"`
+	Listen                   string   `json:"listen" doc:"host:port; an empty host is every address" reload:"restart"`
+	ProxyProtocol            string   `json:"proxy_protocol" doc:"whether trusted_proxies announce by the PROXY protocol, version 1 or 2, whom they speak for. optional: they may. required: they must, and a connection from anywhere else, or without the header, is cut off" enum:"none optional required" reload:"restart"`
 	TrustedProxies           []string `json:"trusted_proxies" doc:"CIDRs whose Forwarded, X-Forwarded-* and Lanekeeper-* headers are believed"`
 	Forwarded                string   `json:"forwarded" doc:"headers that tell the upstream who the client was" enum:"x-forwarded rfc7239 both none"`
 	ViaNode                  bool     `json:"via_node" doc:"put the node name into Via"`
 	ReadTimeout              Duration `json:"read_timeout" doc:"for a request's body; 0 = no limit"`
-	IdleTimeout              Duration `json:"idle_timeout" doc:"between two requests of a connection; 0 = no limit"`
+	IdleTimeout              Duration `json:"idle_timeout" doc:"between two requests of a connection; 0 = no limit" reload:"restart"`
 	MaxBody                  Size     `json:"max_body" doc:"largest request body that is held; beyond: 413. Bypass routes stream instead"`
-	MaxHeader                Size     `json:"max_header" doc:"largest head of a request; beyond: 431" min:"1KiB"`
-	HeaderTimeout            Duration `json:"header_timeout" doc:"for a request's head; 0 = no limit"`
+	MaxHeader                Size     `json:"max_header" doc:"largest head of a request; beyond: 431" min:"1KiB" reload:"restart"`
+	HeaderTimeout            Duration `json:"header_timeout" doc:"for a request's head; 0 = no limit" reload:"restart"`
 	MaxURI                   Size     `json:"max_uri" doc:"longest request target; beyond: 414; 0 = no limit but max_header"`
 	MaxHeaders               int      `json:"max_headers" doc:"header lines of a request; beyond: 431; 0 = no limit but max_header" min:"0"`
 	MaxConnections           int      `json:"max_connections" doc:"client connections; beyond: 503 and close; 0 = no limit" min:"0"`
-	MaxConnectionsPerAddress int      `json:"max_connections_per_address" doc:"client connections of one address; beyond: 503 and close; 0 = no limit. Behind a proxy that is one address for all" min:"0"`
-	MaxRequestsPerConnection int      `json:"max_requests_per_connection" doc:"after which a connection is closed; 0 = no limit" min:"0"`
+	MaxConnectionsPerAddress int      `json:"max_connections_per_address" doc:"client connections of one address; beyond: 503 and close; 0 = no limit. Behind a proxy that is one address for all" min:"0" reload:"restart"`
+	MaxRequestsPerConnection int      `json:"max_requests_per_connection" doc:"after which a connection is closed; 0 = no limit" min:"0" reload:"restart"`
 	BypassIdleTimeout        Duration `json:"bypass_idle_timeout" doc:"without a byte either way on a bypass request; 0 = no limit"`
 	TicketHeader             bool     `json:"ticket_header" doc:"put Lanekeeper-Ticket on responses, so that a client can name its request"`
 
@@ -174,12 +176,12 @@ type UpstreamTLSConfig struct {
 // LimitsConfig bounds the node as a whole.
 type LimitsConfig struct {
 	MaxInflight    int  `json:"max_inflight" doc:"requests at upstreams at once" min:"1"`
-	MaxQueued      int  `json:"max_queued" doc:"requests waiting in lanes" min:"1"`
-	MaxQueuedBytes Size `json:"max_queued_bytes" doc:"bodies waiting in lanes" min:"1B"`
-	MaxLanes       int  `json:"max_lanes" doc:"keys in use at once" min:"1"`
+	MaxQueued      int  `json:"max_queued" doc:"requests waiting in lanes" min:"1" reload:"restart"`
+	MaxQueuedBytes Size `json:"max_queued_bytes" doc:"bodies waiting in lanes" min:"1B" reload:"restart"`
+	MaxLanes       int  `json:"max_lanes" doc:"keys in use at once" min:"1" reload:"restart"`
 
-	MaxRecords      int  `json:"max_records" doc:"requests that this node remembers for routes with store: owner; none is forgotten before its time" min:"1"`
-	MaxRecordsBytes Size `json:"max_records_bytes" doc:"memory of these: a million with answers of 100 bytes take 450 MiB" min:"1KiB"`
+	MaxRecords      int  `json:"max_records" doc:"requests that this node remembers for routes with store: owner; none is forgotten before its time" min:"1" reload:"restart"`
+	MaxRecordsBytes Size `json:"max_records_bytes" doc:"memory of these: a million with answers of 100 bytes take 450 MiB" min:"1KiB" reload:"restart"`
 }
 
 // DefaultsConfig is what every route starts from.
@@ -327,7 +329,7 @@ type ShutdownConfig struct {
 // LogConfig is the log on stderr.
 type LogConfig struct {
 	Level  string `json:"level" doc:"least severe line that is written" enum:"debug info warn error"`
-	Format string `json:"format" doc:"auto is text on a terminal, else json" enum:"auto json text"`
+	Format string `json:"format" doc:"auto is text on a terminal, else json" enum:"auto json text" reload:"restart"`
 	Access string `json:"access" doc:"which requests get a line" enum:"none errors all"`
 	Keys   string `json:"keys" doc:"how a key appears; keys are often personal data" enum:"plain hash none"`
 }

@@ -35,6 +35,20 @@ func fieldsOf(section reflect.Type) []field {
 func (f field) isSection() bool { return f.typ.Kind() == reflect.Struct }
 func (f field) isList() bool    { return f.typ.Kind() == reflect.Slice }
 
+// needsRestart says that the setting, or all of the section, is read once: when the
+// process starts.
+func (f field) needsRestart() bool { return f.tag.Get("reload") == "restart" }
+
+// meaning is what people are told of the setting; restart says that its section is read
+// once, as a whole.
+func (f field) meaning(restart bool) string {
+	text := f.tag.Get("doc")
+	if restart || f.needsRestart() {
+		text += ". Read once, when the process starts"
+	}
+	return text
+}
+
 // element is the type of a list's elements, or the field's own.
 func (f field) element() reflect.Type {
 	if f.isList() {

@@ -53,7 +53,7 @@ func refine(schema *jsonschema.Schema, defaults reflect.Value) {
 		default:
 			*property = *f.schema()
 		}
-		property.Description = f.tag.Get("doc")
+		property.Description = f.meaning(false)
 		if !f.isSection() && hasDefault(defaults, value) {
 			property.Default = value.Interface()
 		}
@@ -116,22 +116,23 @@ func (f field) schema() *jsonschema.Schema {
 // writeDocs writes a Markdown table of every setting.
 func writeDocs(w io.Writer) {
 	fmt.Fprint(w, "| path | type | default | environment | meaning |\n|---|---|---|---|---|\n")
-	writeDocsOf(w, "", reflect.ValueOf(Default()))
+	writeDocsOf(w, "", reflect.ValueOf(Default()), false)
 }
 
-func writeDocsOf(w io.Writer, path string, defaults reflect.Value) {
+func writeDocsOf(w io.Writer, path string, defaults reflect.Value, restart bool) {
 	for _, f := range fieldsOf(defaults.Type()) {
+		restart := restart || f.needsRestart()
 		at := joinPath(path, f.name)
 		value := defaults.FieldByIndex(f.index)
 		switch {
 		case at == "routes[].lane":
-			fmt.Fprintf(w, "| `%s` | section | `defaults.lane` | | %s |\n", at, f.tag.Get("doc"))
+			fmt.Fprintf(w, "| `%s` | section | `defaults.lane` | | %s |\n", at, f.meaning(restart))
 		case f.isSection():
-			writeDocsOf(w, at, value)
+			writeDocsOf(w, at, value, restart)
 		case f.element().Kind() == reflect.Struct:
-			writeDocsOf(w, at+"[]", elementDefaults(f.element()))
+			writeDocsOf(w, at+"[]", elementDefaults(f.element()), restart)
 		default:
-			fmt.Fprintf(w, "| `%s` | %s | %s | %s | %s |\n", at, f.typeName(), f.defaultText(at, defaults, value), markdownCode(variable(at)), f.tag.Get("doc"))
+			fmt.Fprintf(w, "| `%s` | %s | %s | %s | %s |\n", at, f.typeName(), f.defaultText(at, defaults, value), markdownCode(variable(at)), f.meaning(restart))
 		}
 	}
 }

@@ -39,6 +39,7 @@ var homes = map[string][]string{
 	"go.etcd.io/etcd":                    {"lock/etcd"},
 	"google.golang.org/grpc":             {"lock/etcd"},
 	"go.uber.org/zap":                    {"lock/etcd"},
+	"github.com/fsnotify/fsnotify":       {"cmd/lanekeeper"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
 	"github.com/failsafe-go/failsafe-go": {"proxy/upstream"},

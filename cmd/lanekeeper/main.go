@@ -15,7 +15,7 @@ const (
 	exitOK        = 0
 	exitFailure   = 1
 	exitUsage     = 2
-	exitConfig    = 3  // invalid configuration
+	exitConfig    = 3  // invalid configuration, or a reload that was refused
 	exitAdmin     = 4  // the admin API did not answer, or does not know the token
 	exitNegative  = 5  // the honest answer is no: not ready, key unknown
 	exitAbandoned = 6  // a drain ended with tickets still waiting or running
@@ -82,6 +82,7 @@ func rootCommand() *cobra.Command {
 		topCommand(),
 		drainCommand(),
 		undrainCommand(),
+		reloadCommand(),
 		witnessCommand(),
 		versionCommand(),
 	)

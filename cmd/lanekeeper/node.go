@@ -34,7 +34,6 @@ type nodeConfig struct {
 	observe string        // health and metrics; "" = nowhere
 	delay   time.Duration // still serving, after readiness is gone
 	drain   time.Duration // then, at most, for what waits and runs
-	hash    string        // of the configuration, shown in the metrics
 
 	cluster *clusterSettings // nil: this node is alone
 	parts   clusterParts     // of the cluster, and of every listener
@@ -46,6 +45,8 @@ type nodeConfig struct {
 
 	keep     int            // requests with an unknown outcome, in memory
 	unknowns io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
+
+	source configSource // of what is reloaded
 
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
@@ -66,6 +67,7 @@ type node struct {
 	proxy    *proxy.Proxy
 	cluster  *cluster // nil: this node is alone
 	records  *keyRecords
+	reloads  *reloads
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -106,6 +108,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	n.records = newKeyRecords(config.records)
 	n.config.proxy.Records, n.config.proxy.Marks, n.config.proxy.MarkStores = n.records.stores, n.records.marks, n.records.lasting
 	n.config.proxy.Unknowns = n.unknown
+	n.reloads = newReloads(&n.config)
 	if config.unknowns != nil {
 		n.unknowns = newJournalWriter(config.unknowns, log)
 	}
@@ -137,7 +140,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	// The others hear of this node when it could serve what they forward.
 	if n.cluster != nil {
 		n.wg.Go(func() { n.serve("cluster.peer", func() error { return n.cluster.hop.Serve(n.cluster.port) }) }) // ends with stop
-		if err := n.cluster.start(config.parts, config.hash); err != nil {
+		if err := n.cluster.start(config.parts, config.proxy.Hash); err != nil {
 			return nil, err
 		}
 	}
@@ -166,7 +169,7 @@ func (n *node) sayStarted() {
 	version, _ := buildVersion()
 	line := []any{
 		"listen", n.traffic.Addr().String(), "observe", n.address("observe"), "admin", n.address("admin"),
-		"node", n.config.name(), "routes", len(n.config.proxy.Routes), "config", n.config.hash,
+		"node", n.config.name(), "routes", len(n.config.proxy.Routes), "config", n.config.proxy.Hash,
 		"event", "started", "version", version,
 	}
 	if c := n.config.cluster; c != nil {
@@ -318,7 +321,7 @@ func (n *node) readyChecks() []admin.Check {
 	if n.cluster != nil {
 		checks = append(checks, admin.Check{Name: "cluster", Run: n.cluster.Ready})
 	}
-	if n.cluster != nil && n.config.strict {
+	if n.cluster != nil && n.reloads.present.Load().strict {
 		checks = append(checks, admin.Check{Name: "coordinator", Run: n.cluster.leased})
 	}
 	return append(checks,
@@ -348,8 +351,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		}, func() float64 { return float64(n.progress.Load()) / 1e9 }),
 		constant("lanekeeper_build_info", "What this binary was built from.",
 			prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()}),
-		constant("lanekeeper_config_hash_info", "The configuration in use; nodes of one cluster should agree.",
-			prometheus.Labels{"hash": n.config.hash}),
+		reloadCollector{n},
 	)
 	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	all = append(all, n.records.collectors()...)
@@ -404,11 +406,12 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.stopping.Store(true)
 	n.proxy.Spill(false)
 	n.drained.Store(false)
-	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", n.config.delay.String(), "drain_timeout", n.config.drain.String())
-	wait(n.config.delay, now)
+	times := n.reloads.present.Load()
+	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", times.delay.String(), "drain_timeout", times.drain.String())
+	wait(times.delay, now)
 	n.proxy.Retry(false)
 
-	ctx, cancel := n.until(time.Now().Add(n.config.drain), now)
+	ctx, cancel := n.until(time.Now().Add(times.drain), now)
 	defer cancel()
 	err := n.drain(ctx)
 

@@ -20,7 +20,7 @@ var _ admin.Cluster = (*node)(nil)
 // Status implements admin.Cluster.
 func (n *node) Status() admin.Status {
 	version, _ := buildVersion()
-	s := admin.Status{Node: n.config.proxy.Node, Version: version, Config: n.config.hash, Members: 1, InRing: true}
+	s := admin.Status{Node: n.config.proxy.Node, Version: version, Config: n.proxy.Config().Hash, Members: 1, InRing: true, LastReload: n.reloads.last.Load()}
 	for _, check := range n.readyChecks() {
 		if err := check.Run(); err != nil {
 			s.NotReady = append(s.NotReady, check.Name+": "+err.Error())

@@ -54,7 +54,7 @@ func (h halts) exportKey(partition int, key string) []byte {
 
 func (h halts) encode(d haltsDocument, found []queue.KeyHalt) []byte {
 	for _, k := range found {
-		d.Halts = append(d.Halts, haltDocument{[]byte(k.Key), k.Ticket.String(), k.Cause, k.Since, h.config.proxy.Routes[k.Tag].Name})
+		d.Halts = append(d.Halts, haltDocument{[]byte(k.Key), k.Ticket.String(), k.Cause, k.Since, h.proxy.RouteOf(k.Tag).Name})
 	}
 	data, err := json.Marshal(d)
 	if err != nil {
@@ -74,7 +74,7 @@ func (h halts) accept(partition int, version uint8, data []byte) {
 		ticket, _ := queue.ParseID([]byte(k.Ticket)) // the zero one can be resumed without a name
 		found = append(found, queue.KeyHalt{Key: string(k.Key), Halt: queue.Halt{Ticket: ticket, Cause: k.Cause, Since: k.Since, Tag: h.tag(k.Route, string(k.Key))}})
 		h.log.Warn("a halted lane has come from another node, and is halted here", "event", "lane-halted",
-			"route", k.Route, "ticket", k.Ticket, "cause", k.Cause, "since", k.Since, h.config.proxy.LogKeys.Attr(k.Key))
+			"route", k.Route, "ticket", k.Ticket, "cause", k.Cause, "since", k.Since, h.proxy.Config().LogKeys.Attr(k.Key))
 	}
 	h.lanes.ImportHalts(partition, found, d.All)
 }
@@ -82,16 +82,7 @@ func (h halts) accept(partition int, version uint8, data []byte) {
 // tag is a route's; where the nodes' routes differ, that of another one with the key's space.
 func (h halts) tag(route, key string) int {
 	space, _, _ := strings.Cut(key, ":")
-	other := 0
-	for i, r := range h.config.proxy.Routes {
-		switch {
-		case r.Name == route:
-			return i
-		case r.Key.Space == space:
-			other = i
-		}
-	}
-	return other
+	return h.proxy.TagOf(route, space)
 }
 
 // Lanes implements admin.Cluster.
@@ -103,11 +94,11 @@ func (n *node) Lanes() admin.Lanes {
 		if len(s.Tickets) > 0 {
 			head := s.Head()
 			stopped.Held = head.Held
-			stopped.Ticket, stopped.Seconds, stopped.Route = head.ID.String(), head.Age.Seconds(), n.config.proxy.Routes[head.Tag].Name
+			stopped.Ticket, stopped.Seconds, stopped.Route = head.ID.String(), head.Age.Seconds(), n.proxy.RouteOf(head.Tag).Name
 		}
 		if h := s.Halt; h != nil {
 			stopped.State, stopped.Cause = admin.StateHalted, h.Cause
-			stopped.Ticket, stopped.Seconds, stopped.Route = h.Ticket.String(), max(time.Since(h.Since), 0).Seconds(), n.config.proxy.Routes[h.Tag].Name
+			stopped.Ticket, stopped.Seconds, stopped.Route = h.Ticket.String(), max(time.Since(h.Since), 0).Seconds(), n.proxy.RouteOf(h.Tag).Name
 		}
 		l.Lanes = append(l.Lanes, stopped)
 	}
@@ -146,8 +137,8 @@ func (n *node) Relieve(space, key string, r admin.Relief) (admin.Relieved, error
 	}
 	done.Ticket, done.Cause, done.Seconds = h.Ticket.String(), h.Cause, max(time.Since(h.Since), 0).Seconds()
 	n.log.Info("an operator lets a halted lane go on", "event", "lane-resumed",
-		"action", r.Action, "reason", r.Reason, "route", n.config.proxy.Routes[h.Tag].Name,
-		"ticket", done.Ticket, "cause", h.Cause, "cancelled", done.Cancelled, n.config.proxy.LogKeys.Attr(lane))
+		"action", r.Action, "reason", r.Reason, "route", n.proxy.RouteOf(h.Tag).Name,
+		"ticket", done.Ticket, "cause", h.Cause, "cancelled", done.Cancelled, n.proxy.Config().LogKeys.Attr(lane))
 	return done, nil
 }
 

@@ -60,14 +60,14 @@ func (n *node) lookAtHotKeys() {
 func identify(k queue.HotKey) hotKey { return hotKey{k.Partition, k.Key, k.Since.UnixNano()} }
 
 func (n *node) routeOf(k queue.HotKey) slog.Attr {
-	return slog.String("route", n.config.proxy.Routes[k.Tag].Name)
+	return slog.String("route", n.proxy.RouteOf(k.Tag).Name)
 }
 
 // keyOf writes a key as the access log does.
-func (n *node) keyOf(k queue.HotKey) slog.Attr { return n.config.proxy.LogKeys.Attr([]byte(k.Key)) }
+func (n *node) keyOf(k queue.HotKey) slog.Attr { return n.proxy.Config().LogKeys.Attr([]byte(k.Key)) }
 
 func (n *node) action(k queue.HotKey) string {
-	switch lane := &n.config.proxy.Routes[k.Tag].Lane; {
+	switch lane := &n.proxy.RouteOf(k.Tag).Lane; {
 	case lane.Shed:
 		return "shed"
 	case lane.Spill:
@@ -90,7 +90,7 @@ func (n *node) Hot() admin.Hot {
 		hot[k.Key] = true
 		space, key, _ := strings.Cut(k.Key, ":")
 		h.Hot = append(h.Hot, admin.HotKey{
-			Space: space, Key: key, Route: n.config.proxy.Routes[k.Tag].Name, Action: n.action(k), Since: k.Since,
+			Space: space, Key: key, Route: n.proxy.RouteOf(k.Tag).Name, Action: n.action(k), Since: k.Since,
 			Depth: k.Depth, Bytes: k.Bytes, Busy: k.Busy, Share: k.Share, Rate: k.Rate,
 			ServiceSeconds: k.Service.Seconds(), WaitSeconds: waitFor(k.Depth, k.Service), LentTo: n.proxy.LentTo(k.Key),
 		})
@@ -112,7 +112,7 @@ func (n *node) Hot() admin.Hot {
 		if lane, ok := n.lanes.Lane(c.Partition, []byte(c.Key)); ok {
 			k.Depth, k.WaitSeconds = lane.Depth, waitFor(lane.Depth, lane.Service)
 			if len(lane.Tickets) > 0 {
-				k.Route = n.config.proxy.Routes[lane.Head().Tag].Name
+				k.Route = n.proxy.RouteOf(lane.Head().Tag).Name
 			}
 		}
 		h.Top = append(h.Top, k)

@@ -22,40 +22,57 @@ type recordStore interface {
 	sequence.Store
 }
 
-// recordTimeouts are those of the stores that routes name, but the memory.
-func (c *Config) recordTimeouts() map[string]time.Duration {
-	timeouts := make(map[string]time.Duration)
-	name := func(mode, store string, lease time.Duration) {
-		if mode == "none" || store == storeOwner {
-			return
-		}
-		// A claim is renewed thrice in its lease, if each renewal is over by the next.
-		timeout := min(recordTimeoutMax, lease/4)
-		if shortest, known := timeouts[store]; known {
-			timeout = min(timeout, shortest)
-		}
-		timeouts[store] = timeout
-	}
-	for _, r := range c.Routes {
-		lease := time.Duration(r.Idempotency.ClaimLease)
-		name(r.Idempotency.Mode, r.Idempotency.Store, lease)
-		name(r.Sequence.Mode, r.Sequence.Store, lease) // claims of numbers whose answers are replayed
-	}
-	return timeouts
-}
-
 // newRecordStores are the stores that routes name, but the memory. Errors are as
 // newCoordinator's.
 func newRecordStores(config *Config) (map[string]recordStore, error) {
 	stores := make(map[string]recordStore)
-	for kind, timeout := range config.recordTimeouts() {
-		store, err := config.Stores.open(kind, timeout)
+	for kind, lease := range config.recordLeases() {
+		store, err := config.Stores.open(kind, recordTimeout(lease))
 		if err != nil {
 			return nil, err
 		}
 		stores[kind] = store
 	}
 	return stores, nil
+}
+
+// recordLeases are the stores that routes name, but the memory, with the shortest claim
+// that any of these makes there.
+func (c *Config) recordLeases() map[string]time.Duration {
+	leases := make(map[string]time.Duration)
+	for _, r := range c.Routes {
+		// Numbers whose answers are replayed are claimed, too.
+		for _, store := range []string{r.Idempotency.remote(), r.Sequence.remote()} {
+			lease := time.Duration(r.Idempotency.ClaimLease)
+			if shortest, known := leases[store]; known {
+				lease = min(lease, shortest)
+			}
+			if store != "" {
+				leases[store] = lease
+			}
+		}
+	}
+	return leases
+}
+
+// recordTimeout is how long a store is waited for. A claim is renewed thrice in its lease,
+// if each renewal is over by the next.
+func recordTimeout(lease time.Duration) time.Duration { return min(recordTimeoutMax, lease/4) }
+
+// remote is the store that a route's records are in; empty: none, or the memory.
+func (i *IdempotencyConfig) remote() string {
+	if i.Mode == "none" || i.Store == storeOwner {
+		return ""
+	}
+	return i.Store
+}
+
+// remote is the store that a route's marks are in; empty: none, or the memory.
+func (s *SequenceConfig) remote() string {
+	if s.Mode == "none" || s.Store == storeOwner {
+		return ""
+	}
+	return s.Store
 }
 
 func (s *StoresConfig) open(kind string, timeout time.Duration) (recordStore, error) {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,6 +16,7 @@ import (
 
 func serveCommand() *cobra.Command {
 	var file, listen, observe string
+	var watch bool
 	var quick Quick
 	command := &cobra.Command{
 		Use:   "serve",
@@ -26,6 +26,8 @@ serving for shutdown.delay, takes no new requests for lanes, waits for those it
 has for up to shutdown.drain_timeout, and ends. A second signal ends it at once.
 
 It reads a file, or without one orders the requests for one service by one key.
+SIGHUP, or lanekeeper reload, or with --watch a change of the file, has it read
+the file again: see lanekeeper help reload.
 
 Exit code 0: every request was answered. 6: some were abandoned. 3: the
 configuration has errors. 1: a port could not be opened.`,
@@ -43,11 +45,19 @@ configuration has errors. 1: a port could not be opened.`,
 					opts.Flags[path] = value
 				}
 			}
+			var watched *watchedFile
+			if watch {
+				watched = newWatchedFile(file) // before it is read
+			}
 			config, _, err := loadConfig(cmd.ErrOrStderr(), opts)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), config)
+			source := configSource{config: config, level: new(slog.LevelVar)}
+			if file != "" {
+				source.load = func() (*Config, *Report) { return Load(opts) }
+			}
+			return serve(cmd.Context(), source, watched)
 		},
 	}
 	flags := command.Flags()
@@ -56,7 +66,9 @@ configuration has errors. 1: a port could not be opened.`,
 	flags.StringVar(&quick.Key, "key", "", "without a file: "+quickKeyHelp)
 	flags.StringVar(&listen, "listen", "", "overrides server.listen")
 	flags.StringVar(&observe, "observe", "", "overrides observe.listen")
+	flags.BoolVar(&watch, "watch", false, "read the file again whenever it changes")
 	command.MarkFlagsMutuallyExclusive("config", "upstream")
+	command.MarkFlagsMutuallyExclusive("watch", "upstream")
 	command.MarkFlagsMutuallyExclusive("config", "key")
 	command.MarkFlagsRequiredTogether("upstream", "key")
 	command.MarkFlagsOneRequired("config", "upstream")
@@ -67,7 +79,6 @@ configuration has errors. 1: a port could not be opened.`,
 // files that it names.
 func (c *Config) nodeConfig() (nodeConfig, error) {
 	config := nodeConfig{
-		proxy: c.proxyConfig(),
 		lanes: queue.Config{
 			MaxQueued:      c.Limits.MaxQueued,
 			MaxQueuedBytes: int64(c.Limits.MaxQueuedBytes),
@@ -77,15 +88,15 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 		},
 		listen:  c.Server.Listen,
 		observe: c.Observe.Listen,
-		delay:   time.Duration(c.Shutdown.Delay),
-		drain:   time.Duration(c.Shutdown.DrainTimeout),
-		hash:    c.hash(),
 		admin:   c.Admin.Listen,
 		records: recordsConfig{max: c.Limits.MaxRecords, maxBytes: int64(c.Limits.MaxRecordsBytes)},
 		keep:    c.Journal.Keep,
 	}
-	config.strict = c.strict()
-	var err error
+	now, err := c.inForce()
+	if err != nil {
+		return nodeConfig{}, err
+	}
+	config.proxy, config.strict, config.delay, config.drain = now.proxy, now.strict, now.delay, now.drain
 	if config.access, err = c.adminConfig(); err != nil {
 		return nodeConfig{}, err
 	}
@@ -95,11 +106,6 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 	if config.adminTLS, err = loadCertificates("admin", "admin.tls", c.Admin.TLS); err != nil {
 		return nodeConfig{}, err
 	}
-	if config.proxy.Sessions != nil {
-		if config.proxy.Sessions.Secrets, err = readSecrets(c.Session.SecretFile); err != nil {
-			return nodeConfig{}, settingError{"session.secret_file", err}
-		}
-	}
 	if c.Cluster.Enabled {
 		if config.cluster, err = c.clusterSettings(); err != nil {
 			return nodeConfig{}, err
@@ -108,17 +114,29 @@ func (c *Config) nodeConfig() (nodeConfig, error) {
 	return config, nil
 }
 
-// serve runs a node until a signal, or until it fails.
-func serve(ctx context.Context, config *Config) error {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(config.Log.Level)); err != nil {
+// slogLevel is the level as package slog has it.
+func (l *LogConfig) slogLevel() (level slog.Level) {
+	if err := level.UnmarshalText([]byte(l.Level)); err != nil {
 		panic("an unchecked log level: " + err.Error())
 	}
-	log := newLogger(os.Stderr, level, config.Log.Format)
+	return level
+}
+
+// serve runs a node until a signal, or until it fails. It reads the watched file again
+// when that changes, if there is one.
+func serve(ctx context.Context, source configSource, watched *watchedFile) error {
+	config := source.config
+	source.level.Set(config.Log.slogLevel())
+	log := newLogger(os.Stderr, source.level, config.Log.Format)
 
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
+	hangups := make(chan os.Signal, 1) // one more than is at work: it reads what is there by then
+	if source.load != nil {            // else it means what it always does: the terminal is gone
+		signal.Notify(hangups, syscall.SIGHUP)
+		defer signal.Stop(hangups)
+	}
 
 	nodeConfig, err := config.nodeConfig()
 	if err != nil {
@@ -136,9 +154,16 @@ func serve(ctx context.Context, config *Config) error {
 	if nodeConfig.records.stores, err = newRecordStores(config); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
+	nodeConfig.source = source
 	node, err := startNode(nodeConfig, log)
 	if err != nil {
 		return failure(err)
+	}
+	reloading, cancel := context.WithCancel(ctx)
+	defer cancel()
+	node.wg.Go(func() { node.followHangups(reloading, hangups) }) // ends with reloading
+	if watched != nil {
+		node.wg.Go(func() { watched.watch(reloading, log, func() { node.Reload(false, "watch") }) }) // ends with reloading
 	}
 
 	var failed error
@@ -148,6 +173,8 @@ func serve(ctx context.Context, config *Config) error {
 	case <-ctx.Done():
 	case failed = <-node.failed:
 	}
+
+	cancel() // the node's stop waits for its end
 
 	now := make(chan struct{})
 	stopped := make(chan error, 1)

@@ -64,11 +64,21 @@ func launch(t testing.TB, file string) *process {
 	return launchIn(t, file)
 }
 
+// launchWith runs it with more flags.
+func launchWith(t testing.TB, file string, flags ...string) *process {
+	t.Helper()
+	return launchCommand(t, file, append([]string{os.Args[0], "serve", "--config", file}, flags...))
+}
+
 // launchIn runs it by another program, which becomes it.
 func launchIn(t testing.TB, file string, by ...string) *process {
 	t.Helper()
+	return launchCommand(t, file, append(by, os.Args[0], "serve", "--config", file))
+}
+
+func launchCommand(t testing.TB, file string, command []string) *process {
+	t.Helper()
 	p := &process{t: t, lines: make(chan map[string]any, 1000)}
-	command := append(by, os.Args[0], "serve", "--config", file)
 	p.cmd = exec.Command(command[0], command[1:]...)
 	p.cmd.Env = append(os.Environ(), runVariable+"=1")
 	stderr, err := p.cmd.StderrPipe()

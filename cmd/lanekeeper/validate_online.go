@@ -23,9 +23,9 @@ func (c *Config) online(ctx context.Context, report *Report) {
 	if store, ok := c.Coordinator.store(); ok {
 		check.onlineCoordinator(ctx, store)
 	}
-	timeouts := c.recordTimeouts()
-	for _, kind := range slices.Sorted(maps.Keys(timeouts)) {
-		check.onlineRecords(ctx, kind, timeouts[kind])
+	leases := c.recordLeases()
+	for _, kind := range slices.Sorted(maps.Keys(leases)) {
+		check.onlineRecords(ctx, kind, recordTimeout(leases[kind]))
 	}
 }
 

@@ -34,7 +34,7 @@ func (s *Screen) readRequestLine(text []byte) *Refusal {
 	switch {
 	case len(target) == 0:
 		return malformed("the request line has no target, or one space too many")
-	case len(target) > s.limits.URI:
+	case len(target) > s.limits.Load().URI:
 		return s.longURI()
 	case bytes.EqualFold(method, []byte("CONNECT")), bytes.EqualFold(method, []byte("TRACE")):
 		return &Refusal{Method, "CONNECT and TRACE are for other kinds of proxy"}

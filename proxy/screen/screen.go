@@ -16,6 +16,7 @@ package screen
 import (
 	"bytes"
 	"fmt"
+	"sync/atomic"
 )
 
 // Limits bound a request's head.
@@ -48,7 +49,7 @@ func (r *Refusal) Error() string { return r.Detail }
 
 // Screen is of one connection. The zero Screen refuses every head for its size.
 type Screen struct {
-	limits  *Limits
+	limits  *atomic.Pointer[Limits]
 	refusal *Refusal
 
 	state  state
@@ -87,8 +88,9 @@ const (
 	tunnel // another protocol, if the service grants it; until then a client is silent
 )
 
-// Init makes s ready for a connection's first byte.
-func (s *Screen) Init(limits *Limits) { *s = Screen{limits: limits} }
+// Init makes s ready for a connection's first byte. What limits points to may change at any
+// time.
+func (s *Screen) Init(limits *atomic.Pointer[Limits]) { *s = Screen{limits: limits} }
 
 // Refusal is what is wrong with the request at which s has stopped, or nil.
 func (s *Screen) Refusal() *Refusal { return s.refusal }
@@ -171,11 +173,11 @@ func (s *Screen) keep(b []byte, at int) int {
 	switch first := s.line[0]; {
 	case s.state == requestLine && first != '\r' && !token[first]:
 		s.refusal = notHTTP(first)
-	case s.state == requestLine && len(s.line) > s.limits.URI+requestLineRest:
+	case s.state == requestLine && len(s.line) > s.limits.Load().URI+requestLineRest:
 		s.refusal = s.longURI()
 	case s.state == chunkLine && len(s.line) > chunkLineMax, s.state == chunkEnd && len(s.line) > 1:
 		s.refusal = malformed("the body's chunks are broken")
-	case s.state != chunkLine && s.size+len(s.line) > s.limits.Head:
+	case s.state != chunkLine && s.size+len(s.line) > s.limits.Load().Head:
 		s.refusal = s.largeHead()
 	default:
 		return len(b)
@@ -200,17 +202,17 @@ func (s *Screen) read(line []byte) *Refusal {
 		s.enter(chunkLine)
 		return nil
 	}
-	if s.size += len(line); s.size > s.limits.Head {
+	if s.size += len(line); s.size > s.limits.Load().Head {
 		return s.largeHead()
 	}
 	switch {
-	case s.state == requestLine && len(line)-1 > s.limits.URI+requestLineRest:
+	case s.state == requestLine && len(line)-1 > s.limits.Load().URI+requestLineRest:
 		return s.longURI()
 	case s.state == requestLine:
 		return s.readRequestLine(text)
 	case len(text) > 0:
-		if s.fields++; s.fields > s.limits.Fields {
-			return &Refusal{LargeHead, fmt.Sprintf("the request has more than %d header lines", s.limits.Fields)}
+		if s.fields++; s.fields > s.limits.Load().Fields {
+			return &Refusal{LargeHead, fmt.Sprintf("the request has more than %d header lines", s.limits.Load().Fields)}
 		}
 		return s.readField(text)
 	case s.state == trailerLine:
@@ -293,11 +295,11 @@ func (s *Screen) readChunkLine(text []byte) *Refusal {
 }
 
 func (s *Screen) longURI() *Refusal {
-	return &Refusal{LongURI, fmt.Sprintf("the request target has more than %d bytes", s.limits.URI)}
+	return &Refusal{LongURI, fmt.Sprintf("the request target has more than %d bytes", s.limits.Load().URI)}
 }
 
 func (s *Screen) largeHead() *Refusal {
-	return &Refusal{LargeHead, fmt.Sprintf("the header section has more than %d bytes", s.limits.Head)}
+	return &Refusal{LargeHead, fmt.Sprintf("the header section has more than %d bytes", s.limits.Load().Head)}
 }
 
 func malformed(format string, args ...any) *Refusal {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/valyala/fasthttp"
@@ -27,7 +28,7 @@ type passed struct {
 // screenAll passes b in pieces of a size.
 func screenAll(b []byte, size int) (p passed) {
 	var s Screen
-	s.Init(&limits)
+	s.Init(holding(limits))
 	for piece := range slices.Chunk(b, size) {
 		n := s.Pass(piece)
 		p.n += n
@@ -131,10 +132,11 @@ func compare(t *testing.T, request []byte) {
 
 // Mutant: a copy of the line is made in any case.
 func TestAHeadInOnePieceAllocatesNothing(t *testing.T) {
+	held := holding(limits)
 	request := []byte(strings.Repeat("POST /orders/7 HTTP/1.1\r\nHost: a\r\nUser-Agent: x\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nbody", 3))
 	if n := testing.AllocsPerRun(100, func() {
 		var s Screen
-		s.Init(&limits)
+		s.Init(held)
 		if s.Pass(request) != len(request) {
 			t.Fatal(s.Refusal())
 		}
@@ -158,7 +160,7 @@ func TestAfterAnUpgrade(t *testing.T) {
 		{"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: chat\r\nUpgrade: h2c\r\n\r\n", "GET / HTTP/1.1\n", false, true},
 	} {
 		var s Screen
-		s.Init(&limits)
+		s.Init(holding(limits))
 		if n := s.Pass([]byte(test.before)); n != len(test.before) {
 			t.Fatalf("%q: %d bytes pass", test.before, n)
 		}
@@ -177,7 +179,7 @@ func TestAfterAnUpgrade(t *testing.T) {
 func BenchmarkPass(b *testing.B) {
 	request := []byte("POST /orders/7 HTTP/1.1\r\nHost: shop.example\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0\r\nAccept: */*\r\nContent-Type: application/json\r\nContent-Length: 1024\r\n\r\n" + strings.Repeat("x", 1024))
 	var s Screen
-	s.Init(&limits)
+	s.Init(holding(limits))
 	b.SetBytes(int64(len(request)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -185,4 +187,10 @@ func BenchmarkPass(b *testing.B) {
 			b.Fatal(s.Refusal())
 		}
 	}
+}
+
+func holding(limits Limits) *atomic.Pointer[Limits] {
+	p := new(atomic.Pointer[Limits])
+	p.Store(&limits)
+	return p
 }

@@ -31,6 +31,7 @@
 // # Lifetime
 //
 // New starts nothing. Start begins to look up names and to check health. Close ends that, and
-// may come before the last request is done: a connection that is in use is closed when
-// its request ends.
+// may come before the last request is done: no connection is kept from then on. One that is in
+// use is closed when its request ends, and a request that waits, or still comes, has one
+// of its own.
 package upstream

@@ -107,8 +107,8 @@ func (u *Upstream) Start() {
 	})
 }
 
-// Close ends what Start began, and closes the idle connections. Whoever waits for a place
-// is refused; requests that have one are left alone.
+// Close ends what Start began, and closes the idle connections. Requests that have one are
+// left alone, and those that still come are served, each by a connection of its own.
 func (u *Upstream) Close() {
 	u.end()
 	u.mu.Lock()

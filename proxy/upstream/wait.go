@@ -81,13 +81,9 @@ func (u *Upstream) leave(w *waiter, err error) {
 
 // try gives w a target and a permit, or an error, unless it has to wait.
 func (u *Upstream) try(w *waiter) (done bool) {
-	if u.closed {
-		w.err = ErrNone
-		return true
-	}
 	t, some := u.choose(w)
 	switch {
-	case !some && u.unknown == 0:
+	case !some && (u.unknown == 0 || u.closed):
 		w.err = ErrNone
 		return true
 	case t == nil, !u.limit.take(&w.lease.permit):

@@ -229,9 +229,9 @@ func TestIdleConnections(t *testing.T) {
 	})
 }
 
-// Close leaves what is in use alone, and ends the rest.
+// Close leaves what is in use alone, and who waits or still comes has a connection of its own.
 //
-// Mutants: it keeps idle connections; who waits stays; a connection comes back to the pool.
+// Mutants: it keeps idle connections; who waits is refused; a connection comes back to the pool.
 func TestClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, _ := newFake(t, 1, func(c *Config) { c.MaxConnections = 2 })
@@ -239,11 +239,8 @@ func TestClose(t *testing.T) {
 		was := idle.Conn.(*fakeConn)
 		idle.Done(true)
 		also := take(t, u, "")
-		_, failed := waiting(u, 1, noKey, time.Minute)
+		served, failed := waiting(u, 1, noKey, time.Minute)
 		u.Close()
-		if err := <-failed; !errors.Is(err, ErrNone) {
-			t.Error(err)
-		}
 		conn := used.Conn.(*fakeConn)
 		if conn.closed() || was.closed() {
 			t.Error("a connection in use is closed")
@@ -251,6 +248,17 @@ func TestClose(t *testing.T) {
 		used.Answered()
 		used.Done(true)
 		also.Done(true)
+		select {
+		case <-served:
+		case err := <-failed:
+			t.Error(err)
+		}
+		late := take(t, u, "")
+		last := late.Conn.(*fakeConn)
+		if late.Done(true); !last.closed() {
+			t.Error("a connection outlives a request that came after Close")
+		}
+		time.Sleep(2 * time.Second) // who was served goes
 		if !conn.closed() || !was.closed() {
 			t.Error("a connection outlives its request and its upstream")
 		}
