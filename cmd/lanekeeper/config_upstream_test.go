@@ -2,8 +2,6 @@ package main
 
 import "testing"
 
-// Mutants killed: min may be above max; a key without a certificate is taken; TLS that nothing
-// uses is not told; a limit without a queue is not told; a path without its slash is taken.
 func TestConfigUpstreams(t *testing.T) {
 	with := func(more string) string {
 		return someRoute + "upstreams:\n  - name: app\n    targets: [\"https://a:1\"]\n    " + more + "\n"

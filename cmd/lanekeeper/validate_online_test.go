@@ -309,7 +309,6 @@ func TestValidateRecordsOnline(t *testing.T) {
 	}
 }
 
-// Mutant killed: the files are not read.
 func TestValidateOnlineReadsUpstreamFiles(t *testing.T) {
 	t.Chdir(t.TempDir())
 	text := someRoute + "upstreams:\n  - name: app\n    targets: [\"https://a:1\"]\n    tls: {ca_file: none.pem}\n"

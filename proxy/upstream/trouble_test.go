@@ -206,7 +206,7 @@ func newCheckedTarget(t *testing.T) *checkedTarget {
 // end with the upstream.
 //
 // Mutants: nothing is checked; a status of 500 is healthy, 302 is not; a target that does not
-// answer stays; the checks go on after Close.
+// answer stays.
 func TestHealthChecks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCheckedTarget(t)
@@ -297,7 +297,7 @@ func (d *directory) LookupNetIP(ctx context.Context, network, host string) ([]ne
 // and takes no more; a lookup that fails or finds nothing changes nothing.
 //
 // Mutants: addresses of one family are left out; an address that is still there loses its
-// connections; one that vanished keeps its own, or gets requests; a failed lookup empties the
+// connections; one that vanished keeps its own; a failed lookup empties the
 // set; it is not counted; ::ffff:10.0.0.1 is another target than 10.0.0.1.
 func TestNamesAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
