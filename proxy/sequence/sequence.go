@@ -198,12 +198,13 @@ func (m *Marks) lane(partition int, key string) *lane {
 	return ln
 }
 
-// tidy forgets a lane of which nothing is known.
+// tidy forgets a lane of which nothing is known. If it was before, another may have come
+// in its place.
 func (m *Marks) tidy(ln *lane) {
-	if len(ln.marks) > 0 || len(ln.held) > 0 {
+	lanes := m.parts[ln.partition]
+	if len(ln.marks) > 0 || len(ln.held) > 0 || lanes[ln.key] != ln {
 		return
 	}
-	lanes := m.parts[ln.partition]
 	delete(lanes, ln.key)
 	if len(lanes) == 0 {
 		delete(m.parts, ln.partition)

@@ -128,6 +128,28 @@ func TestHeld(t *testing.T) {
 	}
 }
 
+// A request that was held, and leaves after the last that was known of its key has been
+// forgotten, takes nothing along that has come to be known since: found by
+// proxy.TestNumbersThroughAnyNode, seed 2.
+//
+// Mutant: a lane is forgotten by its key.
+func TestWhoLeavesLateTakesNothingAlong(t *testing.T) {
+	m := New(Config{})
+	key := []byte("order:7")
+	m.Open(7)
+	held, err := m.Hold(7, key, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Seal(7)
+	n := Number{Producer: "p", Seq: 1}
+	m.Ran(7, key, n, time.Hour) // it ran in the tenure that has ended
+	held.Leave()
+	if v, done := m.Judge(7, key, n, false); v != Done || done != 1 {
+		t.Errorf("number 1 is %v, and %d are done", v, done)
+	}
+}
+
 // Mutants: Import lowers a mark, or lets a higher number of a lower epoch stand; the key
 // that still runs is exported; half of a bad text is taken; the time left is not.
 func TestMarksTravel(t *testing.T) {
