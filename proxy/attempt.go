@@ -87,7 +87,7 @@ func (c *call) unsent(t *upstream.Target, sending error) *problem {
 	}
 	c.link.lease.Failed()
 	c.link.close()
-	return upstreamReset.because(fmt.Sprintf("%s closed the connection while the request was sent", t.Name))
+	return c.reset(t, "while the request was sent")
 }
 
 // unanswered says why the request has no response, and ends its part in the
@@ -101,10 +101,18 @@ func (c *call) unanswered(t *upstream.Target, err error) *problem {
 	case isClosed(err):
 		c.link.lease.Failed()
 		c.link.close()
-		return upstreamReset.because(fmt.Sprintf("%s closed the connection before its answer was complete", t.Name))
+		return c.reset(t, "before its answer was complete")
 	}
 	c.link.lease.Failed()
 	return c.unintelligible(t, err)
+}
+
+// reset is the end of a connection that had a part of the request.
+func (c *call) reset(t *upstream.Target, when string) *problem {
+	if c.proxy.wires.areCut() {
+		return upstreamReset.because(fmt.Sprintf("this node stops, and waits no longer for %s", t.Name))
+	}
+	return upstreamReset.because(fmt.Sprintf("%s closed the connection %s", t.Name, when))
 }
 
 // cause is what err comes from: fasthttp hides it if the connection ended within a chunk's frame.

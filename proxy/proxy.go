@@ -39,6 +39,7 @@ type Proxy struct {
 	clients    clients
 	strangers  strangers
 	listeners  listeners
+	wires      wires
 	background background // goroutines that outlive their request
 	turns      *turns
 	names      names
@@ -60,6 +61,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.refusing = make(chan struct{}, refusalsMax)
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
+	p.wires.open = make(map[*wire]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}
 	p.calls.New = func() any { return &call{proxy: p} }
@@ -123,10 +125,14 @@ func (p *Proxy) Serve(listener net.Listener) error {
 	return err
 }
 
+const cutTime = time.Second
+
 // Stop closes the listeners, then, after a moment in which whoever uses a
 // connection is told to leave it, the idle connections, and waits until every
-// request has been answered. When ctx ends first, it closes what is left and
-// returns ctx's error. Lanes are to be drained before.
+// request has been answered. When ctx ends first, it ends what is left and returns
+// ctx's error: connections to upstreams are cut, so that each request that one had is
+// told of as unknown, to its client too, who has cutTime to read that. Lanes are to be
+// drained before.
 func (p *Proxy) Stop(ctx context.Context) error {
 	// In this order: a client that is told to leave comes back at once, and a
 	// connection that nobody has accepted when a listener closes is reset.
@@ -138,6 +144,8 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)
 	if err != nil {
+		p.wires.cut()
+		p.clients.await(cutTime)
 		p.clients.close(true)
 	}
 	p.spills.stop()

@@ -87,6 +87,19 @@ func (s *clients) remove(conn net.Conn) {
 	delete(s.conns, conn)
 }
 
+// await waits until there are none left, but not for longer than d.
+func (s *clients) await(d time.Duration) {
+	for deadline := time.Now().Add(d); time.Now().Before(deadline) && s.count() > 0; {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (s *clients) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
 // close closes the connections, or only those that have not sent a byte.
 func (s *clients) close(all bool) {
 	s.mu.Lock()

@@ -41,7 +41,7 @@ func (p *Proxy) newSetup(config Config) (*setup, error) {
 		s.before, s.number, s.named = before, before.number+1, slices.Clone(before.named)
 	}
 	for _, u := range config.Upstreams {
-		up, err := s.upstream(u, p.log)
+		up, err := s.upstream(u, p.wires.wrap, p.log)
 		if err != nil {
 			return nil, err
 		}
@@ -73,7 +73,7 @@ func (p *Proxy) newSetup(config Config) (*setup, error) {
 
 // upstream is the one of the setup before if it is the same; how it is dialled and
 // looked up is not compared.
-func (s *setup) upstream(config upstream.Config, log *slog.Logger) (*upstream.Upstream, error) {
+func (s *setup) upstream(config upstream.Config, wrap upstream.Wrap, log *slog.Logger) (*upstream.Upstream, error) {
 	if s.before != nil {
 		for _, old := range s.before.upstreams {
 			if reflect.DeepEqual(sameness(old.Config), sameness(config)) {

@@ -3,7 +3,10 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"maps"
 	"net"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -19,6 +22,7 @@ import (
 // deadline that stands may end it.
 type wire struct {
 	patientConn
+	among   *wires    // nil: none
 	secure  *tls.Conn // above patientConn; nil: there is no TLS
 	records records   // that came below TLS
 	sent    int       // bytes of the present request
@@ -43,6 +47,61 @@ func wrap(conn net.Conn, secure *tls.Config, by time.Time) (upstream.Conn, error
 	w.secure = tls.Client(beneath{w}, secure)
 	w.SetDeadline(by) //nolint:errcheck // a dead connection fails the handshake
 	return w, w.secure.HandshakeContext(context.Background())
+}
+
+// Close implements net.Conn.
+func (w *wire) Close() error {
+	if w.among != nil {
+		w.among.remove(w)
+	}
+	return w.patientConn.Close()
+}
+
+// wires are the open ones of a node.
+type wires struct {
+	mu   sync.Mutex // guards the rest
+	open map[*wire]struct{}
+	over bool
+}
+
+// wrap is wrap, and counts the wire among s until it is closed.
+func (s *wires) wrap(conn net.Conn, secure *tls.Config, by time.Time) (upstream.Conn, error) {
+	c, err := wrap(conn, secure, by)
+	if err != nil {
+		return c, err
+	}
+	w := c.(*wire)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return w, net.ErrClosed
+	}
+	w.among = s
+	s.open[w] = struct{}{}
+	return w, nil
+}
+
+func (s *wires) remove(w *wire) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, w)
+}
+
+// cut closes them all, and every further one. What runs ends as if its upstream had.
+func (s *wires) cut() {
+	s.mu.Lock()
+	s.over = true
+	open := slices.Collect(maps.Keys(s.open))
+	s.mu.Unlock()
+	for _, w := range open {
+		w.Close()
+	}
+}
+
+func (s *wires) areCut() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
 }
 
 // beneath is what TLS runs over.

@@ -284,11 +284,13 @@ func TestShutdownOrder(t *testing.T) {
 	}
 }
 
-// Mutant: drain does not evict (the waiting client gets no answer).
+// Mutants: drain does not evict (the waiting client gets no answer); connections to upstreams are not cut (nor does the
+// running one, and nothing is recorded).
 func TestAbandonedRequestsAreSaid(t *testing.T) {
 	u := newHoldingUpstream(t)
-	p := serveProcess(t, u.URL, "shutdown: {delay: 0s, drain_timeout: 300ms}\n")
-	post(p.address+"/orders/7", "running")
+	journal := filepath.Join(t.TempDir(), "unknown.ndjson")
+	p := serveProcess(t, u.URL, "shutdown: {delay: 0s, drain_timeout: 300ms}\njournal: {file: "+journal+"}\n")
+	running := post(p.address+"/orders/7", "running")
 	u.next(t)
 	waiting := post(p.address+"/orders/7", "waiting")
 	waitForMetric(t, p.observe, `lanekeeper_queued_requests{route="order"} 1`)
@@ -296,8 +298,15 @@ func TestAbandonedRequestsAreSaid(t *testing.T) {
 	if got := <-waiting; !strings.HasPrefix(got, "503 ") || !strings.Contains(got, "urn:lanekeeper:problem:draining") || !strings.Contains(got, `"executed":"no"`) {
 		t.Errorf("waiting: %s", got)
 	}
+	if got := <-running; !strings.HasPrefix(got, "502 ") || !strings.Contains(got, "urn:lanekeeper:problem:upstream-reset") || !strings.Contains(got, `"executed":"unknown"`) || !strings.Contains(got, "this node stops") {
+		t.Errorf("running: %s", got)
+	}
 	if code := p.wait(); code != exitAbandoned {
 		t.Errorf("exit code %d, want %d", code, exitAbandoned)
+	}
+	records, err := os.ReadFile(journal)
+	if err != nil || strings.Count(string(records), "\n") != 1 || !strings.Contains(string(records), `"key":"7"`) {
+		t.Errorf("the journal has %q, %v", records, err)
 	}
 }
 
