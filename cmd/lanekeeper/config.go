@@ -61,7 +61,7 @@ type ServerConfig struct {
 	BypassIdleTimeout        Duration `json:"bypass_idle_timeout" doc:"without a byte either way on a bypass request; 0 = no limit"`
 	TicketHeader             bool     `json:"ticket_header" doc:"put Lanekeeper-Ticket on responses, so that a client can name its request"`
 
-	TLS TLSConfig `json:"tls" doc:"the listener speaks TLS if this is given: 1.2 or later, HTTP/1.1. The files are read again when they change"`
+	TLS TLSConfig `json:"tls" doc:"the listener speaks TLS if this is given: 1.2 or later, HTTP/1.1. The files are read again when they change" reload:"restart"`
 }
 
 // TLSConfig is what a listener shows of itself, and whom it believes.

@@ -188,10 +188,15 @@ func TestEachHotKeyIsLoggedOnce(t *testing.T) {
 		n := &node{
 			log:   slog.New(slog.NewTextHandler(&out, nil)),
 			lanes: queue.New(queue.Config{MaxQueued: 100, MaxQueuedBytes: 100, MaxLanes: 100, Tags: 2}),
-			config: nodeConfig{proxy: proxy.Config{
-				LogKeys: proxy.KeysPlain,
-				Routes:  []proxy.Route{{Name: "reads"}, {Name: "writes", Lane: proxy.Lane{Shed: true}}},
-			}},
+		}
+		var err error
+		n.proxy, err = proxy.New(proxy.Config{
+			LogKeys:   proxy.KeysPlain,
+			Upstreams: []proxy.Upstream{{Name: "app", Targets: []string{"http://app"}}},
+			Routes:    []proxy.Route{{Name: "reads", Upstream: "app"}, {Name: "writes", Upstream: "app", Lane: proxy.Lane{Shed: true}}},
+		}, n.lanes, n.log)
+		if err != nil {
+			t.Fatal(err)
 		}
 		rule := &queue.HotRule{Depth: 1, For: time.Second, CoolAfter: time.Second}
 		admit := func(key string) (waits *queue.Ticket) {

@@ -45,11 +45,12 @@ func TestSettingsThatNeedARestart(t *testing.T) {
 		have = append(have, restartSettings(reflect.ValueOf(a), reflect.ValueOf(b), "", false)...)
 	}
 	slices.Sort(have)
-	want := strings.Fields(`admin.allowed_hosts admin.listen admin.token_file
+	want := strings.Fields(`admin.allowed_hosts admin.listen admin.pprof admin.tls.cert_file admin.tls.client_ca_file admin.tls.key_file admin.token_file
 		journal.file journal.keep journal.max_files journal.max_size
 		limits.max_lanes limits.max_queued limits.max_queued_bytes limits.max_records limits.max_records_bytes log.format metrics.native_histograms
 		node.name node.zone observe.listen
-		server.header_timeout server.idle_timeout server.listen server.max_header server.max_requests_per_connection`)
+		server.header_timeout server.idle_timeout server.listen server.max_connections_per_address server.max_header server.max_requests_per_connection
+		server.proxy_protocol server.tls.cert_file server.tls.client_ca_file server.tls.key_file`)
 	if !slices.Equal(have, want) {
 		t.Errorf("got  %s\nwant %s", have, want)
 	}

@@ -67,7 +67,9 @@ func drainThatTimesOut(t *testing.T, upstreamTimeout time.Duration) {
 		w.runsOf(t, 1)
 		time.Sleep(2 * time.Second) // it is held, if it may take no longer
 
-		one.node.config.drain = drains
+		times := *one.node.reloads.present.Load()
+		times.drain = drains
+		one.node.reloads.present.Store(&times)
 		w.work.Go(func() { // ends with the next one's answer
 			time.Sleep(drains / 2) // until the key is the other node's
 			if status, err := w.do(two, key, 0); status != http.StatusOK {
