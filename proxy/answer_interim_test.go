@@ -17,7 +17,7 @@ const gotHints = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\nLin
 
 // Interim responses go on as they come, if the client's node asks the upstream.
 //
-// Mutants: none goes on; they go on with the final one; "100" does; an HTTP/1.0 client gets them;
+// Mutants: none goes on; "100" does; an HTTP/1.0 client gets them;
 // their hop-by-hop fields stay; they end before an upload's response.
 func TestInterimResponsesGoOn(t *testing.T) {
 	const processing = "HTTP/1.1 102 Processing\r\n" + via + "\r\n"

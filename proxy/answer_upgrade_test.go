@@ -85,7 +85,7 @@ func TestWhatAnUpgradeMayLeadTo(t *testing.T) {
 }
 
 // What the forwarding of requests and responses owes to both sides, where the request's own fields
-// decide. Mutants: a coding goes to an HTTP/1.0 client; a TE goes on.
+// decide. Mutant: a coding goes to an HTTP/1.0 client.
 func TestAnswersToOldClients(t *testing.T) {
 	for _, path := range []string{"/orders/7", "/else"} {
 		for name, c := range map[string]struct{ method, response, want string }{

@@ -366,7 +366,7 @@ func TestASupersededRequestStaysSo(t *testing.T) {
 // the repetition is superseded: what became of the first is the answer, for "not executed" would
 // be false.
 //
-// Mutants: it is answered superseded; the turn that it never had is taken for its own.
+// Mutant: it is answered superseded.
 func TestASupersededRepetitionIsAnsweredAsTheFirst(t *testing.T) {
 	changes, rules := remembering(nil), coalescing(deletes)
 	inner := changes.proxy
