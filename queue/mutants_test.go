@@ -223,8 +223,8 @@ func TestMutantsAreCaught(t *testing.T) {
 			if strings.Count(source, m.from) != 1 {
 				t.Fatalf("%s has %d places to plant it", m.file, strings.Count(source, m.from))
 			}
-			if !*allMutants && i%2 != day%2 {
-				t.Skip("only with -mutants, or tomorrow: most of the time goes into compiling")
+			if !*allMutants && i%4 != day%4 {
+				t.Skip("only with -mutants, or on another day: most of the time goes into compiling")
 			}
 			output, err := testWith(t, m.file, strings.Replace(source, m.from, m.to, 1))
 			if err == nil {
@@ -255,7 +255,7 @@ func testWith(t *testing.T, file, contents string) (output string, err error) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.CommandContext(t.Context(), "go", "test", "-timeout=60s", "-overlay="+filepath.Join(dir, "overlay.json"),
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-vet=off", "-timeout=60s", "-overlay="+filepath.Join(dir, "overlay.json"),
 		"-run=^(TestRandomHistories|TestPartitionsChangeHands|TestHeatOfRandomHistories|FuzzTop)$", ".")
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -81,7 +81,7 @@ func campaign(t *testing.T, scenario func(seed uint64) scenario, found []uint64,
 	}
 	switch {
 	case raceDetector: // a run for races, ten times as slow; test.sh makes the other, too
-		seeds = seeds[:min(len(seeds), 9)]
+		seeds = seeds[:min(len(seeds), 5)]
 	case len(seeds) > 1:
 		seeds = append(seeds, found...)
 	}
