@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Evidence is what the two ends of a run know. Either half may be missing; what
@@ -35,6 +36,8 @@ type Sent struct {
 	Ticket     string // of the answer, if it named one
 	Crossed    bool   // the answer was a witness's, but to another request
 	Err        string // why there was no answer
+
+	Lane, Upstream time.Duration // by the answer's Server-Timing; 0 = it does not say
 
 	due int64 // when it should have been sent
 }

@@ -42,7 +42,7 @@ const (
 	DefaultConnections = 16
 	DefaultTimeout     = 30 * time.Second
 	DefaultDuration    = 10 * time.Minute
-	requestsMax        = 10_000_000
+	RequestsMax        = 10_000_000
 	answerBytesMax     = 16 << 20
 )
 
@@ -116,6 +116,19 @@ type Result struct {
 	LongestGap time.Duration // without any 2xx, between the first sending and the last answer
 	LagMax     time.Duration // Spaced, Open: how late a request was sent at worst
 	Stray      int           // answers that nobody had asked for
+}
+
+// Times is how long requests waited in their lanes, and how long the upstream took, in
+// microseconds, as far as answers said so.
+func (r *Result) Times() (lane, upstream *hdrhistogram.Histogram) {
+	lane, upstream = hdrhistogram.New(1, (2*time.Hour).Microseconds(), 3), hdrhistogram.New(1, (2*time.Hour).Microseconds(), 3)
+	for i := range r.Sent {
+		if s := &r.Sent[i]; s.Upstream > 0 {
+			_ = lane.RecordValue(s.Lane.Microseconds()) // out of range is impossible: Timeout
+			_ = upstream.RecordValue(s.Upstream.Microseconds())
+		}
+	}
+	return lane, upstream
 }
 
 // Throughput is answers per second.
@@ -223,8 +236,8 @@ func (t Traffic) validated() ([]string, error) {
 		return nil, fmt.Errorf("unknown mode %d", t.Mode)
 	case t.Keys < 1 || t.PerKey < 1 || t.Requests < 1 || t.Depth < 1 || t.Connections < 1:
 		return nil, errors.New("keys, requests, depth and connections must be at least 1")
-	case t.Keys > requestsMax || t.PerKey > requestsMax || t.total() > requestsMax:
-		return nil, fmt.Errorf("a run has at most %d requests", requestsMax)
+	case t.Keys > RequestsMax || t.PerKey > RequestsMax || t.total() > RequestsMax:
+		return nil, fmt.Errorf("a run has at most %d requests", RequestsMax)
 	case t.Mode == Open && !(t.Rate > 0):
 		return nil, errors.New("open traffic needs a rate above 0")
 	case t.Zipf != 0 && !(t.Zipf > 1):
@@ -250,13 +263,9 @@ func (t Traffic) Run(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &run{Traffic: t, next: make([]int64, t.Keys)}
+	r := newRun(t)
 	for range r.groups() {
 		r.free = append(r.free, make(chan *wire, t.Connections))
-	}
-	for k := range t.Keys {
-		r.keys = append(r.keys, strconv.Itoa(k))
-		r.names = append(r.names, t.Space+":"+r.keys[k])
 	}
 
 	life, end := context.WithCancelCause(ctx)
@@ -315,6 +324,15 @@ type run struct {
 	next   []int64    // last number given, per key
 	chunks []*[recordsPerChunk]Sent
 	count  int
+}
+
+func newRun(t Traffic) *run {
+	r := &run{Traffic: t, next: make([]int64, t.Keys)}
+	for k := range t.Keys {
+		r.keys = append(r.keys, strconv.Itoa(k))
+		r.names = append(r.names, t.Space+":"+r.keys[k])
+	}
+	return r
 }
 
 // draw makes the next request of key, or returns nil when the run is complete.
@@ -571,27 +589,28 @@ func (r *run) appendRequest(b []byte, s *Sent, key, host string) []byte {
 		return append(b, "\r\n\r\n"...)
 	}
 
-	var scratch [64]byte
-	body := append(scratch[:0], `{"order_id":"`...)
-	body = append(body, key...)
-	body = append(body, `","seq":`...)
-	body = strconv.AppendInt(body, s.Seq, 10)
-	const padding = `,"pad":""}`
-	pad := r.BodyBytes - len(body) - len(padding)
-	length := len(body) + 1
-	if pad >= 0 {
-		length = r.BodyBytes
-	}
-	b = append(b, "\r\nContent-Type: application/json\r\nContent-Length: "...)
-	b = strconv.AppendInt(b, int64(length), 10)
-	b = append(b, "\r\n\r\n"...)
-	b = append(b, body...)
-	if pad >= 0 {
-		b = append(b, `,"pad":"`...)
+	at := len(b)
+	b = appendBody(b, key, s.Seq, r.BodyBytes)
+	body := b[at:]
+	var length [20]byte
+	head := append([]byte("\r\nContent-Type: application/json\r\nContent-Length: "), strconv.AppendInt(length[:0], int64(len(body)), 10)...)
+	return slices.Insert(b, at, append(head, "\r\n\r\n"...)...)
+}
+
+// appendBody writes the JSON body of a request, padded up to size.
+func appendBody(b []byte, key string, seq int64, size int) []byte {
+	at := len(b)
+	b = append(b, `{"order_id":"`...)
+	b = append(b, key...)
+	b = append(b, `","seq":`...)
+	b = strconv.AppendInt(b, seq, 10)
+	const before, after = `,"pad":"`, `"}`
+	if pad := size - (len(b) - at) - len(before) - len(after); pad >= 0 {
+		b = append(b, before...)
 		for range pad {
 			b = append(b, 'x')
 		}
-		b = append(b, '"')
+		return append(b, after...)
 	}
 	return append(b, '}')
 }

@@ -149,7 +149,7 @@ func BenchmarkPlain(b *testing.B) {
 	plain.Start(ln)
 	defer w.Stop(context.Background())
 	defer plain.Stop(context.Background())
-	result, err := Traffic{Targets: []string{"http://" + ln.Addr().String()}, Mode: Closed, Keys: 1000, Requests: min(b.N, requestsMax), Connections: 32}.Run(b.Context())
+	result, err := Traffic{Targets: []string{"http://" + ln.Addr().String()}, Mode: Closed, Keys: 1000, Requests: min(b.N, RequestsMax), Connections: 32}.Run(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}

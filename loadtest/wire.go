@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -220,7 +221,10 @@ func (w *wire) read(conn net.Conn) error {
 			return plainReason(err)
 		}
 		s.AnsweredAt = w.run.Clock.Now()
-		readAnswer(s, &response)
+		s.readAnswer(response.StatusCode(), string(response.Header.ContentType()), string(response.Header.Peek("Lanekeeper-Ticket")), response.Body())
+		for _, value := range response.Header.PeekAll("Server-Timing") {
+			s.readTimes([]string{string(value)})
+		}
 
 		closing := response.ConnectionClose()
 		w.mu.Lock()
@@ -260,12 +264,10 @@ func plainReason(err error) error {
 }
 
 // readAnswer notes what the answer says about the request.
-func readAnswer(s *Sent, response *fasthttp.Response) {
-	s.Status = response.StatusCode()
-	s.Ticket = string(response.Header.Peek("Lanekeeper-Ticket"))
-	body := response.Body()
+func (s *Sent) readAnswer(status int, contentType, ticket string, body []byte) {
+	s.Status, s.Ticket = status, ticket
 	switch {
-	case bytes.HasPrefix(response.Header.ContentType(), []byte("application/problem+json")):
+	case strings.HasPrefix(contentType, "application/problem+json"):
 		var problem struct{ Type, Instance, Executed string }
 		if json.Unmarshal(body, &problem) == nil {
 			s.Executed = problem.Executed
@@ -278,5 +280,25 @@ func readAnswer(s *Sent, response *fasthttp.Response) {
 		var scratch [256]byte
 		own := append(appendAnswer(scratch[:0], s.Client, s.Key, s.Seq), ',')
 		s.Crossed = !bytes.HasPrefix(body, own)
+	}
+}
+
+// readTimes notes where the proxy says that the time went: "lane;dur=12.4, upstream;dur=48.0",
+// in milliseconds.
+func (s *Sent) readTimes(values []string) {
+	for _, value := range values {
+		for metric := range strings.SplitSeq(value, ",") {
+			name, dur, found := strings.Cut(strings.TrimSpace(metric), ";dur=")
+			ms, err := strconv.ParseFloat(dur, 64)
+			if !found || err != nil {
+				continue
+			}
+			switch spent := time.Duration(ms * float64(time.Millisecond)); name {
+			case "lane":
+				s.Lane = spent
+			case "upstream":
+				s.Upstream = spent
+			}
+		}
 	}
 }

@@ -379,7 +379,7 @@ func BenchmarkWitness(b *testing.B) {
 	}
 	w.Start(ln)
 	defer w.Stop(b.Context())
-	result, err := Traffic{Targets: []string{"http://" + ln.Addr().String()}, Mode: Closed, Keys: 1000, Requests: min(b.N, requestsMax), Connections: 32}.Run(b.Context())
+	result, err := Traffic{Targets: []string{"http://" + ln.Addr().String()}, Mode: Closed, Keys: 1000, Requests: min(b.N, RequestsMax), Connections: 32}.Run(b.Context())
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -235,12 +235,25 @@ func (c *call) answer(problem *problem) {
 	if c.proxy.retiring.Load() || !c.taken && c.strays() {
 		response.SetConnectionClose()
 	}
+	if c.config.ServerTiming && c.route != nil && c.mode != bypass {
+		response.Header.Add("Server-Timing", c.timing())
+	}
 	if c.config.TicketHeader && !c.id.IsZero() {
 		response.Header.Set(headerTicket, c.id.String())
 	}
 	if !c.later {
 		c.finish()
 	}
+}
+
+// timing says where the time went, as W3C Server Timing: milliseconds in the lane and at
+// the upstream, apart. A response that streams is not over, and says the lane's alone.
+func (c *call) timing() string {
+	b := strconv.AppendFloat([]byte("lane;dur="), milliseconds(c.laneWait), 'f', 3, 64)
+	if c.upstreamTime > 0 {
+		b = strconv.AppendFloat(append(b, ", upstream;dur="...), milliseconds(c.upstreamTime), 'f', 3, 64)
+	}
+	return string(b)
 }
 
 // strays reports whether the client has sent something else than requests: it asked

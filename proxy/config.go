@@ -23,6 +23,10 @@ type Config struct {
 	Node    string
 	ViaNode bool // put Node into Via
 
+	// ServerTiming tells clients in Server-Timing how long their request waited in its
+	// lane, and how long the upstream took.
+	ServerTiming bool
+
 	// Forwarded says which header families tell the upstream who the client
 	// was. Inbound ones are believed only from TrustedProxies.
 	Forwarded      Forwarded

@@ -48,6 +48,7 @@ type ServerConfig struct {
 	TrustedProxies           []string `json:"trusted_proxies" doc:"CIDRs whose Forwarded, X-Forwarded-* and Lanekeeper-* headers are believed"`
 	Forwarded                string   `json:"forwarded" doc:"headers that tell the upstream who the client was" enum:"x-forwarded rfc7239 both none"`
 	ViaNode                  bool     `json:"via_node" doc:"put the node name into Via"`
+	ServerTiming             bool     `json:"server_timing" doc:"tell clients in Server-Timing how long a request waited in its lane and how long the upstream took, as browsers and lanekeeper bench show it"`
 	ReadTimeout              Duration `json:"read_timeout" doc:"for a request's body; 0 = no limit"`
 	IdleTimeout              Duration `json:"idle_timeout" doc:"between two requests of a connection; 0 = no limit" reload:"restart"`
 	MaxBody                  Size     `json:"max_body" doc:"largest request body that is held; beyond: 413. Bypass routes stream instead"`

@@ -40,6 +40,7 @@ func (c *Config) proxyConfig() proxy.Config {
 	p := proxy.Config{
 		Node:                     c.nodeName(),
 		ViaNode:                  c.Server.ViaNode,
+		ServerTiming:             c.Server.ServerTiming,
 		Forwarded:                forwardedWords[c.Server.Forwarded],
 		ProxyProtocol:            proxyProtocolWords[c.Server.ProxyProtocol],
 		MaxBody:                  int(c.Server.MaxBody),

@@ -22,6 +22,7 @@ func TestConfigForTheProxy(t *testing.T) {
 	want := proxy.Config{
 		Node:              "n",
 		ViaNode:           true,
+		ServerTiming:      true,
 		Forwarded:         proxy.ForwardedRFC,
 		ProxyProtocol:     proxy.ProxyOptional,
 		TrustedProxies:    []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")},

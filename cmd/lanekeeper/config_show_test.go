@@ -20,6 +20,7 @@ server:
   trusted_proxies: [10.0.0.0/8, fd00::/8]
   forwarded: rfc7239
   via_node: true
+  server_timing: true
   read_timeout: 1s500ms
   idle_timeout: 2m
   max_body: 3MiB

@@ -47,6 +47,7 @@ var homes = map[string][]string{
 	"github.com/tidwall/gjson":           {"proxy"},
 	"github.com/dunglas/httpsfv":         {"proxy"},
 	"github.com/HdrHistogram":            {"loadtest"},
+	"github.com/tsenart/vegeta":          {"loadtest"},
 	"charm.land/bubbles":                 {"cmd/lanekeeper"},
 	"charm.land/bubbletea":               {"cmd/lanekeeper"},
 	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},

@@ -20,6 +20,7 @@ const (
 	exitNegative  = 5  // the honest answer is no: not ready, key unknown
 	exitAbandoned = 6  // a drain ended with tickets still waiting or running
 	exitOrder     = 98 // an order was seen broken
+	exitThreshold = 99 // bench crossed a --max
 	exitInterrupt = 130
 )
 
@@ -68,6 +69,7 @@ func rootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		demoCommand(),
+		benchCommand(),
 		serveCommand(),
 		validateCommand(),
 		configCommand(),
