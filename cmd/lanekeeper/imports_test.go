@@ -23,7 +23,9 @@ var layers = map[string]int{
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
 	"configs/fence":  1, // for users to copy
-	"loadtest":       0,
+	// Tests alone, of files for users to copy.
+	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1,
+	"loadtest": 0,
 }
 
 // homes are the only packages that may import a library, so that each can be
@@ -40,6 +42,7 @@ var homes = map[string][]string{
 	"google.golang.org/grpc":             {"lock/etcd"},
 	"go.uber.org/zap":                    {"lock/etcd"},
 	"github.com/fsnotify/fsnotify":       {"cmd/lanekeeper"},
+	"github.com/coreos/go-systemd":       {"cmd/lanekeeper"},
 	"github.com/spf13/viper":             {"cmd/lanekeeper"},
 	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
 	"github.com/failsafe-go/failsafe-go": {"proxy/upstream"},
@@ -56,6 +59,10 @@ var homes = map[string][]string{
 	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
 	"github.com/prometheus/client_model": {}, // tests only
 	"pgregory.net/rapid":                 {}, // tests only
+	"github.com/moby/buildkit":           {}, // tests only
+	"github.com/compose-spec/compose-go": {}, // tests only
+	"k8s.io":                             {}, // tests only
+	"sigs.k8s.io":                        {}, // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.
