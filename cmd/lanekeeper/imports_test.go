@@ -24,7 +24,7 @@ var layers = map[string]int{
 	"configs":        1, // files for embedding, no code
 	"configs/fence":  1, // for users to copy
 	// Tests alone, of files for users to copy.
-	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1,
+	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1, "configs/kubernetes": 1,
 	"loadtest": 0,
 }
 
@@ -118,5 +118,28 @@ func checkImport(t *testing.T, name string, layer int, imported string) {
 		if !slices.Contains(allowed, name) {
 			t.Errorf("%s imports %s, whose home is %v", name, imported, allowed)
 		}
+	}
+}
+
+// TestTheBinaryIsFreeOfTestLibraries: what tests read manifests with is large, and nothing
+// of it gets into the program, not even by way of another library.
+//
+// Mutant: configs imports sigs.k8s.io/yaml.
+func TestTheBinaryIsFreeOfTestLibraries(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "lanekeeper/cmd/lanekeeper").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := false
+	for imported := range strings.Lines(string(out)) {
+		seen = seen || imported == "github.com/valyala/fasthttp\n"
+		for _, library := range []string{"github.com/moby/", "github.com/docker/", "github.com/compose-spec/", "k8s.io/", "sigs.k8s.io/"} {
+			if strings.HasPrefix(imported, library) {
+				t.Errorf("the program has %s", imported)
+			}
+		}
+	}
+	if !seen {
+		t.Error("there was nothing to be found")
 	}
 }
