@@ -170,7 +170,7 @@ func TestSystemdHearsOfAProcess(t *testing.T) {
 // not feed the watchdog, though all else of it goes on: it answers, and would tell of a
 // timer. When they move again it does.
 //
-// Mutants: a ticker of its own feeds it; it is fed before the look.
+// Mutant: a ticker of its own feeds it.
 func TestTheWatchdogIsFedByTheLanesAlone(t *testing.T) {
 	const watchdog = 200 * time.Millisecond
 	manager := listenNotify(t, watchdog)
@@ -201,9 +201,11 @@ func TestTheWatchdogIsFedByTheLanesAlone(t *testing.T) {
 	shard := reflect.ValueOf(n.lanes).Elem().FieldByName("shards").Index(7)
 	mu := (*sync.Mutex)(unsafe.Pointer(shard.FieldByName("mu").UnsafeAddr()))
 	mu.Lock()
+	release := sync.OnceFunc(mu.Unlock)
+	defer release() // before the stop, which needs it
 	fed := 0
 	for _, told := manager.next(5 * watchdog); told; _, told = manager.next(5 * watchdog) {
-		if fed++; fed > 2 { // what was on its way
+		if fed++; fed > 1 { // by a look that was on its way
 			t.Fatal("it is fed while the lanes stand still")
 		}
 	}
@@ -213,7 +215,7 @@ func TestTheWatchdogIsFedByTheLanesAlone(t *testing.T) {
 	}
 	io.Copy(io.Discard, response.Body)
 	response.Body.Close()
-	mu.Unlock()
+	release()
 	manager.until("WATCHDOG", "1")
 }
 
