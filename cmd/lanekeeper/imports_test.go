@@ -24,7 +24,7 @@ var layers = map[string]int{
 	"configs":        1, // files for embedding, no code
 	"configs/fence":  1, // for users to copy
 	// Tests alone, of files for users to copy.
-	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1, "configs/kubernetes": 1, "configs/packages": 1,
+	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1, "configs/kubernetes": 1, "configs/packages": 1, "configs/clients": 1,
 	"loadtest": 0,
 }
 
