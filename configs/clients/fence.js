@@ -6,13 +6,16 @@
 // A newer request of the key was here before. Nothing was written: answer 409.
 class Stale extends Error {}
 
+// The request does not come from lanekeeper, or not by a strict route: answer 400.
+class Malformed extends Error {}
+
 // The key and the fence of a request of node:http: one of each, as lanekeeper writes them.
 // The fence stays a string: it has more digits than a Number has room for.
 function parse(request) {
   const keys = request.headersDistinct["lanekeeper-key"] ?? [];
   const fences = request.headersDistinct["lanekeeper-fence"] ?? [];
   if (keys.length !== 1 || keys[0] === "" || fences.length !== 1 || !/^[1-9][0-9]{0,18}$/.test(fences[0]) || BigInt(fences[0]) >= 2n ** 63n) {
-    throw new TypeError("needs one Lanekeeper-Key and one Lanekeeper-Fence");
+    throw new Malformed("needs one Lanekeeper-Key and one Lanekeeper-Fence");
   }
   return { key: keys[0], fence: fences[0] };
 }
@@ -38,4 +41,4 @@ async function transact(client, { key, fence }, work) {
   await client.query("COMMIT");
 }
 
-module.exports = { Stale, parse, transact };
+module.exports = { Malformed, Stale, parse, transact };

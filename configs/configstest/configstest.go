@@ -162,10 +162,17 @@ func Serve(t testing.TB, cmd *exec.Cmd) *Node {
 	return n
 }
 
-// Stop asks the node to end, and returns its exit code.
-func (n *Node) Stop() int {
+// Signal sends the node a signal.
+func (n *Node) Signal(s os.Signal) {
 	n.t.Helper()
-	n.cmd.Process.Signal(syscall.SIGTERM)
+	if err := n.cmd.Process.Signal(s); err != nil {
+		n.t.Error(err)
+	}
+}
+
+// Wait returns how the node has ended.
+func (n *Node) Wait() syscall.WaitStatus {
+	n.t.Helper()
 	select {
 	case <-n.ended:
 	case <-time.After(2 * patience):
@@ -174,7 +181,14 @@ func (n *Node) Stop() int {
 		<-n.ended
 	}
 	n.cmd.Wait()
-	return n.cmd.ProcessState.ExitCode()
+	return n.cmd.ProcessState.Sys().(syscall.WaitStatus)
+}
+
+// Stop asks the node to end, and returns its exit code.
+func (n *Node) Stop() int {
+	n.t.Helper()
+	n.Signal(syscall.SIGTERM)
+	return n.Wait().ExitStatus()
 }
 
 func (n *Node) said() string {

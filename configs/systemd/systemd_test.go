@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"lanekeeper/configs/configstest"
@@ -54,16 +55,7 @@ func TestSystemdUnderstandsTheUnit(t *testing.T) {
 // Mutants: RestartPreventExitStatus is 2 alone; no WatchdogSec; Type=notify-reload comes
 // before Type=notify; no ProtectSystem.
 func TestWhatTheUnitSays(t *testing.T) {
-	text, err := os.ReadFile("lanekeeper.service")
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings := map[string]string{} // the last of each counts
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
-			settings[name] = value
-		}
-	}
+	settings := settingsOf(t)
 	for name, want := range map[string]string{
 		"Type":                     "notify-reload",
 		"NotifyAccess":             "main",
@@ -79,5 +71,36 @@ func TestWhatTheUnitSays(t *testing.T) {
 		if have, ok := settings[name]; have != want || !ok {
 			t.Errorf("%s=%s, want %s", name, have, want)
 		}
+	}
+}
+
+// settingsOf is what the unit says; the last of each counts.
+func settingsOf(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile("lanekeeper.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(name, "#") {
+			settings[name] = value
+		}
+	}
+	return settings
+}
+
+// What the watchdog sends ends the process as a crash, which is restarted, and not by the
+// exit code of a wrong command line, which is not: as Go's runtime would end it.
+//
+// Mutant: the unit has no GOTRACEBACK.
+func TestWhatTheWatchdogEndsIsRestarted(t *testing.T) {
+	cmd := exec.Command(configstest.Lanekeeper(t), "serve", "--upstream", "http://127.0.0.1:1", "--key", "header:X-Order-Id",
+		"--listen", "127.0.0.1:0", "--observe", "127.0.0.1:0")
+	cmd.Env = append(os.Environ(), settingsOf(t)["Environment"], "LANEKEEPER_ADMIN_LISTEN=127.0.0.1:0", "LANEKEEPER_LOG_FORMAT=json")
+	node := configstest.Serve(t, cmd)
+	node.Signal(syscall.SIGABRT)
+	if state := node.Wait(); !state.Signaled() || state.Signal() != syscall.SIGABRT {
+		t.Errorf("it ends with %v, exit code %d", state, state.ExitStatus())
 	}
 }

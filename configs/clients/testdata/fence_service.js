@@ -4,7 +4,7 @@
 const http = require("node:http");
 const readline = require("node:readline");
 const { spawn } = require("node:child_process");
-const { Stale, parse, transact } = require("../fence.js");
+const { Malformed, Stale, parse, transact } = require("../fence.js");
 
 const [psql, database] = process.argv.slice(2);
 
@@ -43,7 +43,7 @@ async function serve(request) {
     );
     return [200, "written"];
   } catch (failure) {
-    if (failure instanceof TypeError) return [400, failure.message];
+    if (failure instanceof Malformed) return [400, failure.message];
     if (failure instanceof Stale) return [409, "a newer request of this key was here before"];
     throw failure;
   } finally {
