@@ -10,7 +10,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
 commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java javac systemd-analyze rpm)
 
 missing=()
@@ -18,6 +18,8 @@ for i in "${!commands[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
 done
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
+[ -e /usr/share/java/jakarta-servlet-api.jar ] || missing+=(libjakarta-servlet-api-java)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

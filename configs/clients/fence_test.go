@@ -51,6 +51,26 @@ func nodeService(t *testing.T) string {
 	return service(t, node, "testdata/fence_service.js", psql, database)
 }
 
+// javaService is the filter of ../fence, which needs the API of servlets and a driver.
+func javaService(t *testing.T) string {
+	javac, java := configstest.Program(t, "javac", "default-jdk-headless"), configstest.Program(t, "java", "default-jdk-headless")
+	classes := t.TempDir()
+	path := classes
+	for jar, pkg := range map[string]string{"jakarta-servlet-api": "libjakarta-servlet-api-java", "postgresql": "libpostgresql-jdbc-java"} {
+		file := "/usr/share/java/" + jar + ".jar"
+		if _, err := os.Stat(file); err != nil {
+			configstest.Absent(t, "no %s here: apt-get install %s", file, pkg)
+		}
+		path += ":" + file
+	}
+	out, err := exec.CommandContext(t.Context(), javac, "--release", "17", "-Xlint:all,-path", "-Werror", "-cp", path, "-d", classes,
+		"../fence/FenceFilter.java", "testdata/FenceService.java").CombinedOutput()
+	if err != nil {
+		t.Fatalf("javac: %v\n%s", err, out)
+	}
+	return service(t, java, "-XX:TieredStopAtLevel=1", "-cp", path, "FenceService", "jdbc:postgresql://"+locktest.Postgres(t).Address+"/postgres?user=postgres")
+}
+
 // strict is a strict route of lanekeeper before a service, and what it sends there.
 type strict struct {
 	address, service string
@@ -143,7 +163,7 @@ func ask(t *testing.T, method, url string, header http.Header, body string) answ
 // without a fence is let in; the first of two is taken; the fence is read as a floating-point
 // number.
 func TestWhatComesLateIsRefused(t *testing.T) {
-	for name, start := range map[string]func(*testing.T) string{"python": pythonService, "node": nodeService} {
+	for name, start := range map[string]func(*testing.T) string{"python": pythonService, "node": nodeService, "java": javaService} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newStrict(t, start(t))
