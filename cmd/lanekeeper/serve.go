@@ -154,7 +154,7 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	if nodeConfig.records.stores, err = newRecordStores(config); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
-	nodeConfig.source = source
+	nodeConfig.source, nodeConfig.manager = source, newServiceManager(log)
 	node, err := startNode(nodeConfig, log)
 	if err != nil {
 		return failure(err)
@@ -165,6 +165,8 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	if watched != nil {
 		node.wg.Go(func() { watched.watch(reloading, log, func() { node.Reload(false, "watch") }) }) // ends with reloading
 	}
+
+	nodeConfig.manager.ready()
 
 	var failed error
 	select {
