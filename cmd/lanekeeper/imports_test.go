@@ -31,39 +31,40 @@ var layers = map[string]int{
 // homes are the only packages that may import a library, so that each can be
 // replaced in one place.
 var homes = map[string][]string{
-	"github.com/buraksezer/consistent":   {"ring"},
-	"github.com/cespare/xxhash":          {"ring"},
-	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
-	"github.com/hashicorp/go-sockaddr":   {"membership"},
-	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
-	"github.com/redis/rueidis":           {"lock/redis", "lock/redlock", "proxy/idempotency/redis"},
-	"github.com/go-zookeeper/zk":         {"lock/zk"},
-	"go.etcd.io/etcd":                    {"lock/etcd"},
-	"google.golang.org/grpc":             {"lock/etcd"},
-	"go.uber.org/zap":                    {"lock/etcd"},
-	"github.com/fsnotify/fsnotify":       {"cmd/lanekeeper"},
-	"github.com/coreos/go-systemd":       {"cmd/lanekeeper"},
-	"github.com/spf13/viper":             {"cmd/lanekeeper"},
-	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
-	"github.com/failsafe-go/failsafe-go": {"proxy/upstream"},
-	"github.com/pires/go-proxyproto":     {"proxy"},
-	"github.com/tidwall/gjson":           {"proxy"},
-	"github.com/dunglas/httpsfv":         {"proxy"},
-	"github.com/HdrHistogram":            {"loadtest"},
-	"github.com/tsenart/vegeta":          {"loadtest"},
-	"charm.land/bubbles":                 {"cmd/lanekeeper"},
-	"charm.land/bubbletea":               {"cmd/lanekeeper"},
-	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},
-	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
-	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
-	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
-	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
-	"github.com/prometheus/client_model": {}, // tests only
-	"pgregory.net/rapid":                 {}, // tests only
-	"github.com/moby/buildkit":           {}, // tests only
-	"github.com/compose-spec/compose-go": {}, // tests only
-	"k8s.io":                             {}, // tests only
-	"sigs.k8s.io":                        {}, // tests only
+	"github.com/buraksezer/consistent":      {"ring"},
+	"github.com/cespare/xxhash":             {"ring"},
+	"github.com/hashicorp/memberlist":       {"membership", "membership/membertest"},
+	"github.com/hashicorp/go-sockaddr":      {"membership"},
+	"github.com/valyala/fasthttp":           {"proxy", "loadtest"},
+	"github.com/redis/rueidis":              {"lock/redis", "lock/redlock", "proxy/idempotency/redis"},
+	"github.com/go-zookeeper/zk":            {"lock/zk"},
+	"go.etcd.io/etcd":                       {"lock/etcd"},
+	"google.golang.org/grpc":                {"lock/etcd"},
+	"go.uber.org/zap":                       {"lock/etcd"},
+	"github.com/fsnotify/fsnotify":          {"cmd/lanekeeper"},
+	"github.com/coreos/go-systemd":          {"cmd/lanekeeper"},
+	"github.com/spf13/viper":                {"cmd/lanekeeper"},
+	"github.com/spf13/cobra":                {"cmd/lanekeeper"},
+	"github.com/failsafe-go/failsafe-go":    {"proxy/upstream"},
+	"github.com/pires/go-proxyproto":        {"proxy"},
+	"github.com/tidwall/gjson":              {"proxy"},
+	"github.com/dunglas/httpsfv":            {"proxy"},
+	"github.com/HdrHistogram":               {"loadtest"},
+	"github.com/tsenart/vegeta":             {"loadtest"},
+	"github.com/KimMachineGun/automemlimit": {"cmd/lanekeeper"},
+	"charm.land/bubbles":                    {"cmd/lanekeeper"},
+	"charm.land/bubbletea":                  {"cmd/lanekeeper"},
+	"github.com/charmbracelet/x/term":       {"cmd/lanekeeper"},
+	"go.yaml.in/yaml":                       {"cmd/lanekeeper"},
+	"github.com/invopop/jsonschema":         {"cmd/lanekeeper"},
+	"github.com/jackc/pgx":                  {"proxy/idempotency/postgres"},
+	"github.com/DeRuina/timberjack":         {"cmd/lanekeeper"},
+	"github.com/prometheus/client_model":    {}, // tests only
+	"pgregory.net/rapid":                    {}, // tests only
+	"github.com/moby/buildkit":              {}, // tests only
+	"github.com/compose-spec/compose-go":    {}, // tests only
+	"k8s.io":                                {}, // tests only
+	"sigs.k8s.io":                           {}, // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"lanekeeper/queue"
@@ -128,6 +129,7 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	config := source.config
 	source.level.Set(config.Log.slogLevel())
 	log := newLogger(os.Stderr, source.level, config.Log.Format)
+	limitMemory(memlimit.FromCgroup, log)
 
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
