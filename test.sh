@@ -10,8 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
-commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java javac systemd-analyze rpm)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs chromium redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
+commands=(gcc nginx haproxy hey wrk curl python3 ip node chromium redis-server etcd java javac systemd-analyze rpm)
 
 missing=()
 for i in "${!commands[@]}"; do

@@ -24,6 +24,7 @@ type relay struct {
 	broken error     // instead; fasthttp overlooks one that comes with bytes, and reads on
 	moved  time.Time
 	since  time.Time
+	client *lookout // of a bypass request, whose client may leave while nothing comes; else nil
 }
 
 // fill reads the body into response while it has at most limit bytes, and
@@ -62,6 +63,9 @@ func (r *relay) start(length int) {
 		return
 	case c.mode == bypass:
 		response.ImmediateHeaderFlush = true
+		if r.closer == nil {
+			r.client = lookAfter(c.ctx.Conn(), c.link.wire)
+		}
 	default:
 		// The slow client of a response that streams under its lane holds the
 		// lane no longer than a slow upstream would.
@@ -114,6 +118,7 @@ func (r *relay) Read(b []byte) (int, error) {
 	}
 	r.touch()
 	n, err := r.body.Read(b)
+	r.client.hears()
 	switch {
 	case errors.Is(err, io.EOF):
 		r.end()
@@ -134,8 +139,8 @@ func (r *relay) touch() {
 	idle := c.config.BypassIdleTimeout
 	if now := time.Now(); c.mode == bypass && idle > 0 && now.Sub(r.moved) > idle/8 {
 		r.moved = now
-		c.link.wire.SetReadDeadline(now.Add(idle)) //nolint:errcheck // a dead connection fails the read
-		c.ctx.SetWriteDeadline(now.Add(idle))      //nolint:errcheck // a dead connection fails the write
+		r.client.extend(c.link.wire, now.Add(idle))
+		c.ctx.SetWriteDeadline(now.Add(idle)) //nolint:errcheck // a dead connection fails the write
 	}
 }
 
@@ -144,6 +149,7 @@ func (r *relay) end() {
 	r.ended = true
 	c := r.call
 	c.upstreamTime += time.Since(r.since)
+	r.client.end() // the connection may be another request's next
 	c.link.done(r.reuse)
 	c.free()
 }
@@ -153,6 +159,7 @@ func (r *relay) end() {
 // has the time it would have had.
 func (r *relay) Close() error {
 	c := r.call
+	r.client.end()
 	over := r.ended || r.closer != nil // else whoever holds the lane reads on
 	if !r.ended {
 		c.upstreamTime += time.Since(r.since)
