@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,12 +25,29 @@ const (
 	streamRetry = "retry: 2000\n\n" // milliseconds
 )
 
-func (a *api) events(_ *http.Request, query url.Values) (int, any, *problem) {
+func (a *api) eventsHere(_ *http.Request, query url.Values) (Events, *problem) {
+	if query.Has("stream") {
+		return Events{}, badRequest("stream goes with Accept: text/event-stream")
+	}
 	since, limit, problem := a.from(query)
 	if problem != nil {
-		return 0, nil, problem
+		return Events{}, problem
 	}
-	return http.StatusOK, a.cluster.Journal().read(since, limit), nil
+	return a.cluster.Journal().read(since, limit), nil
+}
+
+// mergeEvents is by time. Each node has numbers of its own: Next is the answering node's.
+func mergeEvents(_ *http.Request, query url.Values, all []Events, silent []Silent) Events {
+	whole := all[0]
+	whole.Silent = silent
+	for i := range all[1:] {
+		whole.Events = append(whole.Events, all[i+1].Events...)
+		whole.Missed += all[i+1].Missed
+	}
+	slices.SortStableFunc(whole.Events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	_, limit, _ := span(query, journalEvents, func(int) uint64 { return 0 })
+	whole.Events = whole.Events[max(0, len(whole.Events)-limit):]
+	return whole
 }
 
 // from reads after which event to begin, and how many are wanted. Without since it is
@@ -55,6 +73,12 @@ func wantsStream(r *http.Request) bool {
 // comes back says which event it saw last, which counts more than the query it came
 // with: that is still the one of its first visit.
 func (a *api) follow(w http.ResponseWriter, r *http.Request, query url.Values) *problem {
+	if query.Has("stream") {
+		return a.watchParts(w, r, query)
+	}
+	if query.Has("node") && query.Get("node") != a.cluster.Status().Node {
+		return badRequest("a stream of one node's events is that node's alone to give; ?stream=events has those of all")
+	}
 	since, _, problem := a.from(query)
 	if problem != nil {
 		return problem

@@ -61,6 +61,9 @@ var EventKinds = []EventKind{
 	{"journal-lost", "requests with an unknown outcome could not be written to journal.file: they are counted, and lost there"},
 	{"lane-halted", "nothing of a key runs after a failure: here, or at the node that the key comes from"},
 	{"lane-resumed", "an operator lets it go on: with the next request, without it, or without all that waited"},
+	{"lane-held", "an operator lets nothing of a key begin: here, or at the node that the key comes from"},
+	{"lane-released", "an operator ends a hold: his own, or one after an upstream timeout, which is a risk to order"},
+	{"request-cancelled", "an operator took a waiting request out of its lane"},
 	{"upstream-target", "a target of an upstream gets requests again, or gets none: its circuit is open, or its health checks have failed"},
 	{"upstream-health", "why a target's health has changed for the worse"},
 	{"upstream-lookup", "the name of a dns+ target cannot be looked up: its last addresses stay; or it can again"},
@@ -90,7 +93,9 @@ type Events struct {
 	Node   string  `json:"node"`
 	Events []Event `json:"events"` // oldest first
 	Missed uint64  `json:"missed"` // events after the given one that the journal has no more
-	Next   uint64  `json:"next"`   // to ask with, as since, for what comes after these
+	Next   uint64  `json:"next"`   // to ask this node with, as since, for what comes after these
+
+	Silent []Silent `json:"silent,omitzero"`
 }
 
 const (

@@ -74,6 +74,8 @@ func rootCommand() *cobra.Command {
 		validateCommand(),
 		configCommand(),
 		healthCommand(),
+		statusCommand(),
+		whyCommand(),
 		membersCommand(),
 		ringCommand(),
 		locateCommand(),
@@ -85,6 +87,8 @@ func rootCommand() *cobra.Command {
 		drainCommand(),
 		undrainCommand(),
 		reloadCommand(),
+		logLevelCommand(),
+		manCommand(),
 		witnessCommand(),
 		versionCommand(),
 	)

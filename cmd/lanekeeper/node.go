@@ -69,6 +69,9 @@ type node struct {
 	cluster  *cluster // nil: this node is alone
 	records  *keyRecords
 	reloads  *reloads
+	actions  *prometheus.CounterVec // operators', on lanes
+	figures  figures                // of the last second or so
+	api      *admin.API             // of the admin port, and for other members
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -124,6 +127,11 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
+	n.figures.start(n.proxy)
+	n.actions = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lanekeeper_lane_actions_total", Help: "What operators did about lanes of this node.",
+	}, []string{"action"})
+	n.api = admin.Handler(config.access, n, log)
 	metrics, err := n.metrics()
 	if err != nil {
 		return nil, err
@@ -136,7 +144,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if err := n.open("observe", config.observe, nil, admin.Observe(n.liveChecks(), n.readyChecks(), metrics, log)); err != nil {
 		return nil, err
 	}
-	if err := n.open("admin", config.admin, config.adminTLS, admin.Handler(config.access, n, log)); err != nil {
+	if err := n.open("admin", config.admin, config.adminTLS, n.api); err != nil {
 		return nil, err
 	}
 	// The others hear of this node when it could serve what they forward.
@@ -192,6 +200,7 @@ func (n *node) makeLanes() (err error) {
 		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
 		state: n.travellers(),
 		marks: n.records.marks,
+		tell:  n.tell,
 		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
@@ -298,6 +307,9 @@ func (n *node) watch() {
 			return
 		case <-ticker.C:
 			n.look()
+			if n.config.admin != "" { // else nobody watches; who asks all the same gets a longer mean
+				n.figures.look()
+			}
 		}
 	}
 }
@@ -371,6 +383,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_build_info", "What this binary was built from.",
 			prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()}),
 		reloadCollector{n},
+		n.actions,
 	)
 	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	all = append(all, n.records.collectors()...)
@@ -445,6 +458,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.closeLocks()
 	n.closeRecords()
 	n.closeUnknowns()
+	n.reloads.levels.stop()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
