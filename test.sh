@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test with the race detector, but for those of the ring, which is a pure
-# function of its members. Then, without it, which is fast enough for many seeds, the
+# function of its members, and of files that users copy, which run the program as they
+# have it. Then, without it, which is fast enough for many seeds, the
 # simulation of whole nodes, strict nodes with each kind of store, nodes that spill keys,
 # and clients that name and number their requests.
 # What the tests of real servers and clients need is installed from Debian's packages
@@ -9,14 +10,16 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jre-headless postgresql)
-commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
+commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java javac systemd-analyze rpm)
 
 missing=()
 for i in "${!commands[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")
 done
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
+[ -e /usr/share/java/jakarta-servlet-api.jar ] || missing+=(libjakarta-servlet-api-java)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
@@ -49,6 +52,7 @@ raced() {
 }
 
 flags=("$@")
-raced "$@" $(go list ./... | grep -v '^lanekeeper/ring$')
-go test -timeout 10m "$@" ./ring
+plain='^lanekeeper/(ring|configs(/(clients|docker|kubernetes|packages|systemd))?)$'
+raced "$@" $(go list ./... | grep -vE "$plain")
+go test -timeout 10m "$@" $(go list ./... | grep -E "$plain")
 go test -timeout 10m -run '^Test(Simulation$|Strict|Spilled|Named)' "$@" ./cmd/lanekeeper

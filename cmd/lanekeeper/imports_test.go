@@ -23,40 +23,48 @@ var layers = map[string]int{
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
 	"configs/fence":  1, // for users to copy
-	"loadtest":       0,
+	// Tests alone, of files for users to copy.
+	"configs/configstest": 1, "configs/systemd": 1, "configs/docker": 1, "configs/kubernetes": 1, "configs/packages": 1, "configs/clients": 1,
+	"loadtest": 0,
 }
 
 // homes are the only packages that may import a library, so that each can be
 // replaced in one place.
 var homes = map[string][]string{
-	"github.com/buraksezer/consistent":   {"ring"},
-	"github.com/cespare/xxhash":          {"ring"},
-	"github.com/hashicorp/memberlist":    {"membership", "membership/membertest"},
-	"github.com/hashicorp/go-sockaddr":   {"membership"},
-	"github.com/valyala/fasthttp":        {"proxy", "loadtest"},
-	"github.com/redis/rueidis":           {"lock/redis", "lock/redlock", "proxy/idempotency/redis"},
-	"github.com/go-zookeeper/zk":         {"lock/zk"},
-	"go.etcd.io/etcd":                    {"lock/etcd"},
-	"google.golang.org/grpc":             {"lock/etcd"},
-	"go.uber.org/zap":                    {"lock/etcd"},
-	"github.com/fsnotify/fsnotify":       {"cmd/lanekeeper"},
-	"github.com/spf13/viper":             {"cmd/lanekeeper"},
-	"github.com/spf13/cobra":             {"cmd/lanekeeper"},
-	"github.com/failsafe-go/failsafe-go": {"proxy/upstream"},
-	"github.com/pires/go-proxyproto":     {"proxy"},
-	"github.com/tidwall/gjson":           {"proxy"},
-	"github.com/dunglas/httpsfv":         {"proxy"},
-	"github.com/HdrHistogram":            {"loadtest"},
-	"github.com/tsenart/vegeta":          {"loadtest"},
-	"charm.land/bubbles":                 {"cmd/lanekeeper"},
-	"charm.land/bubbletea":               {"cmd/lanekeeper"},
-	"github.com/charmbracelet/x/term":    {"cmd/lanekeeper"},
-	"go.yaml.in/yaml":                    {"cmd/lanekeeper"},
-	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
-	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
-	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
-	"github.com/prometheus/client_model": {}, // tests only
-	"pgregory.net/rapid":                 {}, // tests only
+	"github.com/buraksezer/consistent":      {"ring"},
+	"github.com/cespare/xxhash":             {"ring"},
+	"github.com/hashicorp/memberlist":       {"membership", "membership/membertest"},
+	"github.com/hashicorp/go-sockaddr":      {"membership"},
+	"github.com/valyala/fasthttp":           {"proxy", "loadtest"},
+	"github.com/redis/rueidis":              {"lock/redis", "lock/redlock", "proxy/idempotency/redis"},
+	"github.com/go-zookeeper/zk":            {"lock/zk"},
+	"go.etcd.io/etcd":                       {"lock/etcd"},
+	"google.golang.org/grpc":                {"lock/etcd"},
+	"go.uber.org/zap":                       {"lock/etcd"},
+	"github.com/fsnotify/fsnotify":          {"cmd/lanekeeper"},
+	"github.com/coreos/go-systemd":          {"cmd/lanekeeper"},
+	"github.com/spf13/viper":                {"cmd/lanekeeper"},
+	"github.com/spf13/cobra":                {"cmd/lanekeeper"},
+	"github.com/failsafe-go/failsafe-go":    {"proxy/upstream"},
+	"github.com/pires/go-proxyproto":        {"proxy"},
+	"github.com/tidwall/gjson":              {"proxy"},
+	"github.com/dunglas/httpsfv":            {"proxy"},
+	"github.com/HdrHistogram":               {"loadtest"},
+	"github.com/tsenart/vegeta":             {"loadtest"},
+	"github.com/KimMachineGun/automemlimit": {"cmd/lanekeeper"},
+	"charm.land/bubbles":                    {"cmd/lanekeeper"},
+	"charm.land/bubbletea":                  {"cmd/lanekeeper"},
+	"github.com/charmbracelet/x/term":       {"cmd/lanekeeper"},
+	"go.yaml.in/yaml":                       {"cmd/lanekeeper"},
+	"github.com/invopop/jsonschema":         {"cmd/lanekeeper"},
+	"github.com/jackc/pgx":                  {"proxy/idempotency/postgres"},
+	"github.com/DeRuina/timberjack":         {"cmd/lanekeeper"},
+	"github.com/prometheus/client_model":    {}, // tests only
+	"pgregory.net/rapid":                    {}, // tests only
+	"github.com/moby/buildkit":              {}, // tests only
+	"github.com/compose-spec/compose-go":    {}, // tests only
+	"k8s.io":                                {}, // tests only
+	"sigs.k8s.io":                           {}, // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.
@@ -112,5 +120,28 @@ func checkImport(t *testing.T, name string, layer int, imported string) {
 		if !slices.Contains(allowed, name) {
 			t.Errorf("%s imports %s, whose home is %v", name, imported, allowed)
 		}
+	}
+}
+
+// TestTheBinaryIsFreeOfTestLibraries: what tests read manifests with is large, and nothing
+// of it gets into the program, not even by way of another library.
+//
+// Mutant: configs imports sigs.k8s.io/yaml.
+func TestTheBinaryIsFreeOfTestLibraries(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "lanekeeper/cmd/lanekeeper").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := false
+	for imported := range strings.Lines(string(out)) {
+		seen = seen || imported == "github.com/valyala/fasthttp\n"
+		for _, library := range []string{"github.com/moby/", "github.com/docker/", "github.com/compose-spec/", "k8s.io/", "sigs.k8s.io/"} {
+			if strings.HasPrefix(imported, library) {
+				t.Errorf("the program has %s", imported)
+			}
+		}
+	}
+	if !seen {
+		t.Error("there was nothing to be found")
 	}
 }

@@ -46,7 +46,8 @@ type nodeConfig struct {
 	keep     int            // requests with an unknown outcome, in memory
 	unknowns io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
 
-	source configSource // of what is reloaded
+	source  configSource    // of what is reloaded
+	manager *serviceManager // that has started the process; nil: nobody wants to hear
 
 	admin  string       // operators' listener; "" = nowhere
 	access admin.Config // who may use it
@@ -87,6 +88,7 @@ const (
 	progressEvery = time.Second
 	progressStale = 10 * time.Second // a look at the lanes takes microseconds; this long means a deadlock
 	closeGrace    = 2 * time.Second  // for answers on their way when the node closes
+	stopGrace     = 6 * closeGrace   // for all that a stop closes after its drain, if each needs its grace
 )
 
 // startNode builds a node and serves. It either runs or has released everything.
@@ -288,7 +290,7 @@ func (n *node) address(name string) string {
 // watch looks at every lane from time to time: if the look does not return,
 // something holds a lock for ever, and /livez says so. Hot keys cool by it, too.
 func (n *node) watch() {
-	ticker := time.NewTicker(progressEvery)
+	ticker := time.NewTicker(n.config.manager.every(progressEvery))
 	defer ticker.Stop()
 	for {
 		select {
@@ -301,10 +303,27 @@ func (n *node) watch() {
 }
 
 func (n *node) look() {
-	n.lanes.Totals()
+	queued := 0
+	for _, total := range n.lanes.Totals() {
+		queued += total.Waiting
+	}
 	n.lookAtHotKeys()
 	n.lookAtDrain()
 	n.progress.Store(time.Now().UnixNano())
+	n.config.manager.looked(n.statusLine(queued))
+}
+
+// statusLine is how the node fares in a few words, for who has started it.
+func (n *node) statusLine(queued int) string {
+	members := 1
+	if n.cluster != nil {
+		members = len(n.cluster.view.Load().Members)
+	}
+	line := fmt.Sprintf("members=%d queued=%d", members, queued)
+	if last := n.reloads.last.Load(); last != nil && !last.Successful {
+		line += " reload=refused" // which the manager has no other word for
+	}
+	return line
 }
 
 func (n *node) liveChecks() []admin.Check {
@@ -407,6 +426,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.proxy.Spill(false)
 	n.drained.Store(false)
 	times := n.reloads.present.Load()
+	n.config.manager.stopping(times.delay + times.drain + stopGrace)
 	n.log.Info("draining", "event", "drain-begun", "why", "the process ends", "delay", times.delay.String(), "drain_timeout", times.drain.String())
 	wait(times.delay, now)
 	n.proxy.Retry(false)

@@ -57,6 +57,10 @@ func (n *node) Reload(force bool, by string) (admin.Reloaded, *admin.ReloadError
 	r := n.reloads
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !n.stopping.Load() {
+		n.config.manager.reloading()
+		defer n.config.manager.ready()
+	}
 	done, refused := n.reload(force)
 	last := &admin.Reload{Time: time.Now(), Successful: refused == nil}
 	switch {

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"lanekeeper/queue"
@@ -128,6 +129,7 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	config := source.config
 	source.level.Set(config.Log.slogLevel())
 	log := newLogger(os.Stderr, source.level, config.Log.Format)
+	limitMemory(memlimit.FromCgroup, log)
 
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
@@ -154,7 +156,7 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	if nodeConfig.records.stores, err = newRecordStores(config); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
-	nodeConfig.source = source
+	nodeConfig.source, nodeConfig.manager = source, newServiceManager(log)
 	node, err := startNode(nodeConfig, log)
 	if err != nil {
 		return failure(err)
@@ -165,6 +167,8 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	if watched != nil {
 		node.wg.Go(func() { watched.watch(reloading, log, func() { node.Reload(false, "watch") }) }) // ends with reloading
 	}
+
+	nodeConfig.manager.ready()
 
 	var failed error
 	select {
