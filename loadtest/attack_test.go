@@ -12,7 +12,6 @@ import (
 
 // TestAttack: what vegeta sends is what was asked for, and both accounts of it agree.
 // Mutants: all requests to the first target; an answer that is not read.
-// that numbers repeat; an answer that is not read.
 func TestAttack(t *testing.T) {
 	history := NewHistory(NewClock(), 0)
 	targets := []string{
