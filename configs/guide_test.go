@@ -159,12 +159,12 @@ func TestCommandsRun(t *testing.T) {
 }
 
 func runPage(t *testing.T, page, bin string) {
+	t.Parallel()
 	text := readPage(t, page)
 	var script strings.Builder
 	script.WriteString(preamble)
 	if !stays.MatchString(text) {
-		script.WriteString("up witness --delay 1ms\nup serve --upstream http://127.0.0.1:7950 --key 'path:/orders/{id}/{rest...}'\n")
-		script.WriteString("curl -fsS -X POST http://127.0.0.1:7940/orders/7/items >/dev/null\nkept=2\n")
+		script.WriteString(world)
 	}
 	ran := 0
 	for _, block := range regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```$").FindAllStringSubmatch(text, -1) {
@@ -226,6 +226,18 @@ down() { # what the block has started
 }
 kept=0
 set -x
+`
+
+// world is a node in front of a service, with a request that takes its time.
+const world = `
+cat > world.yaml <<'END'
+upstreams: [{name: app, targets: ["http://127.0.0.1:7950"]}]
+routes: [{name: orders, match: {path: "/orders/{id}/{rest...}"}, upstream: app, key: {space: order, from: [{path: id}]}}]
+END
+up witness --delay 1ms
+up serve --config world.yaml
+curl -fsS -X POST -H 'Witness-Delay: 5s' http://127.0.0.1:7940/orders/7/items >/dev/null &
+kept=2
 `
 
 // copyRepository copies what a checkout holds.

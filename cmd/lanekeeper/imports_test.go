@@ -59,12 +59,12 @@ var homes = map[string][]string{
 	"github.com/invopop/jsonschema":         {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":                  {"proxy/idempotency/postgres"},
 	"github.com/DeRuina/timberjack":         {"cmd/lanekeeper"},
-	"github.com/prometheus/client_model":    {}, // tests only
-	"pgregory.net/rapid":                    {}, // tests only
-	"github.com/moby/buildkit":              {}, // tests only
-	"github.com/compose-spec/compose-go":    {}, // tests only
-	"k8s.io":                                {}, // tests only
-	"sigs.k8s.io":                           {}, // tests only
+	"github.com/prometheus/client_model":    {"cmd/lanekeeper"}, // figures of its own metrics
+	"pgregory.net/rapid":                    {},                 // tests only
+	"github.com/moby/buildkit":              {},                 // tests only
+	"github.com/compose-spec/compose-go":    {},                 // tests only
+	"k8s.io":                                {},                 // tests only
+	"sigs.k8s.io":                           {},                 // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.
