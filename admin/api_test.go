@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,9 @@ type threeNodes struct {
 	refuses       error
 	refusesReload *ReloadError
 	journal       *Journal // nil: one with two events
+	limit         int      // of the lanes asked for last
+	others        []string
+	tells         func(ctx context.Context, node string, q *Question) (*Told, error)
 }
 
 func number(n int) *int { return &n }
@@ -89,10 +93,58 @@ func (c *threeNodes) Hot() Hot {
 	}
 }
 
-func (c *threeNodes) Lanes() Lanes {
-	return Lanes{Node: "lk-0", Lanes: []StoppedLane{{
+func (c *threeNodes) Lanes(limit int) Lanes {
+	c.limit = limit
+	return Lanes{Node: "lk-0", Total: 4, Lanes: []LaneRow{{
 		Space: "order", Key: "A 1", Route: "orders", State: StateHalted, Held: true, Ticket: "0197", Cause: "upstream-timeout", Seconds: 1.5, Waiting: 3,
+		Running: 1, HeadTicket: "0196", HeadState: "held", HeadAge: 2.5, HeldLeft: seconds(0.5), Hold: &LaneHold{Reason: "by hand", Seconds: 9},
+		Hot: true, LentTo: "lk-1", WaitSeconds: 1.25,
 	}}}
+}
+
+func (c *threeNodes) Lane(space, key string) LanePage {
+	c.asked = append(c.asked, "lane "+space+" "+key)
+	page := LanePage{LaneRow: c.Lanes(1).Lanes[0], Partition: 417, Of: 4096, Owner: "lk-0", Epoch: 5}
+	page.Node = "lk-0"
+	page.Tickets = []LaneTicket{
+		{Ticket: "0196", State: "held", Seconds: 2.5, Age: 3, Class: "exclusive", Route: "orders", Bytes: 10, Ingress: "lk-1", Client: "203.0.113.9", Trace: "4bf9", HeldLeft: seconds(0.5)},
+		{Ticket: "0197", Position: 1, State: "waiting", Seconds: 1, Age: 1, Class: "shared", Route: "orders", Ingress: "lk-0", LentTo: "lk-2"},
+	}
+	page.Spilled = []SpilledKey{{Route: "orders", Waiting: 7}}
+	return page
+}
+
+func (c *threeNodes) Why(space, key string) Why {
+	c.asked = append(c.asked, "why "+space+" "+key)
+	head := c.Lane(space, key).Tickets[0]
+	c.asked = c.asked[:len(c.asked)-1]
+	return Why{
+		Node: "lk-0", Partition: 417, Of: 4096, Owner: "lk-0", OwnerAddress: "10.1.4.7:7944", Epoch: 5, Target: "lk-0", Partitioned: "owned",
+		LaneState: StateHeld, Head: &head, Waiting: 3,
+		Reasons: []Reason{{Code: WhyHold, Ticket: "0196", Who: []string{"app"}, Seconds: 2.5, Left: seconds(0.5), Text: "It is held.", Advice: "Release it."}},
+	}
+}
+
+func (c *threeNodes) Others() []string { return c.others }
+
+func (c *threeNodes) Ask(ctx context.Context, node string, q *Question) (*Told, error) {
+	if c.tells == nil {
+		return nil, errors.New("nobody answers")
+	}
+	return c.tells(ctx, node, q)
+}
+
+func (c *threeNodes) Configuration() Configuration {
+	return Configuration{Node: "lk-0", Config: "9f31c2", Settings: []Setting{{Path: "server.listen", Value: ":7940", Origin: "lk.yaml:3"}}}
+}
+
+func (c *threeNodes) SetLogLevel(level string, lasts time.Duration) LogLevel {
+	c.asked = append(c.asked, "loglevel "+level+" "+lasts.String())
+	l := LogLevel{Node: "lk-0", Level: cmp.Or(level, "info"), Configured: "info"}
+	if lasts > 0 {
+		l.Until = &joined
+	}
+	return l
 }
 
 func (c *threeNodes) Relieve(space, key string, r Relief) (Relieved, error) {
@@ -214,7 +266,24 @@ func TestEndpoints(t *testing.T) {
 		{method: "GET", target: "/api/v1/ring?partitions=false", status: 200},
 		{method: "GET", target: "/api/v1/ring?partitions=1", status: 400, slug: "bad-request"},
 		{method: "GET", target: "/api/v1/ring?partition", status: 400, slug: "bad-request"},
-		{method: "GET", target: "/api/v1/status?node=lk-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/status?node=lk-9", status: 404, slug: "other-node"},
+		{method: "GET", target: "/api/v1/status?name=lk-1", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/lanes/order/7", status: 200, reaches: "lane order 7"},
+		{method: "GET", target: "/api/v1/lanes/show?space=order&key=..", status: 200, reaches: "lane order .."},
+		{method: "GET", target: "/api/v1/lanes/show?space=order", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/lanes?limit=x", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/why/order/a%2Fb", status: 200, reaches: "why order a/b"},
+		{method: "GET", target: "/api/v1/why?space=order&key=7", status: 200, reaches: "why order 7"},
+		{method: "GET", target: "/api/v1/keys?sort=rate&limit=3", status: 200},
+		{method: "GET", target: "/api/v1/keys?sort=age", status: 400, slug: "bad-request"},
+		{method: "GET", target: "/api/v1/config", status: 200},
+		{method: "GET", target: "/api/v1/config?node=lk-9", status: 404, slug: "other-node"},
+		{method: "POST", target: "/api/v1/loglevel?level=debug&for=10m", status: 200, reaches: "loglevel debug 10m0s"},
+		{method: "POST", target: "/api/v1/loglevel", status: 200, reaches: "loglevel  0s"},
+		{method: "POST", target: "/api/v1/loglevel?level=loud", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/loglevel?level=debug&for=-1s", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/loglevel?level=debug&for=169h", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/loglevel?for=1h", status: 400, slug: "bad-request"},
 
 		{method: "GET", target: "/api/v1/locate?space=order&key=A-1042", status: 200, reaches: "locate order A-1042 "},
 		{method: "GET", target: "/api/v1/locate?space=order&key=a%2F..%2Fb%25%20c+d", status: 200, reaches: "locate order a/../b% c d "},
@@ -273,7 +342,7 @@ func TestEndpoints(t *testing.T) {
 
 		{method: "GET", target: "/", status: 404, slug: "not-found"},
 		{method: "GET", target: "/api/v1/members/", status: 404, slug: "not-found"},
-		{method: "GET", target: "/api/v1/keys", status: 404, slug: "not-found"},
+		{method: "GET", target: "/api/v1/key", status: 404, slug: "not-found"},
 		{method: "GET", target: "/debug/pprof/", status: 404, slug: "not-found"},
 	} {
 		a.check(t, local)
@@ -419,10 +488,10 @@ func TestRefusedReloadsSayWhy(t *testing.T) {
 // breaks them; a new field is fine.
 func TestJSONIsStable(t *testing.T) {
 	for target, want := range map[string]string{
-		"GET /api/v1/status": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
-			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null}`,
+		"GET /api/v1/status?node=lk-0": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":true,"not_ready":[],"draining_since":null,` +
+			`"members":3,"in_ring":true,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null,"halted":0,"stopped":0,"hot":0,"oldest_wait_seconds":0,"rate":0,"violations":0,"unknown":0,"lane_wait":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"upstream":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"log_level":""}`,
 		"POST /api/v1/drain": `{"node":"lk-0","incarnation":"1a","version":"1.4.0","config":"9f31c2","cluster":"prod","ready":false,"not_ready":["draining: since 4s"],"draining_since":"2026-11-01T12:00:00Z",` +
-			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null}`,
+			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null,"halted":0,"stopped":0,"hot":0,"oldest_wait_seconds":0,"rate":0,"violations":0,"unknown":0,"lane_wait":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"upstream":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"log_level":""}`,
 		"POST /api/v1/reload": `{"node":"lk-0","config":"9f31c3","before":"9f31c2","changed":[],"warnings":[],"unordered":[]}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
 			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
@@ -438,26 +507,38 @@ func TestJSONIsStable(t *testing.T) {
 			`"target":"lk-1","next":["lk-2","lk-0"],"without":["lk-2"],` +
 			`"lane":{"depth":3,"running":1,"blocked":true,"ticket":"0197","halt":{"ticket":"0196","cause":"upstream-reset","seconds":2.5},"ticket_state":"running","ticket_seconds":1.2,"wait_seconds_estimate":2.9}}`,
 		"GET /api/v1/hot": `{"node":"lk-0","hot":[{"space":"order","key":"A%20<1>","route":"orders","action":"spill","lent_to":"lk-1","since":"2026-11-01T12:00:00Z",` +
-			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16}],` +
-			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1}],"top_seconds":12.5,` +
-			`"spilled":[{"space":"order","key":"C%20","route":"orders","waiting":7,"running":1,"asked":2,"has_turn":true}]}`,
+			`"depth":57,"bytes":1024,"busy":0.99,"share":0.8,"rate":41.5,"service_seconds":0.02,"wait_seconds_estimate":1.16,"node":"lk-0"}],` +
+			`"top":[{"space":"order","key":"B%20%25","route":"orders","hot":true,"count":512,"error":3,"depth":4,"wait_seconds_estimate":0.1,"node":"lk-0"}],"top_seconds":12.5,` +
+			`"spilled":[{"space":"order","key":"C%20","route":"orders","waiting":7,"running":1,"asked":2,"has_turn":true,"node":"lk-0"}],"silent":[]}`,
 		"GET /api/v1/events": `{"node":"lk-0","events":[` +
 			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}},` +
-			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42,"silent":[]}`,
 		"GET /api/v1/events?limit=1": `{"node":"lk-0","events":[` +
-			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42}`,
+			`{"id":42,"time":"2026-11-01T12:00:01Z","level":"WARN","node":"lk-0","event":"stood-still","message":"stood still","attributes":{"for":"1.5s"}}],"missed":0,"next":42,"silent":[]}`,
 		"GET /api/v1/events?since=40&limit=1": `{"node":"lk-0","events":[` +
 			`{"id":41,"time":"2026-11-01T12:00:00Z","level":"INFO","node":"lk-0","event":"member-joined","message":"member joined","attributes":{"member":"lk-1 <1>","state":"active"}}],"missed":0,"next":41}`,
 		"GET /api/v1/events?since=42": `{"node":"lk-0","events":[],"missed":0,"next":42}`,
 		"GET /api/v1/unknown": `{"node":"lk-0","unknown":[` +
 			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"},` +
-			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9}`,
+			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9,"silent":[]}`,
 		"GET /api/v1/unknown?limit=1": `{"node":"lk-0","unknown":[` +
-			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9}`,
+			`{"id":9,"time":"2026-11-01T12:00:02Z","ticket":"0197-2","space":"order","key":"7","route":"orders","method":"PUT","node":"lk-0","owner":"lk-0","ingress":"lk-2","client":"","upstream":"app","target":"http://app","slug":"upstream-reset","status":200,"detail":"broke off","arrived":"2026-11-01T12:00:00Z","dispatched":"2026-11-01T12:00:00Z","sent_bytes":321,"ended":"2026-11-01T12:00:01Z"}],"missed":0,"next":9,"silent":[]}`,
 		"GET /api/v1/unknown?since=6&limit=1": `{"node":"lk-0","unknown":[` +
 			`{"id":8,"time":"2026-11-01T12:00:02Z","ticket":"0197-1","space":"order","key":"A%20<1>","route":"orders","method":"POST","node":"lk-0","owner":"lk-1","ingress":"","client":"203.0.113.9","upstream":"app","target":"","slug":"peer-lost","status":null,"detail":"lk-1 was lost","arrived":"2026-11-01T12:00:00Z","dispatched":null,"sent_bytes":0,"ended":"2026-11-01T12:00:01Z"}],"missed":1,"next":8}`,
 		"GET /api/v1/unknown?since=9": `{"node":"lk-0","unknown":[],"missed":0,"next":9}`,
-		"GET /api/v1/nothing":         `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"there are /api/v1/status, members, ring, locate, hot, lanes, events, unknown, drain, undrain and reload"}`,
+		"GET /api/v1/lanes":           `{"node":"lk-0","lanes":[{"space":"order","key":"A%201","route":"orders","state":"halted","held":true,"ticket":"0197","cause":"upstream-timeout","seconds":1.5,"waiting":3,"node":"lk-0","running":1,"head_ticket":"0196","head_state":"held","head_age_seconds":2.5,"held_seconds_left":0.5,"hold":{"reason":"by hand","seconds":9},"hot":true,"lent_to":"lk-1","wait_seconds_estimate":1.25}],"total":4,"silent":[]}`,
+		"GET /api/v1/lanes/order/A%201": `{"space":"order","key":"A%201","route":"orders","state":"halted","held":true,"ticket":"0197","cause":"upstream-timeout","seconds":1.5,"waiting":3,"node":"lk-0","running":1,"head_ticket":"0196","head_state":"held","head_age_seconds":2.5,"held_seconds_left":0.5,"hold":{"reason":"by hand","seconds":9},"hot":true,"lent_to":"lk-1","wait_seconds_estimate":1.25,"partition":417,"partitions":4096,"owner":"lk-0","epoch":5,"tickets":[{"ticket":"0196","position":0,"state":"held","seconds":2.5,"age_seconds":3,"class":"exclusive","route":"orders","bytes":10,"ingress":"lk-1","client":"203.0.113.9","trace":"4bf9","lent_to":"","held_seconds_left":0.5},{"ticket":"0197","position":1,"state":"waiting","seconds":1,"age_seconds":1,"class":"shared","route":"orders","bytes":0,"ingress":"lk-0","client":"","trace":"","lent_to":"lk-2","held_seconds_left":null}],"more":0,` +
+			`"spilled":[{"space":"","key":"A%201","route":"orders","waiting":7,"running":0,"asked":0,"has_turn":false,"node":"lk-0"}],"silent":[]}`,
+		"GET /api/v1/why/order/A%201": `{"node":"lk-0","space":"order","key":"A%201","partition":417,"partitions":4096,"owner":"lk-0","owner_address":"10.1.4.7:7944","epoch":5,"target":"lk-0","partition_state":"owned",` +
+			`"lane_state":"held","head":{"ticket":"0196","position":0,"state":"held","seconds":2.5,"age_seconds":3,"class":"exclusive","route":"orders","bytes":10,"ingress":"lk-1","client":"203.0.113.9","trace":"4bf9","lent_to":"","held_seconds_left":0.5},"waiting":3,` +
+			`"reasons":[{"node":"lk-0","code":"hold","ticket":"0196","who":["app"],"seconds":2.5,"seconds_left":0.5,"text":"It is held.","advice":"Release it."}],` +
+			`"text":["order/A%201 is in partition 417 of 4096, which is lk-0's (epoch 5).","Its lane is held; 3 requests wait.","It is held. Release it."],"silent":[]}`,
+		"GET /api/v1/keys?limit=1":                  `{"node":"lk-0","sort":"depth","keys":[{"node":"lk-0","space":"order","key":"A%20<1>","route":"orders","state":"spilled","action":"spill","lent_to":"lk-1","since":"2026-11-01T12:00:00Z","depth":57,"rate":41.5,"rate_at_most":false,"wait_seconds_estimate":1.16,"count":0,"error":0}],"top_seconds":12.5,"silent":[]}`,
+		"GET /api/v1/config":                        `{"node":"lk-0","config":"9f31c2","settings":[{"path":"server.listen","value":":7940","origin":"lk.yaml:3"}]}`,
+		"POST /api/v1/loglevel?level=debug&for=10m": `{"node":"lk-0","level":"debug","configured":"info","until":"2026-11-01T12:00:00Z"}`,
+		"POST /api/v1/lanes/order/7/release":        `{"node":"lk-0","space":"order","key":"7","action":"release","ticket":"0197","cause":"upstream-reset","seconds":2.5,"cancelled":4,"risk":false}`,
+		"GET /api/v1/ring?runs=true":                `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],"runs":[{"from":1,"to":1,"owner":"lk-1","target":"lk-0","moving":true}]}`,
+		"GET /api/v1/nothing":                       `{"type":"urn:lanekeeper:problem:not-found","title":"There is no such thing","status":404,"detail":"see /openapi.json for what there is"}`,
 	} {
 		method, path, _ := strings.Cut(target, " ")
 		request := httptest.NewRequest(method, path, nil)

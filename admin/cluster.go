@@ -1,6 +1,9 @@
 package admin
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // Cluster is a node and what it knows of the others, as the admin API shows it.
 // A node without a cluster is one whose only member is itself.
@@ -23,12 +26,34 @@ type Cluster interface {
 	// caller escapes them.
 	Hot() Hot
 
-	// Lanes is which lanes of this node are halted or held. Its keys are as they are.
-	Lanes() Lanes
+	// Lanes is up to limit lanes of this node: those in which nothing begins, and the
+	// deepest of the others. Its keys are as they are.
+	Lanes(limit int) Lanes
 
-	// Relieve has a halted lane go on, or returns ErrNotHalted, ErrOtherHalt or an
-	// ElsewhereError. The key of its answer is as it is. The ticket is one, or empty.
+	// Lane is the lane of a key with all its tickets, as far as this node knows it. Space
+	// and Key are filled in by the caller.
+	Lane(space, key string) LanePage
+
+	// Why is what this node knows of why requests of a key wait. Space, Key, Text, and Node
+	// of its reasons are filled in by the caller.
+	Why(space, key string) Why
+
+	// Relieve does what an operator wants of a lane, or returns one of the errors beside
+	// Relieved. The key of its answer is as it is. The ticket is one, or empty.
 	Relieve(space, key string, r Relief) (Relieved, error)
+
+	// Others are the names of the other live members.
+	Others() []string
+
+	// Ask puts a question to another live member. It blocks as long as ctx lasts, at most.
+	Ask(ctx context.Context, node string, q *Question) (*Told, error)
+
+	// Configuration is what this node runs by.
+	Configuration() Configuration
+
+	// SetLogLevel sets the level of the log, for a time or, if that is 0, until the next
+	// change of it; empty is the configured one.
+	SetLogLevel(level string, lasts time.Duration) LogLevel
 
 	// Journal is where this node's events are; always the same one.
 	Journal() *Journal
@@ -63,7 +88,8 @@ func (m *Member) Live() bool { return m.State == StateAlive || m.State == StateD
 // The fields below are the JSON of the API: names, units and meanings stay as
 // they are, new ones may come. What a node does not know is null.
 
-// Status is the answering node.
+// Status is the answering node. Nodes, Numbers and Silent are of its cluster, and there only
+// if that is what was asked for: without ?node.
 type Status struct {
 	Node        string `json:"node"`
 	Incarnation string `json:"incarnation"` // hexadecimal; another one after each start
@@ -89,6 +115,64 @@ type Status struct {
 	Lease *Lease `json:"lease"` // from the coordinator; null without one
 
 	LastReload *Reload `json:"last_reload"` // of the configuration; null: none since the start
+
+	Halted     int       `json:"halted"`              // lanes
+	Stopped    int       `json:"stopped"`             // lanes that an operator holds
+	Hot        int       `json:"hot"`                 // keys
+	OldestWait float64   `json:"oldest_wait_seconds"` // of the request that has waited longest
+	Rate       float64   `json:"rate"`                // requests answered per second, lately
+	Violations uint64    `json:"violations"`          // of the order, that this node has seen
+	Unknown    uint64    `json:"unknown"`             // requests with an unknown outcome since the start
+	LaneWait   Latencies `json:"lane_wait"`           // from the ticket to the turn, of the last second or so
+	Upstream   Latencies `json:"upstream"`            // from the first byte sent to the last byte read
+	LogLevel   string    `json:"log_level"`
+
+	Nodes   []Status `json:"nodes,omitzero"`   // of all that answered, by name
+	Numbers *Numbers `json:"numbers,omitzero"` // of all of them together
+	Silent  []Silent `json:"silent,omitzero"`  // members that gave no answer
+}
+
+// Latencies are how long something took lately.
+type Latencies struct {
+	Count uint64  `json:"count"`       // how often it was seen
+	P50   float64 `json:"p50_seconds"` // 0 if it was not
+	P99   float64 `json:"p99_seconds"`
+
+	Buckets []Bucket `json:"buckets"` // from which both are estimated, rising; those that are empty are left out
+}
+
+// Bucket is how many took at most so long, and longer than the one before.
+type Bucket struct {
+	LE    float64 `json:"le"`    // seconds; the longest of all if it has no end
+	Above float64 `json:"above"` // seconds: where it begins
+	Count uint64  `json:"count"`
+}
+
+// Numbers are a cluster's.
+type Numbers struct {
+	Time     time.Time `json:"time"`
+	Members  int       `json:"members"`  // live ones
+	Answered int       `json:"answered"` // of those; what follows is theirs
+	Ready    int       `json:"ready"`    // members
+	Draining int       `json:"draining"`
+
+	Rate       float64 `json:"rate"` // requests answered per second, lately
+	Lanes      int     `json:"lanes"`
+	Waiting    int     `json:"waiting"` // tickets
+	Running    int     `json:"running"`
+	Held       int     `json:"held"`    // lanes, after an upstream timeout
+	Stopped    int     `json:"stopped"` // lanes that an operator holds
+	Halted     int     `json:"halted"`
+	Hot        int     `json:"hot"` // keys
+	OldestWait float64 `json:"oldest_wait_seconds"`
+	Violations uint64  `json:"violations"` // of the order
+	Unknown    uint64  `json:"unknown"`    // requests with an unknown outcome
+
+	LaneWait Latencies `json:"lane_wait"`
+	Upstream Latencies `json:"upstream"`
+
+	Warnings []string `json:"warnings"` // for people: what is amiss with the cluster
+	Silent   []Silent `json:"silent"`
 }
 
 // Lease is a node's lease from the coordinator.
@@ -150,6 +234,7 @@ type Ring struct {
 	Moving     int         `json:"moving"`          // partitions known here whose owner is not their target
 	Members    []Share     `json:"members"`         // by name
 	Table      []Partition `json:"table,omitempty"` // only if asked for; by number
+	Runs       []Run       `json:"runs,omitempty"`  // only if asked for: the table, with equal neighbours together
 }
 
 // Share is a member's part of the ring.
@@ -157,6 +242,15 @@ type Share struct {
 	Name   string `json:"name"`
 	Target int    `json:"target"` // partitions meant for it
 	Owned  *int   `json:"owned"`  // partitions it holds
+}
+
+// Run is neighbouring partitions with the same owner, target and state.
+type Run struct {
+	From   int    `json:"from"`
+	To     int    `json:"to"` // the last of them
+	Owner  string `json:"owner"`
+	Target string `json:"target"`
+	Moving bool   `json:"moving"` // known to be another's than its target's
 }
 
 // Partition is one partition as the answering node sees it.
@@ -216,8 +310,7 @@ type Lane struct {
 	WaitSeconds float64   `json:"wait_seconds_estimate"` // for a request that came now
 }
 
-// Hot is which keys of the answering node have most to do; those of others are
-// not known to it.
+// Hot is which keys have most to do.
 type Hot struct {
 	Node       string   `json:"node"`        // who answers
 	Hot        []HotKey `json:"hot"`         // keys that are hot by their route's rule, most waiting tickets first
@@ -225,6 +318,8 @@ type Hot struct {
 	TopSeconds float64  `json:"top_seconds"` // in which those were
 
 	Spilled []SpilledKey `json:"spilled"` // keys of other nodes, most waiting requests first
+
+	Silent []Silent `json:"silent,omitzero"`
 }
 
 // SpilledKey is a hot key of another node, whose requests wait where they came to, which
@@ -237,6 +332,7 @@ type SpilledKey struct {
 	Running int    `json:"running"`
 	Asked   int    `json:"asked"`    // turns that have been asked for and have not come
 	HasTurn bool   `json:"has_turn"` // one that has, and is not given back
+	Node    string `json:"node"`     // where they wait
 }
 
 // HotKey is a key that is hot, with what speaks for it.
@@ -256,6 +352,8 @@ type HotKey struct {
 
 	ServiceSeconds float64 `json:"service_seconds"`       // that a turn takes; 0 = not known yet
 	WaitSeconds    float64 `json:"wait_seconds_estimate"` // for a request that came now
+
+	Node string `json:"node"` // whose lane it is
 }
 
 // TopKey is a key with many requests. They are counted in little memory: the true
@@ -270,4 +368,6 @@ type TopKey struct {
 
 	Depth       int     `json:"depth"`                 // waiting tickets
 	WaitSeconds float64 `json:"wait_seconds_estimate"` // for a request that came now; 0 = the key has no ticket
+
+	Node string `json:"node"` // whose lane it is
 }

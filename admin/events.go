@@ -6,6 +6,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,12 +25,26 @@ const (
 	streamRetry = "retry: 2000\n\n" // milliseconds
 )
 
-func (a *api) events(_ *http.Request, query url.Values) (int, any, *problem) {
+func (a *api) eventsHere(_ *http.Request, query url.Values) (Events, *problem) {
 	since, limit, problem := a.from(query)
 	if problem != nil {
-		return 0, nil, problem
+		return Events{}, problem
 	}
-	return http.StatusOK, a.cluster.Journal().read(since, limit), nil
+	return a.cluster.Journal().read(since, limit), nil
+}
+
+// mergeEvents is by time. Each node has numbers of its own: Next is the answering node's.
+func mergeEvents(_ *http.Request, query url.Values, all []Events, silent []Silent) Events {
+	whole := all[0]
+	whole.Silent = silent
+	for i := range all[1:] {
+		whole.Events = append(whole.Events, all[i+1].Events...)
+		whole.Missed += all[i+1].Missed
+	}
+	slices.SortStableFunc(whole.Events, func(a, b Event) int { return a.Time.Compare(b.Time) })
+	_, limit, _ := span(query, journalEvents, func(int) uint64 { return 0 })
+	whole.Events = whole.Events[max(0, len(whole.Events)-limit):]
+	return whole
 }
 
 // from reads after which event to begin, and how many are wanted. Without since it is

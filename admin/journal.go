@@ -90,7 +90,9 @@ type Events struct {
 	Node   string  `json:"node"`
 	Events []Event `json:"events"` // oldest first
 	Missed uint64  `json:"missed"` // events after the given one that the journal has no more
-	Next   uint64  `json:"next"`   // to ask with, as since, for what comes after these
+	Next   uint64  `json:"next"`   // to ask this node with, as since, for what comes after these
+
+	Silent []Silent `json:"silent,omitzero"`
 }
 
 const (

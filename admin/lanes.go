@@ -11,30 +11,43 @@ import (
 	"regexp"
 )
 
-// Lanes is which lanes of the answering node are stopped: nothing begins in them though
-// nothing of their key is known to run. Those of others are not known to it.
+// Lanes is lanes: all in which nothing begins, and the deepest of the others.
 type Lanes struct {
-	Node  string        `json:"node"`  // who answers
-	Lanes []StoppedLane `json:"lanes"` // longest first
+	Node  string    `json:"node"`  // who answers
+	Lanes []LaneRow `json:"lanes"` // deepest first, then those whose head is oldest
+
+	Total  int      `json:"total"` // lanes that there are
+	Silent []Silent `json:"silent,omitzero"`
 }
 
-// The states of a stopped lane.
+// The states of a lane in which nothing begins, though nothing of its key is known to be at work.
 const (
 	StateHalted = "halted" // after a failure, until an operator says so
-	StateHeld   = "held"   // after an upstream timeout, until the upstream's work is known to be over, or for lane.hold_for
+	StateHeld   = "held"   // after an upstream timeout, until the upstream's work is known to be over, or for lane.hold_for; or by an operator
 )
 
-// StoppedLane is one of them.
-type StoppedLane struct {
+// LaneRow is one lane.
+type LaneRow struct {
 	Space   string  `json:"space"`
 	Key     string  `json:"key"` // as Lanekeeper-Key writes it
 	Route   string  `json:"route"`
-	State   string  `json:"state"`  // halted, held
-	Held    bool    `json:"held"`   // a halted lane may be held as well
-	Ticket  string  `json:"ticket"` // that did it
-	Cause   string  `json:"cause"`  // of a halt
-	Seconds float64 `json:"seconds"`
+	State   string  `json:"state"`   // halted, held, blocked, drained, spilled, hot, ok, idle: the first that is true
+	Held    bool    `json:"held"`    // after an upstream timeout; a halted lane may be held as well
+	Ticket  string  `json:"ticket"`  // that halted it; else its head, if it has one
+	Cause   string  `json:"cause"`   // of a halt
+	Seconds float64 `json:"seconds"` // since the halt, or else since the head's turn or wait began
 	Waiting int     `json:"waiting"` // tickets
+
+	Node        string    `json:"node"`              // whose lane it is
+	Running     int       `json:"running"`           // tickets with their turn
+	HeadTicket  string    `json:"head_ticket"`       // that all others wait for; empty: there is none
+	HeadState   string    `json:"head_state"`        // running, held, waiting; empty: there is none
+	HeadAge     float64   `json:"head_age_seconds"`  // since that began
+	HeldLeft    *float64  `json:"held_seconds_left"` // until it goes on by itself after an upstream timeout; null: it is not held so
+	Hold        *LaneHold `json:"hold"`              // an operator's; null: there is none
+	Hot         bool      `json:"hot"`
+	LentTo      string    `json:"lent_to"`               // the member that has the key's turn; empty: this node, or nobody
+	WaitSeconds float64   `json:"wait_seconds_estimate"` // for a request that came now
 }
 
 // LaneHalt is why a lane is halted.
@@ -44,18 +57,31 @@ type LaneHalt struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// The ways in which a halted lane goes on.
+// What an operator may do about a lane. The first three are ways in which a halted lane goes on.
 const (
 	Resume = "resume" // with the next ticket
 	Skip   = "skip"   // without that
 	Fail   = "fail"   // without any that waits
+
+	Hold    = "hold"    // nothing begins any more
+	Release = "release" // end a hold: an operator's, and one after an upstream timeout
+	Cancel  = "cancel"  // answer one waiting request 503 lane-cancelled
 )
 
-// Relief is what an operator does about a halted lane.
+// Relief is what an operator does about a lane.
 type Relief struct {
 	Action string `json:"-"`
-	Ticket string `json:"ticket"` // that halted it; empty: any
+	Ticket string `json:"ticket"` // that halted it, or is held; empty: any. That is to be cancelled
 	Reason string `json:"reason"` // for the log
+}
+
+var reliefTitles = map[string]string{
+	Resume:  "Let a halted lane go on with the next request",
+	Skip:    "Let a halted lane go on without the next request",
+	Fail:    "Let a halted lane go on without all that wait",
+	Hold:    "Let nothing begin in a lane",
+	Release: "End a hold",
+	Cancel:  "Answer one waiting request 503 lane-cancelled",
 }
 
 // Relieved is what came of it.
@@ -64,16 +90,24 @@ type Relieved struct {
 	Space     string  `json:"space"`
 	Key       string  `json:"key"` // as Lanekeeper-Key writes it
 	Action    string  `json:"action"`
-	Ticket    string  `json:"ticket"` // that had halted the lane
-	Cause     string  `json:"cause"`
-	Seconds   float64 `json:"seconds"`   // for which it was
+	Ticket    string  `json:"ticket"`    // that had halted the lane, was held, or is cancelled
+	Cause     string  `json:"cause"`     // of the halt, or the reason of the operator's hold
+	Seconds   float64 `json:"seconds"`   // for which it was halted or held
 	Cancelled int     `json:"cancelled"` // requests that waited, and were answered 503 lane-cancelled
+
+	Risk bool `json:"risk"` // what was released may still be at work at its upstream: the order is at risk
 }
 
 // Errors of Cluster.Relieve.
 var (
 	ErrNotHalted = errors.New("the key's lane is not halted at this node")
 	ErrOtherHalt = errors.New("another ticket than the given one halted the lane")
+
+	ErrNotHeld     = errors.New("the key's lane is not held")
+	ErrAlreadyHeld = errors.New("an operator holds the lane already")
+	ErrNoTicket    = errors.New("no such ticket waits in the lane")
+	ErrTicketRuns  = errors.New("the ticket has its turn: its request is at its upstream, and cannot be taken back")
+	ErrLent        = errors.New("the key's turn is lent to another node")
 )
 
 // ElsewhereError is the error of Cluster.Relieve for a key of another node.
@@ -91,15 +125,6 @@ func (e *ElsewhereError) Error() string {
 	return fmt.Sprintf("this is %s, and the key's lane is %s's (%s to its peers): send it to the admin port of that node", e.Node, e.Owner, e.PeerAddress)
 }
 
-func (a *api) lanes(*http.Request, url.Values) (int, any, *problem) {
-	lanes := a.cluster.Lanes()
-	lanes.Lanes = list(lanes.Lanes)
-	for i := range lanes.Lanes {
-		lanes.Lanes[i].Key = escapeKey(lanes.Lanes[i].Key)
-	}
-	return http.StatusOK, lanes, nil
-}
-
 const (
 	reliefMax = 16 << 10 // bytes of a body
 	reasonMax = 1 << 10  // bytes of a reason
@@ -109,24 +134,24 @@ var ticketText = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-f
 
 // readRelief reads a body. None at all says nothing; one that is not understood is refused, lest a
 // ticket be overlooked in it.
-func readRelief(r *http.Request) (relief Relief, _ *problem) {
+func readRelief(r *http.Request) (body []byte, relief Relief, _ *problem) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, reliefMax+1))
 	switch {
 	case err != nil || len(body) > reliefMax:
-		return relief, badRequest(fmt.Sprintf("the body is not whole, or has more than %d bytes", reliefMax))
+		return nil, relief, badRequest(fmt.Sprintf("the body is not whole, or has more than %d bytes", reliefMax))
 	case len(body) == 0:
-		return relief, nil
+		return nil, relief, nil
 	}
 	if err := strictly(body, &relief); err != nil {
-		return relief, badRequest(`the body is {"ticket":"…","reason":"…"}, of which both may be left out`)
+		return nil, relief, badRequest(`the body is {"ticket":"…","reason":"…"}, of which both may be left out`)
 	}
 	switch {
 	case relief.Ticket != "" && !ticketText.MatchString(relief.Ticket):
-		return relief, badRequest("ticket is a UUID, as the list of halted lanes and the log have it")
+		return nil, relief, badRequest("ticket is a UUID, as the list of lanes and the log have it")
 	case len(relief.Reason) > reasonMax:
-		return relief, badRequest(fmt.Sprintf("reason has more than %d bytes", reasonMax))
+		return nil, relief, badRequest(fmt.Sprintf("reason has more than %d bytes", reasonMax))
 	}
-	return relief, nil
+	return body, relief, nil
 }
 
 // strictly decodes one JSON object without unknown members.
@@ -145,29 +170,53 @@ func strictly(body []byte, into any) error {
 // relieve is an endpoint for one action.
 func (a *api) relieve(action string) answer {
 	return func(r *http.Request, query url.Values) (int, any, *problem) {
-		if other := a.isMeant(query); other != nil {
-			return 0, nil, other
-		}
 		space, key, wrong := keyOf(r, query)
 		if wrong != nil {
 			return 0, nil, wrong
 		}
-		relief, wrong := readRelief(r)
-		if wrong != nil {
+		body, relief, wrong := readRelief(r)
+		switch {
+		case wrong != nil:
 			return 0, nil, wrong
+		case action == Cancel && relief.Ticket == "":
+			return 0, nil, badRequest(`cancel needs {"ticket":"…"}: which request is meant`)
+		case query.Has("node") && query.Get("node") != a.cluster.Status().Node:
+			return a.carry(r, query, query.Get("node"), body)
 		}
 		relief.Action = action
 		done, err := a.cluster.Relieve(space, key, relief)
-		switch {
-		case err == nil:
-			a.log.Info("admin: lane "+action, "remote", r.RemoteAddr)
-			done.Key = escapeKey(done.Key)
-			return http.StatusOK, done, nil
-		case errors.As(err, new(*ElsewhereError)):
-			return 0, nil, &problem{status: http.StatusNotFound, slug: "other-node", title: "The key is another node's", detail: err.Error()}
-		case errors.Is(err, ErrOtherHalt):
-			return 0, nil, &problem{status: http.StatusConflict, slug: "other-halt", title: "The lane was halted by another ticket", detail: err.Error()}
+		if elsewhere := (*ElsewhereError)(nil); errors.As(err, &elsewhere) && elsewhere.Owner != "" && !query.Has("node") && !isAsked(r) {
+			return a.carry(r, query, elsewhere.Owner, body)
 		}
-		return 0, nil, &problem{status: http.StatusNotFound, slug: "not-halted", title: "The lane is not halted", detail: err.Error()}
+		if err != nil {
+			return 0, nil, refusal(err)
+		}
+		a.log.Info("admin: lane "+action, "remote", r.RemoteAddr)
+		done.Key = escapeKey(done.Key)
+		return http.StatusOK, done, nil
 	}
+}
+
+// refusal is the answer for an error of Cluster.Relieve.
+func refusal(err error) *problem {
+	for _, is := range []struct {
+		err         error
+		status      int
+		slug, title string
+	}{
+		{ErrOtherHalt, http.StatusConflict, "other-halt", "The lane was halted by another ticket"},
+		{ErrNotHeld, http.StatusNotFound, "not-held", "The lane is not held"},
+		{ErrAlreadyHeld, http.StatusConflict, "already-held", "The lane is held already"},
+		{ErrNoTicket, http.StatusNotFound, "no-such-ticket", "No such ticket waits"},
+		{ErrTicketRuns, http.StatusConflict, "ticket-runs", "The request runs already"},
+		{ErrLent, http.StatusConflict, "turn-lent", "The turn is lent"},
+	} {
+		if errors.Is(err, is.err) {
+			return &problem{status: is.status, slug: is.slug, title: is.title, detail: err.Error()}
+		}
+	}
+	if errors.As(err, new(*ElsewhereError)) {
+		return &problem{status: http.StatusNotFound, slug: "other-node", title: "The key is another node's", detail: err.Error()}
+	}
+	return &problem{status: http.StatusNotFound, slug: "not-halted", title: "The lane is not halted", detail: err.Error()}
 }

@@ -16,8 +16,11 @@ func TestRelievingLanes(t *testing.T) {
 	for _, a := range []asking{
 		{method: "GET", target: "/api/v1/lanes", status: 200},
 		{method: "GET", target: "/api/v1/lanes?space=order", status: 400, slug: "bad-request"},
-		{method: "GET", target: "/api/v1/lanes/order/7", status: 404, slug: "not-found"},
-		{method: "POST", target: "/api/v1/lanes/order/7/cancel", status: 404, slug: "not-found"},
+		{method: "POST", target: "/api/v1/lanes/order/7/cancel", status: 400, slug: "bad-request"},
+		{method: "POST", target: "/api/v1/lanes/order/7/cancel", body: `{"ticket":"` + ticket + `"}`, status: 200, reaches: "cancel order 7 " + ticket},
+		{method: "POST", target: "/api/v1/lanes/order/7/hold", body: `{"reason":"by hand"}`, status: 200, reaches: "hold order 7  by hand"},
+		{method: "POST", target: "/api/v1/lanes/release?space=order&key=7", status: 200, reaches: "release order 7"},
+		{method: "POST", target: "/api/v1/lanes/order/7/halt", status: 404, slug: "not-found"},
 
 		{method: "POST", target: "/api/v1/lanes/order/A-1/resume", status: 200, reaches: "resume order A-1"},
 		{method: "POST", target: "/api/v1/lanes/order/a%2Fb/skip", status: 200, reaches: "skip order a/b"},
@@ -43,6 +46,11 @@ func TestRelievingLanes(t *testing.T) {
 		{method: "POST", target: "/api/v1/lanes/order/7/resume", refuses: ErrNotHalted, status: 404, slug: "not-halted", reaches: "resume order 7"},
 		{method: "POST", target: "/api/v1/lanes/order/7/resume", refuses: other, status: 409, slug: "other-halt", reaches: "resume order 7"},
 		{method: "POST", target: "/api/v1/lanes/order/7/resume", refuses: &ElsewhereError{Node: "lk-0", Owner: "lk-1"}, status: 404, slug: "other-node", reaches: "resume order 7"},
+		{method: "POST", target: "/api/v1/lanes/order/7/release", refuses: ErrNotHeld, status: 404, slug: "not-held", reaches: "release order 7"},
+		{method: "POST", target: "/api/v1/lanes/order/7/hold", refuses: ErrAlreadyHeld, status: 409, slug: "already-held", reaches: "hold order 7"},
+		{method: "POST", target: "/api/v1/lanes/order/7/release", refuses: ErrLent, status: 409, slug: "turn-lent", reaches: "release order 7"},
+		{method: "POST", target: "/api/v1/lanes/order/7/cancel", body: `{"ticket":"` + ticket + `"}`, refuses: ErrTicketRuns, status: 409, slug: "ticket-runs", reaches: "cancel order 7 " + ticket},
+		{method: "POST", target: "/api/v1/lanes/order/7/cancel", body: `{"ticket":"` + ticket + `"}`, refuses: ErrNoTicket, status: 404, slug: "no-such-ticket", reaches: "cancel order 7 " + ticket},
 		{method: "POST", target: "/api/v1/lanes/order/7/resume", header: map[string]string{"Origin": "https://evil.example"}, status: 403, slug: "cross-origin"},
 	} {
 		a.check(t, local)

@@ -3,6 +3,7 @@ package admin
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -44,7 +45,9 @@ type Unknowns struct {
 	Node    string    `json:"node"`
 	Unknown []Unknown `json:"unknown"` // oldest first
 	Missed  uint64    `json:"missed"`  // records after the given one that the ledger has no more
-	Next    uint64    `json:"next"`    // to ask with, as since, for what comes after these
+	Next    uint64    `json:"next"`    // to ask this node with, as since, for what comes after these
+
+	Silent []Silent `json:"silent,omitzero"`
 }
 
 // unknownsMost bounds one answer, to some 8 MiB.
@@ -119,13 +122,27 @@ func (l *Ledger) newest(limit int) uint64 {
 	return max(l.oldestLocked(), l.next-min(uint64(limit), l.next-l.first)) - 1 //nolint:gosec // not negative
 }
 
-func (a *api) unknown(_ *http.Request, query url.Values) (int, any, *problem) {
+func (a *api) unknownHere(_ *http.Request, query url.Values) (Unknowns, *problem) {
 	ledger := a.cluster.Ledger()
 	since, limit, problem := span(query, unknownsMost, ledger.newest)
 	if problem != nil {
-		return 0, nil, problem
+		return Unknowns{}, problem
 	}
-	return http.StatusOK, ledger.read(since, limit), nil
+	return ledger.read(since, limit), nil
+}
+
+// mergeUnknown is by time. Each node has numbers of its own: Next is the answering node's.
+func mergeUnknown(_ *http.Request, query url.Values, all []Unknowns, silent []Silent) Unknowns {
+	whole := all[0]
+	whole.Silent = silent
+	for i := range all[1:] {
+		whole.Unknown = append(whole.Unknown, all[i+1].Unknown...)
+		whole.Missed += all[i+1].Missed
+	}
+	slices.SortStableFunc(whole.Unknown, func(a, b Unknown) int { return a.Time.Compare(b.Time) })
+	_, limit, _ := span(query, unknownsMost, func(int) uint64 { return 0 })
+	whole.Unknown = whole.Unknown[max(0, len(whole.Unknown)-limit):]
+	return whole
 }
 
 // span reads which part of a numbered list is asked for: up to limit of what came after

@@ -67,18 +67,9 @@ func (e *ReloadError) problem() *problem {
 }
 
 func (a *api) reload(r *http.Request, query url.Values) (int, any, *problem) {
-	force := false
-	switch query.Get("force") {
-	case "true":
-		force = true
-	case "false":
-	case "":
-		force = query.Has("force")
-	default:
-		return 0, nil, badRequest("force is true or false")
-	}
-	if problem := a.isMeant(query); problem != nil {
-		return 0, nil, problem
+	force, wrong := flag(query, "force")
+	if wrong != nil {
+		return 0, nil, wrong
 	}
 	reloaded, err := a.cluster.Reload(force, "admin "+r.RemoteAddr)
 	if err != nil {

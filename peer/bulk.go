@@ -51,25 +51,32 @@ type bulkConn struct {
 func (b *bulkPool) init(h *Hop, p *peer) { b.hop, b.peer = h, p }
 
 // get returns a connection, a new one if no idle one is young enough.
-func (b *bulkPool) get() (c *bulkConn, idle bool, _ error) {
+func (b *bulkPool) get() (c *bulkConn, idle bool, err error) {
+	if c := b.take(); c != nil {
+		return c, true, nil
+	}
+	c, err = b.dial()
+	return c, false, err
+}
+
+// take returns an idle connection, or nil.
+func (b *bulkPool) take() *bulkConn {
 	b.mu.Lock()
+	defer b.mu.Unlock()
 	for len(b.idle) > 0 {
 		c := b.idle[len(b.idle)-1]
 		b.idle = b.idle[:len(b.idle)-1]
 		if time.Since(c.since) < bulkAge {
-			b.mu.Unlock()
-			return c, true, nil
+			return c
 		}
 		c.hangUp()
 	}
-	b.mu.Unlock()
-	c, err := b.dial()
-	return c, false, err
+	return nil
 }
 
 // dial makes a connection: an idle one may have ended unnoticed.
 func (b *bulkPool) dial() (*bulkConn, error) {
-	conn, err := b.hop.dial(b.peer)
+	conn, err := b.hop.dial(b.peer.life, b.peer)
 	if err != nil {
 		return nil, err
 	}

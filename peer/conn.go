@@ -42,7 +42,7 @@ func (s *stripe) keep(l *link, p *peer) {
 // connect makes one connection and serves it until it ends. It reports whether
 // the member let it in.
 func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
-	conn, err := s.hop.dial(p)
+	conn, err := s.hop.dial(p.life, p)
 	if err != nil {
 		return false, err
 	}
@@ -103,8 +103,8 @@ func below(conn net.Conn) net.Conn {
 }
 
 // dial opens a connection, of which nothing has been said yet.
-func (h *Hop) dial(p *peer) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(p.life, greetMax)
+func (h *Hop) dial(ctx context.Context, p *peer) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, greetMax)
 	defer cancel()
 	conn, err := h.config.Dial(ctx, p.Address)
 	if err != nil {

@@ -15,7 +15,8 @@
 // the last word. What keeps the promises is in two files without I/O: outbox.go,
 // the ingress's half, and session.go, the owner's, each with its rules and with
 // what goes wrong without them. hop.go, conn.go and host.go move their bytes;
-// bulk.go moves large bodies; load.go bounds what is on its way.
+// bulk.go moves large bodies; load.go bounds what is on its way. ask.go carries
+// questions of operators between members, beside all this.
 //
 // Why not HTTP: pooled connections put closely spaced requests out of order, a
 // third of them or more, and so do streams that get a goroutine each. Here one
@@ -36,7 +37,8 @@
 //
 // On a new connection, from the ingress:
 //
-//	1 HELLO    "LKHOP" · least u16, most u16 (versions) · flags u8 (1: bulk)
+//	1 HELLO    "LKHOP" · least u16, most u16 (versions) · flags u8 (1: bulk, 2: asks,
+//	           and then 1, too: who does not know those takes it for a bulk one)
 //	           · cluster text · layout u64 · from member · to member
 //	           · stripe u16 · generation u64 · session u64 · got u64
 //	           session: the one to go on with, or 0. got: answers read in it
@@ -88,6 +90,13 @@
 //	14 FETCH   stripe u16 · seq u64 · 0 u32; answered by DATA and END
 //	15 DATA    bytes, at most 64 KiB
 //	16 END     u8: 1 = whole, 0 = broken off
+//
+// On a connection for questions, if the REPLY's version is 2 or higher, one after the other:
+//
+//	18 ASK     method text · target long · body long: a request to the admin API, at most
+//	           64 KiB. A member answers 16 at once and refuses more, takes 15 s for one, and is
+//	           waited for as long as who asks has patience, which is about 1 s
+//	19 TOLD    status u16 · type text · body long, at most 4 MiB: else status 507
 //
 // # What it costs
 //

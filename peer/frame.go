@@ -36,6 +36,8 @@ const (
 	frameData
 	frameEnd
 	frameNote
+	frameAsk
+	frameTold
 )
 
 const (
@@ -50,8 +52,9 @@ const (
 // know there, it ignores.
 type versions struct{ least, most uint16 }
 
-// spoken are the versions that this build speaks.
-var spoken = versions{1, 1}
+// spoken are the versions that this build speaks. 2 has ASK and TOLD, on connections that who
+// speaks 1 takes for bulk ones.
+var spoken = versions{1, 2}
 
 // magic opens a HELLO, so that whatever else calls this port is told apart.
 const magic = "LKHOP"
@@ -231,7 +234,8 @@ func appendCount(b []byte, n int) []byte { return binary.BigEndian.AppendUint32(
 // hello is the first frame on every connection, from the one that dialled.
 type hello struct {
 	versions
-	bulk       bool // the connection carries large bodies
+	bulk       bool // the connection carries large bodies, or questions
+	asks       bool // it is those
 	cluster    string
 	layout     uint64
 	from, to   ring.Member // to: whom it means to have called
@@ -246,7 +250,7 @@ func (h *hello) append(b []byte) []byte {
 	b = append(begin(b, frameHello), magic...)
 	b = binary.BigEndian.AppendUint16(b, h.least)
 	b = binary.BigEndian.AppendUint16(b, h.most)
-	b = append(b, bit(h.bulk, 1))
+	b = append(b, bit(h.bulk, 1)|bit(h.asks, 2))
 	b = appendText(b, h.cluster)
 	b = binary.BigEndian.AppendUint64(b, h.layout)
 	b = appendMember(appendMember(b, h.from), h.to)
@@ -262,7 +266,8 @@ func parseHello(b []byte) (h hello, err error) {
 		return h, fmt.Errorf("%w: it is no HELLO", errFrame)
 	}
 	h.least, h.most = r.u16(), r.u16()
-	h.bulk = r.u8()&1 != 0
+	flags := r.u8()
+	h.bulk, h.asks = flags&1 != 0, flags&2 != 0
 	h.cluster = string(r.text())
 	h.layout = r.u64()
 	h.from, h.to = r.member(), r.member()

@@ -18,7 +18,7 @@ var testMember = ring.Member{Name: "node-7", Incarnation: 1<<63 + 5}
 
 // sampleFrames has one frame of each kind, with every field set.
 func sampleFrames() map[kind][]byte {
-	h := hello{versions: versions{3, 9}, bulk: true, cluster: "main", layout: 77, from: testMember, to: ring.Member{Name: "b"}, stripe: 3, generation: 1 << 40, session: 12, got: 13}
+	h := hello{versions: versions{3, 9}, bulk: true, asks: true, cluster: "main", layout: 77, from: testMember, to: ring.Member{Name: "b"}, stripe: 3, generation: 1 << 40, session: 12, got: 13}
 	p := reply{version: 4, owner: testMember, session: 5, processed: 99, open: []uint64{1, 5, 98}}
 	r := Request{
 		Key: []byte{0, 255, '%', 'x'}, Route: "orders", Class: queue.Shared, Ticket: queue.ID{1, 2}, Holder: queue.ID{3},
@@ -34,6 +34,8 @@ func sampleFrames() map[kind][]byte {
 	}
 	m := moved{seq: 8, owner: testMember, epoch: 9}
 	t := transfer{stripe: 1, seq: 2, size: 3}
+	q := Ask{Method: "POST", Target: "/api/v1/drain?node=b", Body: []byte("{}")}
+	d := Told{Status: 200, Type: "application/json", Body: []byte(`{"node":"b"}`)}
 	return map[kind][]byte{
 		frameHello: h.append(nil), frameReply: p.append(nil), frameRefuse: appendBytes(nil, frameRefuse, []byte("why")),
 		frameRequest: appendSending(nil, sending{seq: 6, partition: 4095, first: true, patience: time.Minute}, appendRequest(nil, &r)),
@@ -42,6 +44,7 @@ func sampleFrames() map[kind][]byte {
 		frameNote:     appendBytes(nil, frameNote, []byte("opaque too")),
 		frameAdmitted: appendNumber(nil, frameAdmitted, 8), frameMoved: m.append(nil), frameResponse: appendResponse(nil, 9, &a),
 		framePong: appendBytes(nil, framePong, nil), frameBody: t.append(nil, frameBody), frameFetch: t.append(nil, frameFetch),
+		frameAsk: q.append(nil), frameTold: d.append(nil),
 		frameData: appendBytes(nil, frameData, []byte("data")), frameEnd: appendBytes(nil, frameEnd, []byte{1}),
 	}
 }
@@ -76,6 +79,12 @@ func decode(k kind, payload []byte) (what any, again []byte, err error) {
 	case frameCancel, frameConfirm, frameAdmitted:
 		n, err := parseNumber(payload)
 		return n, appendNumber(nil, k, n), err
+	case frameAsk:
+		a, err := parseAsk(payload)
+		return a, a.append(nil), err
+	case frameTold:
+		t, err := parseTold(payload)
+		return t, t.append(nil), err
 	case frameBody, frameFetch:
 		t, err := parseTransfer(payload)
 		return t, t.append(nil, k), err

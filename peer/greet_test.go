@@ -77,8 +77,8 @@ func TestGreetingRefuses(t *testing.T) {
 		{"another layout", func(h *hello) { h.layout = 8 }, "cluster.partitions, or another part of the layout that all members must share, differs"},
 		{"another member", func(h *hello) { h.to.Name = "c" }, "this is b/1, not c/1"},
 		{"another incarnation", func(h *hello) { h.to.Incarnation = 2 }, "this is b/1, not b/2"},
-		{"too new", func(h *hello) { h.versions = versions{7, 9} }, "this node speaks versions 1 to 1 of the protocol, not 7 to 9"},
-		{"too old", func(h *hello) { h.versions = versions{0, 0} }, "this node speaks versions 1 to 1 of the protocol, not 0 to 0"},
+		{"too new", func(h *hello) { h.versions = versions{7, 9} }, "this node speaks versions 1 to 2 of the protocol, not 7 to 9"},
+		{"too old", func(h *hello) { h.versions = versions{0, 0} }, "this node speaks versions 1 to 2 of the protocol, not 0 to 0"},
 	} {
 		for _, bulk := range []bool{false, true} {
 			h := testHello()

@@ -46,6 +46,8 @@ type Config struct {
 	// Note takes a message that another member sent by Hop.Note. payload is not to be
 	// retained.
 	Note func(from ring.Member, payload []byte)
+	// Answer answers another member's question; it may block. nil: none are answered.
+	Answer func(ctx context.Context, from ring.Member, a *Ask) *Told
 	// Aside takes the place of a request, under a lock, before anybody asks whose lane
 	// it is, if it is to wait in this node for a turn that its owner lends; it reports
 	// whether it did. ask, if it is not nil, enters in its place. nil: there is nothing
@@ -101,8 +103,9 @@ type Hop struct {
 	kill    context.CancelFunc
 	wg      sync.WaitGroup
 
-	load    load // of calls that have not ended
-	nowhere load // and of those that entered for nobody in particular
+	load    load          // of calls that have not ended
+	nowhere load          // and of those that entered for nobody in particular
+	asking  chan struct{} // holds one for each question that is being asked
 
 	mu      sync.Mutex // guards peers, stopped
 	peers   map[ring.Member]*peer
@@ -115,6 +118,7 @@ type peer struct {
 	life context.Context
 	kill context.CancelFunc
 	bulk bulkPool
+	asks bulkPool
 	up   atomic.Int32 // stripes that are connected
 	load load         // of calls that were entered for it
 }
@@ -156,7 +160,7 @@ func New(config Config) *Hop {
 	if config.Note == nil {
 		config.Note = func(ring.Member, []byte) {}
 	}
-	h := &Hop{config: config, peers: make(map[ring.Member]*peer)}
+	h := &Hop{config: config, peers: make(map[ring.Member]*peer), asking: make(chan struct{}, asksMax)}
 	h.life, h.kill = context.WithCancel(context.Background())
 	for i := range config.Stripes {
 		s := &stripe{hop: h, number: i, retries: make(map[int]time.Duration)}
@@ -288,6 +292,7 @@ func (h *Hop) addLocked(m Member) {
 	p := &peer{Member: m}
 	p.life, p.kill = context.WithCancel(h.life)
 	p.bulk.init(h, p)
+	p.asks.init(h, p)
 	h.peers[m.Member] = p
 	for _, s := range h.stripes {
 		s.mu.Lock()
@@ -302,6 +307,7 @@ func (h *Hop) removeLocked(p *peer) {
 	delete(h.peers, p.Member.Member)
 	p.kill()
 	p.bulk.close()
+	p.asks.close()
 	for _, s := range h.stripes {
 		s.mu.Lock()
 		if l := s.outbox.links[p.Member.Member]; l != nil {
@@ -370,6 +376,7 @@ func (h *Hop) closeLinks() {
 	defer h.mu.Unlock()
 	for _, p := range h.peers {
 		p.bulk.drain()
+		p.asks.drain()
 	}
 	for _, s := range h.stripes {
 		s.mu.Lock()

@@ -19,7 +19,8 @@ import (
 // host is the owner's half of the hop: it lets connections in, and gives each to
 // its session.
 type host struct {
-	hop *Hop
+	hop     *Hop
+	telling chan struct{} // holds one for each question that is being answered
 
 	mu       sync.Mutex // guards the rest
 	sessions map[sessionKey]*hosted
@@ -58,7 +59,7 @@ type hosted struct {
 }
 
 func newHost(h *Hop) *host {
-	return &host{hop: h, sessions: make(map[sessionKey]*hosted), conns: make(map[net.Conn]struct{})}
+	return &host{hop: h, telling: make(chan struct{}, tellsMax), sessions: make(map[sessionKey]*hosted), conns: make(map[net.Conn]struct{})}
 }
 
 func (h *host) serve(listener net.Listener) error {
@@ -166,6 +167,9 @@ func (h *host) let(raw net.Conn) error {
 			return err
 		}
 		conn.SetDeadline(time.Time{}) //nolint:errcheck // a dead connection fails the read
+		if hello.asks {
+			return h.serveAsks(conn, in, &hello)
+		}
 		return h.serveBulk(conn, in, &hello)
 	}
 	return h.serveOrdered(raw, conn, in, &hello, version)

@@ -31,7 +31,7 @@ func meet(t *testing.T, dials, listens *tls.Config) error {
 	go func() { served <- owner.Serve(listener) }()
 	ingress := newTestHop(t, "a", func(c *Config) { c.TLS = dials })
 	p := &peer{Member: Member{Address: listener.Addr().String()}, life: t.Context()}
-	conn, err := ingress.dial(p)
+	conn, err := ingress.dial(t.Context(), p)
 	if err != nil {
 		return err
 	}

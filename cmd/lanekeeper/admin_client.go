@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,6 +28,7 @@ type adminOptions struct {
 	files     TLSConfig // ours, and the authority of the node's
 	output    string
 	noHeaders bool
+	node      string // that is meant; empty: the whole cluster, for a change the one that is asked
 }
 
 const adminHelp = `
@@ -44,8 +46,21 @@ func (o *adminOptions) bind(command *cobra.Command) {
 	flags.BoolVar(&o.noHeaders, "no-headers", false, "leave out the first line of a table")
 }
 
+// bindNode is bind for what another node than the one that is asked may be meant by.
+func (o *adminOptions) bindNode(command *cobra.Command, usage string) {
+	o.bind(command)
+	command.Flags().StringVar(&o.node, "node", "", usage)
+}
+
+// oneNode and ofNode say what --node means.
+const (
+	oneNode = "what this `member` of the cluster says alone"
+	ofNode  = "of this `member` of the cluster, in place of the one that is asked"
+)
+
 // adminClient asks the admin API of one node.
 type adminClient struct {
+	node  string // adminOptions.node
 	base  *url.URL
 	token string
 	http  *http.Client
@@ -76,7 +91,7 @@ func (o *adminOptions) client() (*adminClient, error) {
 	if transport.TLSClientConfig, err = o.clientTLS(); err != nil {
 		return nil, &exitError{code: exitAdmin, err: err}
 	}
-	c := &adminClient{base: base, http: &http.Client{
+	c := &adminClient{base: base, node: o.node, http: &http.Client{
 		Transport: transport,
 		Timeout:   adminTimeout,
 		// Where a redirect leads is not the node that was meant.
@@ -158,6 +173,13 @@ func (c *adminClient) answer(request *http.Request, answer any) ([]byte, error) 
 }
 
 func (c *adminClient) request(ctx context.Context, method, path string, query url.Values) (*http.Request, error) {
+	if c.node != "" && !query.Has("node") {
+		query = maps.Clone(query)
+		if query == nil {
+			query = url.Values{}
+		}
+		query.Set("node", c.node)
+	}
 	target := *c.base
 	target.Path, target.RawQuery = "/api/v1/"+path, query.Encode()
 	request, err := http.NewRequestWithContext(ctx, method, target.String(), nil)

@@ -69,6 +69,7 @@ type clusterHooks struct {
 	serve func(*peer.Inbound) (*peer.Response, bool)
 	aside func(peer.Local) (bool, *peer.Call)
 	noted func(ring.Member, []byte)
+	tell  func(context.Context, ring.Member, *peer.Ask) *peer.Told
 
 	state ownership.Sections // what travels with keys
 	marks *sequence.Marks
@@ -114,7 +115,7 @@ func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Conf
 		Self: c.self, Cluster: settings.name, Layout: c.layout.Hash(), Stripes: parts.stripes, TLS: secure, Dial: parts.dial,
 		NextID: c.lanes.NextID,
 		Owner:  func(partition int) (ring.Member, uint64) { return c.owners.Owner(partition) },
-		Serve:  edge.serve, Aside: edge.aside, Note: edge.noted,
+		Serve:  edge.serve, Aside: edge.aside, Note: edge.noted, Answer: edge.tell,
 		Control: func(from ring.Member, payload []byte) {
 			c.owners.Control(from, payload)
 		},

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"log/slog"
 	"net/http/httptest"
@@ -22,6 +24,10 @@ type fakeCluster struct {
 	record   *admin.Record
 	hot      admin.Hot
 	lanes    admin.Lanes
+	page     admin.LanePage
+	why      admin.Why
+	others   []string
+	tells    func(node string, q *admin.Question) (*admin.Told, error)
 	relief   admin.Relief
 	relieved admin.Relieved
 	journal  *admin.Journal
@@ -136,7 +142,43 @@ var errRefused = errors.New("the process is ending")
 // to be read.
 func lines(text string) string { return strings.TrimPrefix(text, "\n") }
 
-func (c *fakeCluster) Lanes() admin.Lanes { return c.lanes }
+func (c *fakeCluster) Lanes(int) admin.Lanes {
+	lanes := c.lanes
+	lanes.Lanes = slices.Clone(lanes.Lanes) // the caller's
+	return lanes
+}
+
+func (c *fakeCluster) Lane(space, key string) admin.LanePage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, space+"/"+key)
+	return c.page
+}
+
+func (c *fakeCluster) Why(space, key string) admin.Why {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, space+"/"+key)
+	return c.why
+}
+
+func (c *fakeCluster) Others() []string { return c.others }
+
+func (c *fakeCluster) Ask(_ context.Context, node string, q *admin.Question) (*admin.Told, error) {
+	if c.tells == nil {
+		return nil, errRefused
+	}
+	return c.tells(node, q)
+}
+
+func (c *fakeCluster) Configuration() admin.Configuration { return admin.Configuration{Node: "lk-0"} }
+
+func (c *fakeCluster) SetLogLevel(level string, lasts time.Duration) admin.LogLevel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.asked = append(c.asked, strings.TrimSpace("loglevel "+level+" "+lasts.String()))
+	return admin.LogLevel{Node: "lk-0", Level: cmp.Or(level, "info"), Configured: "info"}
+}
 
 func (c *fakeCluster) Relieve(space, key string, r admin.Relief) (admin.Relieved, error) {
 	c.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,14 +57,19 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 			if err != nil {
 				return err
 			}
+			lanes.Lanes = slices.DeleteFunc(lanes.Lanes, func(l admin.LaneRow) bool { return l.State != admin.StateHalted && l.State != admin.StateHeld })
 			if err := o.write(cmd, answer, lanesTable(&lanes)); err != nil {
 				return err
 			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "%s at %s\n", plural(len(lanes.Lanes), "stopped lane"), printable(lanes.Node))
+			text := plural(len(lanes.Lanes), "stopped lane")
+			if o.node != "" {
+				text += " at " + printable(lanes.Node)
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), text)
 			return nil
 		},
 	}
-	o.bind(command)
+	o.bindNode(command, oneNode)
 	return command
 }
 

@@ -68,6 +68,7 @@ type node struct {
 	cluster  *cluster // nil: this node is alone
 	records  *keyRecords
 	reloads  *reloads
+	api      *admin.API // of the admin port, and for other members
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -122,6 +123,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
+	n.api = admin.Handler(config.access, n, log)
 	metrics, err := n.metrics()
 	if err != nil {
 		return nil, err
@@ -134,7 +136,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if err := n.open("observe", config.observe, nil, admin.Observe(n.liveChecks(), n.readyChecks(), metrics, log)); err != nil {
 		return nil, err
 	}
-	if err := n.open("admin", config.admin, config.adminTLS, admin.Handler(config.access, n, log)); err != nil {
+	if err := n.open("admin", config.admin, config.adminTLS, n.api); err != nil {
 		return nil, err
 	}
 	// The others hear of this node when it could serve what they forward.
@@ -190,6 +192,7 @@ func (n *node) makeLanes() (err error) {
 		aside: func(local peer.Local) (bool, *peer.Call) { return n.proxy.Aside(local) },
 		state: n.travellers(),
 		marks: n.records.marks,
+		tell:  n.tell,
 		noted: func(from ring.Member, payload []byte) { n.proxy.Noted(from, payload) },
 	}
 	if n.cluster, err = newCluster(n.config.cluster, n.config.parts, n.config.lanes, n.config.coordinator, edge, n.log); err != nil {
@@ -425,6 +428,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.closeLocks()
 	n.closeRecords()
 	n.closeUnknowns()
+	n.reloads.levels.stop()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()

@@ -85,26 +85,6 @@ func (h halts) tag(route, key string) int {
 	return h.proxy.TagOf(route, space)
 }
 
-// Lanes implements admin.Cluster.
-func (n *node) Lanes() admin.Lanes {
-	l := admin.Lanes{Node: n.config.name()}
-	for _, s := range n.lanes.Stopped() {
-		space, key, _ := strings.Cut(s.Key, ":")
-		stopped := admin.StoppedLane{Space: space, Key: key, State: admin.StateHeld, Waiting: s.Depth}
-		if len(s.Tickets) > 0 {
-			head := s.Head()
-			stopped.Held = head.Held
-			stopped.Ticket, stopped.Seconds, stopped.Route = head.ID.String(), head.Age.Seconds(), n.proxy.RouteOf(head.Tag).Name
-		}
-		if h := s.Halt; h != nil {
-			stopped.State, stopped.Cause = admin.StateHalted, h.Cause
-			stopped.Ticket, stopped.Seconds, stopped.Route = h.Ticket.String(), max(time.Since(h.Since), 0).Seconds(), n.proxy.RouteOf(h.Tag).Name
-		}
-		l.Lanes = append(l.Lanes, stopped)
-	}
-	return l
-}
-
 // Relieve implements admin.Cluster.
 func (n *node) Relieve(space, key string, r admin.Relief) (admin.Relieved, error) {
 	done := admin.Relieved{Node: n.config.name(), Space: space, Key: key, Action: r.Action}

@@ -23,6 +23,7 @@ import (
 // configSource is where a node's configuration came from, and comes from again.
 type configSource struct {
 	config *Config                   // that it starts with
+	report *Report                   // of where its values come from; nil: nobody says
 	load   func() (*Config, *Report) // nil: there is no file
 	level  *slog.LevelVar            // of the log
 }
@@ -41,12 +42,19 @@ type reloads struct {
 	last    atomic.Pointer[admin.Reload] // nil: there was none
 	success atomic.Int64                 // Unix nanoseconds of the last one that succeeded, or of the start
 
+	levels *logLevels
+
 	mu     sync.Mutex // guards the rest: one reload after the other
 	config *Config    // in force
+	report *Report    // of that
 }
 
 func newReloads(config *nodeConfig) *reloads {
-	r := &reloads{source: config.source, config: config.source.config}
+	if config.source.level == nil {
+		config.source.level = new(slog.LevelVar)
+	}
+	r := &reloads{source: config.source, config: config.source.config, report: config.source.report}
+	r.levels = &logLevels{level: config.source.level, configured: config.source.level.Level()}
 	r.present.Store(&inForce{proxy: config.proxy, strict: config.strict, delay: config.delay, drain: config.drain})
 	r.success.Store(time.Now().UnixNano())
 	return r
@@ -132,9 +140,9 @@ func (n *node) reload(force bool) (admin.Reloaded, *admin.ReloadError) {
 		done.Unordered = append(done.Unordered, admin.SpaceUse(u))
 	}
 	done.Config = to.proxy.Hash
-	r.config = next
+	r.config, r.report = next, report
 	r.present.Store(&to)
-	r.source.level.Set(next.Log.slogLevel())
+	r.levels.configure(next.Log.slogLevel())
 	n.announceConfig(to.proxy.Hash)
 	return done, nil
 }

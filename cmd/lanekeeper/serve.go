@@ -49,11 +49,11 @@ configuration has errors. 1: a port could not be opened.`,
 			if watch {
 				watched = newWatchedFile(file) // before it is read
 			}
-			config, _, err := loadConfig(cmd.ErrOrStderr(), opts)
+			config, report, err := loadConfig(cmd.ErrOrStderr(), opts)
 			if err != nil {
 				return err
 			}
-			source := configSource{config: config, level: new(slog.LevelVar)}
+			source := configSource{config: config, report: report, level: new(slog.LevelVar)}
 			if file != "" {
 				source.load = func() (*Config, *Report) { return Load(opts) }
 			}

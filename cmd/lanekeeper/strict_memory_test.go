@@ -62,7 +62,7 @@ func (s scenario) tell(t *testing.T, story func(t *testing.T, w *world)) {
 // eventsOf asks a node's admin API for all its events.
 func (p *simProcess) eventsOf(t *testing.T) []admin.Event {
 	t.Helper()
-	request := httptest.NewRequest(http.MethodGet, "http://localhost/api/v1/events", nil)
+	request := httptest.NewRequest(http.MethodGet, "http://localhost/api/v1/events?node="+p.name, nil)
 	answer := httptest.NewRecorder()
 	admin.Handler(admin.Config{AllowedHosts: []string{"localhost"}}, p.node, slog.New(slog.DiscardHandler)).ServeHTTP(answer, request)
 	var events admin.Events

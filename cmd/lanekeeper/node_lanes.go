@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"lanekeeper/admin"
+	"lanekeeper/peer"
+	"lanekeeper/queue"
+	"lanekeeper/ring"
+)
+
+// A node's lanes, as its operators see them.
+
+// Lanes implements admin.Cluster.
+func (n *node) Lanes(limit int) admin.Lanes {
+	l := admin.Lanes{Node: n.config.name()}
+	hot := make(map[string]bool)
+	for _, k := range n.lanes.Hot() {
+		hot[k.Key] = true
+	}
+	listed := make(map[string]bool)
+	add := func(s *queue.Snapshot) {
+		if len(l.Lanes) < limit && !listed[s.Key] {
+			listed[s.Key] = true
+			l.Lanes = append(l.Lanes, n.row(s))
+		}
+	}
+	for _, s := range n.lanes.Stopped() {
+		add(&s)
+	}
+	for _, s := range n.lanes.Deepest(limit) {
+		add(&s)
+	}
+	for _, total := range n.lanes.Totals() {
+		l.Total += total.Lanes
+	}
+	return l
+}
+
+// row is a lane in a list.
+func (n *node) row(s *queue.Snapshot) admin.LaneRow {
+	space, key, _ := strings.Cut(s.Key, ":")
+	r := admin.LaneRow{
+		Space: space, Key: key, State: admin.StateOK, Node: n.config.name(), Waiting: s.Depth, Running: s.Running,
+		Hot: s.Hot, LentTo: n.proxy.LentTo(s.Key), WaitSeconds: waitFor(s.Depth, s.Service),
+	}
+	if len(s.Tickets) > 0 {
+		head := s.Head()
+		r.Held, r.HeadTicket, r.HeadState, r.HeadAge = head.Held, head.ID.String(), stateOfPlace(head), head.Age.Seconds()
+		r.Ticket, r.Seconds, r.Route = r.HeadTicket, r.HeadAge, n.proxy.RouteOf(head.Tag).Name
+	}
+	switch {
+	case s.Halt != nil:
+		r.State = admin.StateHalted
+	case r.Held:
+		r.State = admin.StateHeld
+	case s.Blocked:
+		r.State = admin.StateBlocked
+	case r.LentTo != "":
+		r.State = admin.StateSpilled
+	case s.Hot:
+		r.State = admin.StateHot
+	}
+	if h := s.Halt; h != nil {
+		r.Cause, r.Ticket, r.Seconds, r.Route = h.Cause, h.Ticket.String(), max(time.Since(h.Since), 0).Seconds(), n.proxy.RouteOf(h.Tag).Name
+	}
+	return r
+}
+
+// stateOfPlace is a ticket's state.
+func stateOfPlace(p queue.Place) string {
+	switch {
+	case p.Held:
+		return "held"
+	case p.Turn:
+		return "running"
+	}
+	return "waiting"
+}
+
+// Lane implements admin.Cluster.
+func (n *node) Lane(space, key string) admin.LanePage {
+	at := n.Locate(space, key, nil)
+	page := admin.LanePage{Partition: at.Partition, Of: at.Of, Owner: at.Owner, Epoch: at.Epoch}
+	lane := space + ":" + key
+	s, ok := n.lanes.Lane(at.Partition, []byte(lane))
+	if !ok {
+		page.LaneRow = admin.LaneRow{Space: space, Key: key, State: admin.StateIdle, Node: n.config.name()}
+	} else {
+		page.LaneRow = n.row(&s)
+	}
+	position := 0
+	for _, p := range s.Tickets {
+		t := admin.LaneTicket{
+			Ticket: p.ID.String(), State: stateOfPlace(p), Seconds: p.Age.Seconds(), Class: classOf(p.Class),
+			Route: n.proxy.RouteOf(p.Tag).Name, Bytes: p.Bytes,
+		}
+		if !p.Turn {
+			position++
+			t.Position = position
+		}
+		page.Tickets = append(page.Tickets, t)
+	}
+	for _, k := range n.Hot().Spilled {
+		if k.Space == space && k.Key == key {
+			page.Spilled = append(page.Spilled, k)
+		}
+	}
+	return page
+}
+
+func classOf(c queue.Class) string {
+	if c == queue.Shared {
+		return "shared"
+	}
+	return "exclusive"
+}
+
+// Why implements admin.Cluster.
+func (n *node) Why(space, key string) admin.Why {
+	at, page := n.Locate(space, key, nil), n.Lane(space, key)
+	w := admin.Why{
+		Node: n.config.name(), Partition: at.Partition, Of: at.Of, Owner: at.Owner, OwnerAddress: at.OwnerAddress, Epoch: at.Epoch,
+		Target: at.Target, Partitioned: at.State, LaneState: page.State, Waiting: page.Waiting,
+	}
+	if len(page.Tickets) > 0 {
+		w.Head = &page.Tickets[0]
+	}
+	return w
+}
+
+// Others implements admin.Cluster.
+func (n *node) Others() (names []string) {
+	if n.cluster == nil {
+		return nil
+	}
+	for _, m := range n.cluster.view.Load().Members {
+		if m.Member != n.cluster.self {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Configuration implements admin.Cluster.
+func (n *node) Configuration() admin.Configuration {
+	n.reloads.mu.Lock()
+	config, report := n.reloads.config, n.reloads.report
+	n.reloads.mu.Unlock()
+	c := admin.Configuration{Node: n.config.name(), Config: n.proxy.Config().Hash}
+	if config == nil {
+		return c
+	}
+	for _, l := range config.leaves(false) {
+		s := admin.Setting{Path: l.Path, Value: userinfo.ReplaceAllString(l.Value, "//***@")}
+		if report != nil {
+			s.Origin = report.Origin(l.Path)
+		}
+		c.Settings = append(c.Settings, s)
+	}
+	return c
+}
+
+// userinfo is where a URL could hold a password. All other secrets are in files of their own.
+var userinfo = regexp.MustCompile(`//[^/@\s]+@`)
+
+// Ask implements admin.Cluster.
+func (n *node) Ask(ctx context.Context, name string, q *admin.Question) (*admin.Told, error) {
+	if n.cluster == nil {
+		return nil, peer.ErrNoMember
+	}
+	m, ok := n.cluster.view.Load().Member(name)
+	if !ok {
+		return nil, peer.ErrNoMember
+	}
+	told, err := n.cluster.hop.Ask(ctx, m.Member, &peer.Ask{Method: q.Method, Target: q.Target, Body: q.Body})
+	if err != nil {
+		return nil, err
+	}
+	return &admin.Told{Status: told.Status, Type: told.Type, Body: told.Body}, nil
+}
+
+// tell answers another member's question.
+func (n *node) tell(ctx context.Context, from ring.Member, a *peer.Ask) *peer.Told {
+	told := n.api.Answer(ctx, from.Name, &admin.Question{Method: a.Method, Target: a.Target, Body: a.Body})
+	return &peer.Told{Status: told.Status, Type: told.Type, Body: told.Body}
+}
