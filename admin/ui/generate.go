@@ -32,9 +32,6 @@ export { batch, computed, effect, signal, useComputed, useSignal } from "@preact
 export const html = htm.bind(h);
 `
 
-const uplotEntry = `export { default } from "uplot";
-`
-
 func main() {
 	log.SetFlags(0)
 	out := "vendor"
@@ -143,15 +140,14 @@ func bundle(work, out string) error {
 	if err != nil {
 		return err
 	}
-	for name, entry := range map[string]string{"preact.js": preactEntry, "uplot.js": uplotEntry} {
-		if err := os.WriteFile(filepath.Join(work, name), []byte(entry), 0o600); err != nil {
-			return err
-		}
-		// The tool is the one of this module's go.mod, so it runs here and not in work.
-		if err := run("", "go", "tool", "esbuild", filepath.Join(work, name), "--bundle", "--minify", "--format=esm",
-			"--target=es2022", "--legal-comments=none", "--log-level=warning", "--outfile="+filepath.Join(out, name)); err != nil {
-			return err
-		}
+	entry := filepath.Join(work, "preact.js")
+	if err := os.WriteFile(entry, []byte(preactEntry), 0o600); err != nil {
+		return err
+	}
+	// The tool is the one of this module's go.mod, so it runs here and not in work.
+	if err := run("", "go", "tool", "esbuild", entry, "--bundle", "--minify", "--format=esm",
+		"--target=es2022", "--legal-comments=none", "--log-level=warning", "--outfile="+filepath.Join(out, "preact.js")); err != nil {
+		return err
 	}
 	modules := filepath.Join(work, "node_modules")
 	copies := map[string]string{"uplot.css": "uplot/dist/uPlot.min.css"}
@@ -168,7 +164,12 @@ func bundle(work, out string) error {
 			return err
 		}
 	}
-	return nil
+	// Its authors' own minified file is smaller than what esbuild makes of their module.
+	text, err := os.ReadFile(filepath.Join(modules, "uplot/dist/uPlot.iife.min.js"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(out, "uplot.js"), append(bytes.TrimSpace(text), "\nexport default uPlot;\n"...), 0o644)
 }
 
 func run(dir, name string, args ...string) error {
