@@ -114,6 +114,7 @@ type API struct {
 // What it does not know of a query it refuses, so that nothing is taken for something else.
 func Handler(config Config, cluster Cluster, log *slog.Logger) *API {
 	a := &api{cluster: cluster, ui: config.UI, guard: newGuard(config, log), log: log, streams: make(chan struct{}, streamsMax)}
+	a.boards.api = a
 	mux := http.NewServeMux()
 	for _, r := range a.routes() {
 		mux.Handle(r.pattern, &endpoint{api: a, methods: r.methods(), parameters: r.names(), answer: r.answer, stream: r.stream})
@@ -158,6 +159,7 @@ type api struct {
 	guard   *guard
 	log     *slog.Logger
 	streams chan struct{} // one for each that is open
+	boards  boards
 }
 
 // route is an endpoint as it is described: what is not here there is not, and the other way

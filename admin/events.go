@@ -26,6 +26,9 @@ const (
 )
 
 func (a *api) eventsHere(_ *http.Request, query url.Values) (Events, *problem) {
+	if query.Has("stream") {
+		return Events{}, badRequest("stream goes with Accept: text/event-stream")
+	}
 	since, limit, problem := a.from(query)
 	if problem != nil {
 		return Events{}, problem
@@ -70,6 +73,12 @@ func wantsStream(r *http.Request) bool {
 // comes back says which event it saw last, which counts more than the query it came
 // with: that is still the one of its first visit.
 func (a *api) follow(w http.ResponseWriter, r *http.Request, query url.Values) *problem {
+	if query.Has("stream") {
+		return a.watchParts(w, r, query)
+	}
+	if query.Has("node") && query.Get("node") != a.cluster.Status().Node {
+		return badRequest("a stream of one node's events is that node's alone to give; ?stream=events has those of all")
+	}
 	since, _, problem := a.from(query)
 	if problem != nil {
 		return problem

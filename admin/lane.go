@@ -106,7 +106,7 @@ func joinLanes(all []Lanes, silent []Silent, limit int) Lanes {
 	// Those in which nothing begins are not crowded out by deep ones that get on.
 	if len(whole.Lanes) > limit {
 		slices.SortStableFunc(whole.Lanes, func(a, b LaneRow) int {
-			return cmp.Or(-compareBool(a.stopped(), b.stopped()), cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(b.HeadAge, a.HeadAge))
+			return cmp.Or(-compareBool(a.Stopped(), b.Stopped()), cmp.Compare(b.Waiting, a.Waiting), cmp.Compare(b.HeadAge, a.HeadAge))
 		})
 		whole.Lanes = whole.Lanes[:limit]
 	}
@@ -114,7 +114,8 @@ func joinLanes(all []Lanes, silent []Silent, limit int) Lanes {
 	return whole
 }
 
-func (l *LaneRow) stopped() bool { return l.State == StateHalted || l.State == StateHeld }
+// Stopped reports whether nothing begins in the lane.
+func (l *LaneRow) Stopped() bool { return l.State == StateHalted || l.State == StateHeld }
 
 func compareBool(a, b bool) int {
 	switch {

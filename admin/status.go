@@ -57,7 +57,8 @@ func numbersOf(all []Status, silent []Silent) Numbers {
 	return n
 }
 
-// warn says what is amiss.
+// warn says what is amiss. Who runs another configuration is for Members to say: it knows that of
+// silent ones, too.
 func (n *Numbers) warn(all []Status) {
 	add := func(format string, args ...any) { n.Warnings = append(n.Warnings, fmt.Sprintf(format, args...)) }
 	for _, s := range n.Silent {
@@ -68,9 +69,6 @@ func (n *Numbers) warn(all []Status) {
 	}
 	for i := range all {
 		s := &all[i]
-		if s.Config != all[0].Config {
-			add("%s runs another configuration than %s: the same request may get another key there", s.Node, all[0].Node)
-		}
 		if r := s.LastReload; r != nil && !r.Successful {
 			add("%s did not reload its configuration: %s", s.Node, r.Failure)
 		}

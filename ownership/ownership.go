@@ -506,6 +506,13 @@ func (o *Ownership) Owned() int { return int(o.owned.Load()) }
 // Moves is how many times this node has become the owner of a partition.
 func (o *Ownership) Moves() uint64 { return o.moves.Load() }
 
+// On is whom this node waits for before it runs a key.
+func (o *Ownership) On(partition int, key string) []ring.Member {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.table.On(partition, key)
+}
+
 // State returns what this node knows of a partition.
 func (o *Ownership) State(partition int) State {
 	o.mu.Lock()

@@ -98,6 +98,15 @@ func (t *Table) State(p int) State {
 	return state
 }
 
+// On is whom this node waits for before it runs a key.
+func (t *Table) On(p int, key string) []ring.Member {
+	s := &t.parts[p]
+	if i, found := slices.BinarySearchFunc(s.waits, key, compareWait); found {
+		return slices.Clone(s.waits[i].on)
+	}
+	return nil
+}
+
 // Counts are sums over all partitions.
 type Counts struct {
 	Owned    int

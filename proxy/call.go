@@ -51,6 +51,7 @@ type request struct {
 
 	ticket   *queue.Ticket
 	place    queue.Request   // what it asked the lanes for
+	origin   queue.Origin    // which it names
 	refusal  error           // their answer
 	from     *forwarded      // another node accepted it
 	identity *identity       // its name, if it must not run twice

@@ -13,6 +13,7 @@ type fields struct {
 	connection []byte
 	upgrade    []byte
 	prefer     []byte
+	trace      []byte   // traceparent
 	upload     []byte   // the length of a hidden body, and the number of the setup that hid it; see headReceived
 	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
 	holder     queue.ID // the ticket under which the request was made
@@ -37,6 +38,8 @@ func (c *call) readFields() {
 			f.proto, f.drop = true, true
 		case "X-Forwarded-Host":
 			f.host, f.drop = true, true
+		case "Traceparent":
+			f.trace = value
 		case "Prefer":
 			f.prefer = value
 		case headerTicket:

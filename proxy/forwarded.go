@@ -107,6 +107,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, now *setup, route *route) *call
 		// two nodes may see by two rules.
 		Hot: route.Lane.Hot, ShedDepth: route.Lane.shedDepth(), RefuseHalted: route.Lane.AfterFailure.RefuseHalted,
 		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index, Effect: in.Effect,
+		Origin: c.cameFrom(in.Ingress.Name, in.Head),
 	}
 	return c
 }

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"time"
 
 	"lanekeeper/queue"
 )
@@ -43,6 +44,9 @@ func (c *call) waited() string {
 	text := fmt.Sprintf("it waited %s behind %d others", c.patience, c.depth)
 	if h, ok := c.proxy.lanes.Halted(c.place.Partition, c.key); ok {
 		text += "; " + (&queue.HaltedError{Halt: h}).Error()
+	}
+	if h, ok := c.proxy.lanes.Paused(c.place.Partition, c.key); ok {
+		text += "; an operator holds the lane of this key since " + h.Since.UTC().Format(time.RFC3339)
 	}
 	return text
 }

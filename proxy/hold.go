@@ -80,10 +80,17 @@ func (c *call) hold(since time.Time, legible bool) {
 	}
 	toHead := c.ctx.IsHead()
 	leave := c.proxy.background.enter(held.wire)
-	go func() { // ends with the connection, at the latest when Stop closes it
+	held.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails the read
+	one := &holding{until: until, wire: held.wire}
+	forget := c.proxy.holds.enter(c.ticket.ID, one) // from here on it can be released
+	go func() {                                     // ends with the connection, at the latest when Stop closes it
 		defer leave()
-		held.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails the read
-		if held.finish(toHead, legible); holds && !time.Now().Before(until) {
+		held.finish(toHead, legible)
+		forget()
+		switch {
+		case holds && one.released.Load():
+			c.route.metrics.holdExpired.Inc()
+		case holds && !time.Now().Before(until):
 			c.route.metrics.holdExpired.Inc()
 			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
 				"event", "hold-expired", "route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor)

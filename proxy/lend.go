@@ -80,7 +80,7 @@ func (d *lender) serve(in *peer.Inbound, route *route) (*peer.Response, bool) {
 	err = d.proxy.lanes.Admit(&in.Ticket, &queue.Request{
 		Key: in.Key, Partition: in.Partition, Class: queue.Exclusive, Bytes: len(in.Key),
 		MaxDepth: in.MaxDepth, MaxBytes: in.MaxBytes, MaxShared: in.MaxShared, Behind: l.ask.behind,
-		Hot: route.Lane.Hot, ID: in.Request.Ticket, Tag: route.index,
+		Hot: route.Lane.Hot, ID: in.Request.Ticket, Tag: route.index, Origin: &queue.Origin{Ingress: in.Ingress.Name},
 	})
 	switch {
 	case err == nil:

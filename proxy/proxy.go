@@ -42,6 +42,7 @@ type Proxy struct {
 	wires      wires
 	background background // goroutines that outlive their request
 	turns      *turns
+	holds      holds
 	names      names
 	stopping   chan struct{} // closed by Stop
 	stops      sync.Once     // for stopping
@@ -61,6 +62,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.refusing = make(chan struct{}, refusalsMax)
 	p.names.counts = make(map[[32]byte]int)
 	p.background.conns = make(map[net.Conn]struct{})
+	p.holds.all = make(map[queue.ID][]*holding)
 	p.wires.open = make(map[*wire]struct{})
 	p.clients.conns = make(map[net.Conn]bool)
 	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}

@@ -205,6 +205,7 @@ func (c *call) holdForGap(verdict sequence.Verdict, done uint64) *problem {
 	if err != nil {
 		return c.gap(verdict, done, fmt.Sprintf("%d others wait for theirs already", rule.MaxHeld))
 	}
+	held.For(number.Number, done)
 	if !c.proxy.lanes.Reserve(c.place.Bytes) {
 		held.Leave()
 		return overloaded.because("the node's limit of waiting requests or their bytes is reached")

@@ -43,7 +43,7 @@ func (c *call) placeFor(body int) queue.Request {
 		Key: c.key, Class: c.class(), Bytes: body,
 		MaxDepth: lane.MaxDepth, MaxBytes: lane.MaxBytes, MaxShared: lane.MaxShared,
 		Hot: lane.Hot, ShedDepth: lane.shedDepth(), RefuseHalted: lane.AfterFailure.RefuseHalted,
-		Holder: c.fields.holder, Tag: c.route.index, Effect: c.doing(),
+		Holder: c.fields.holder, Tag: c.route.index, Effect: c.doing(), Origin: c.comesFrom(),
 	}
 }
 
@@ -149,6 +149,8 @@ func evicted(cause error) *problem {
 		return draining.because("this node ends, and the key's lane is halted")
 	case errors.As(cause, new(*queue.HaltedError)):
 		return laneHalted.because(cause.Error())
+	case errors.Is(cause, queue.ErrWithdrawn):
+		return laneCancelled.because("an operator took it out of its lane while it waited")
 	case errors.Is(cause, queue.ErrCancelled):
 		return laneCancelled.because("it waited in a halted lane, which goes on without it")
 	}

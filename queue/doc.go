@@ -15,11 +15,11 @@
 //  3. Leaving. A ticket that leaves while it waits removes itself and nothing
 //     else. It passes no turn on, for it held none.
 //  4. Progress. A ticket at the head of its lane that may run has its turn.
-//     None may while its lane is halted.
+//     None may while its lane is halted or paused.
 //  5. Bounds. Waiting tickets are bounded per lane and per node, in number and
 //     in bytes, and so is the number of lanes. A refused ticket changes nothing.
 //  6. Idle keys are free. A lane exists while a ticket of it waits or runs, and
-//     until it cools if it is hot.
+//     until it cools if it is hot, or goes on if it is halted or paused.
 //  7. Superseding. A request that has to wait may take the place of those directly
 //     before it, as far as its [Effect] makes them needless: in one step with its
 //     Admit, so that none of them gets a turn meanwhile. It takes none away that

@@ -22,6 +22,8 @@ type Halt struct {
 	Cause  string // how
 	Since  time.Time
 	Tag    int // the ticket's
+
+	Operator bool // it is a pause, and has no ticket: see Lanes.Pause
 }
 
 // HaltedError is returned by Admit, and is the cause of an eviction, for requests with
@@ -159,8 +161,8 @@ func (l *Lanes) Halted(partition int, key []byte) (Halt, bool) {
 	return *ln.halt, true
 }
 
-// Stopped returns the lanes in which nothing begins though nothing is known to run: halted ones,
-// and held ones, those first that have been so for longest. Each has its head alone, if any.
+// Stopped returns the lanes in which nothing begins though nothing is known to run: halted and
+// paused ones, and held ones, those first that have been so for longest. Each has its head alone, if any.
 // What is halted in a sealed partition is its new owner's to tell.
 func (l *Lanes) Stopped() (stopped []Snapshot) {
 	now := l.now()
@@ -179,7 +181,7 @@ func (s *shard) stopped(stopped []Snapshot, now time.Duration) []Snapshot {
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
 			held := ln.running.head != nil && ln.running.head.held
-			if held || ln.halt != nil && !s.sealed(ln.partition) {
+			if held || ln.stopped() && !s.sealed(ln.partition) {
 				stopped = append(stopped, ln.snapshot(now, 1))
 			}
 		}
@@ -188,8 +190,11 @@ func (s *shard) stopped(stopped []Snapshot, now time.Duration) []Snapshot {
 }
 
 func (s *Snapshot) stoppedFor() time.Duration {
-	if s.Halt != nil {
+	switch {
+	case s.Halt != nil:
 		return time.Since(s.Halt.Since)
+	case s.Pause != nil:
+		return time.Since(s.Pause.Since)
 	}
 	return s.Head().Age
 }
@@ -200,18 +205,20 @@ type KeyHalt struct {
 	Halt
 }
 
-// ExportHalts returns the halts of a partition, but for those of some keys. They stay: see
+// ExportHalts returns the halts and pauses of a partition, but for those of some keys. They stay: see
 // ImportHalts.
 func (l *Lanes) ExportHalts(partition int, except func(key []byte) bool) (halts []KeyHalt) {
 	s := l.shardOf(partition, 0)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.each(partition, func(ln *lane) {
-		if ln.halt != nil && !except(ln.key) {
-			halts = append(halts, KeyHalt{string(ln.key), *ln.halt})
+		for _, h := range [...]*Halt{ln.halt, ln.pause} {
+			if h != nil && !except(ln.key) {
+				halts = append(halts, KeyHalt{string(ln.key), *h})
+			}
 		}
 	})
-	slices.SortFunc(halts, func(a, b KeyHalt) int { return cmp.Compare(a.Key, b.Key) })
+	slices.SortStableFunc(halts, func(a, b KeyHalt) int { return cmp.Compare(a.Key, b.Key) })
 	return halts
 }
 
@@ -234,20 +241,23 @@ func (l *Lanes) ImportHalts(partition int, halts []KeyHalt, all bool) {
 			l.lanes.Add(1) // past MaxLanes if need be, as with Block
 			ln = s.make(partition, hash, key)
 		}
-		if ln.halt == nil {
-			h := halts[i].Halt
+		h := halts[i].Halt
+		switch {
+		case h.Operator && ln.pause == nil:
+			ln.pause = &h
+		case !h.Operator && ln.halt == nil:
 			ln.halt = &h
 		}
 	}
 }
 
-// forgetHalts ends halts of lanes in which nothing waits. It needs s.mu.
+// forgetHalts ends halts and pauses of lanes in which nothing waits. It needs s.mu.
 func (l *Lanes) forgetHalts(s *shard, of func(*lane) bool) {
 	var idle []*lane
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
-			if ln.halt != nil && of(ln) {
-				if ln.halt = nil; !ln.busy() {
+			if ln.stopped() && of(ln) {
+				if ln.halt, ln.pause = nil, nil; !ln.busy() {
 					idle = append(idle, ln)
 				}
 			}
@@ -260,12 +270,12 @@ func (l *Lanes) forgetHalts(s *shard, of func(*lane) bool) {
 	}
 }
 
-// evictHalted takes what waits in halted lanes out of them, where nobody could let it go on
+// evictHalted takes what waits in halted and paused lanes out of them, where nobody could let it go on
 // any more. It needs s.mu.
 func (l *Lanes) evictHalted(s *shard, cause error, of func(*lane) bool) (woken wakes) {
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
-			if ln.halt != nil && of(ln) {
+			if ln.stopped() && of(ln) {
 				l.evictLane(ln, cause, &woken)
 			}
 		}

@@ -45,7 +45,22 @@ func (s *spec) operate(rng *rand.Rand, until <-chan struct{}) {
 		}
 		s.mu.Lock()
 		for _, key := range slices.Sorted(maps.Keys(s.halted)) {
-			s.lift(rng, key)
+			if rng.IntN(3) > 0 {
+				s.lift(rng, key)
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(s.paused)) {
+			if rng.IntN(2) == 0 {
+				s.unpause(key)
+			}
+		}
+		for _, key := range slices.Sorted(maps.Keys(s.waiting)) {
+			switch rng.IntN(4) {
+			case 0:
+				s.pause(key)
+			case 1:
+				s.cancel(rng, key)
+			}
 		}
 		s.mu.Unlock()
 	}

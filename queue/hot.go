@@ -200,7 +200,7 @@ func (l *Lanes) forgetHeats(s *shard, of func(*lane) bool) {
 // forget ends the watch of a lane, and the lane if only its heat has kept it.
 func (l *Lanes) forget(s *shard, h *heat) {
 	ln := h.lane
-	if l.unwatch(s, h); !ln.busy() && !ln.blocked && ln.halt == nil {
+	if l.unwatch(s, h); !ln.busy() && !ln.blocked && !ln.stopped() {
 		l.closeLane(s, ln)
 	}
 }

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"hash/maphash"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -65,6 +66,10 @@ type Request struct {
 	// while it waits; else it waits.
 	RefuseHalted bool
 
+	// Origin is where the request comes from, for snapshots; nil: nobody says. It belongs to
+	// the lane from Admit to the end of the turn, and must not be changed then.
+	Origin *Origin
+
 	// ID is the ticket's name if the caller has one already; zero draws the next.
 	ID ID
 	// Holder is the ticket under which the request was made, if it carries one.
@@ -74,6 +79,13 @@ type Request struct {
 	Observe bool
 	// Tag is the caller's, a small number; Totals counts by it.
 	Tag int
+}
+
+// Origin is where a request comes from.
+type Origin struct {
+	Ingress string     // the node that accepted it; empty: this one
+	Client  netip.Addr // as far as it is known
+	Trace   [16]byte   // the id of its trace; zero: it has none
 }
 
 // Load is an amount of requests.
@@ -117,6 +129,7 @@ type Ticket struct {
 	bytes        int
 	behind       Load
 	effect       *Effect
+	origin       *Origin
 	maxShared    int
 	admitted     time.Duration // on Lanes' clock, as is
 	since        time.Duration // the beginning of the wait or of the turn
@@ -161,8 +174,8 @@ type Lanes struct {
 	shards [shardCount]shard
 }
 
-// lane is the FIFO of one key. It exists while it has a ticket, is blocked, halted or
-// hot.
+// lane is the FIFO of one key. It exists while it has a ticket, is blocked, halted, paused
+// or hot.
 type lane struct {
 	key       []byte // the exact bytes; equal hashes do not make equal keys
 	hash      uint64
@@ -170,6 +183,7 @@ type lane struct {
 	chain     *lane
 	blocked   bool  // no turn begins; see Lanes.Block
 	halt      *Halt // nor while this is; see Ticket.Halt
+	pause     *Halt // nor while this is; see Lanes.Pause
 
 	waiting    list
 	running    list
@@ -259,7 +273,7 @@ func (l *Lanes) admit(t *Ticket, r *Request) (began bool, superseded wakes, err 
 	t.Depth, t.Service, t.Hot = ln.waiting.len, ln.service, ln.hot()
 	t.lanes, t.shard, t.lane = l, s, ln
 	t.class, t.tag, t.bytes, t.behind, t.maxShared = r.Class, r.Tag, r.Bytes, r.Behind, r.MaxShared
-	t.effect, t.refuseHalted = r.Effect, r.RefuseHalted
+	t.effect, t.origin, t.refuseHalted = r.Effect, r.Origin, r.RefuseHalted
 	t.admitted, t.since, t.held, t.cause = now, now, false, nil
 
 	free := ln.waiting.head == nil && ln.admits(t)
@@ -309,7 +323,7 @@ func (l *Load) add(o Load, sign int) {
 
 // admits reports whether t may start beside what runs (promise 1).
 func (ln *lane) admits(t *Ticket) bool {
-	if ln.blocked || ln.halt != nil {
+	if ln.blocked || ln.halt != nil || ln.pause != nil {
 		return false
 	}
 	if t.class == Exclusive {

@@ -88,6 +88,7 @@ type spec struct {
 	running map[string][]*asked
 	halts   bool          // some turns halt their lanes
 	halted  map[string]ID // by whom
+	paused  map[string]bool
 }
 
 type asked struct {
@@ -100,10 +101,11 @@ type asked struct {
 	superseded *Superseded // by the spec, and its waiter does not know yet
 	refuses    bool        // Request.RefuseHalted
 	cause      error       // of the eviction
+	granted    bool        // it had its turn when its lane was paused, and may not know yet
 }
 
 func newSpec(t *testing.T, l *Lanes) *spec {
-	return &spec{t: t, lanes: l, waiting: map[string][]*asked{}, running: map[string][]*asked{}, halted: map[string]ID{}}
+	return &spec{t: t, lanes: l, waiting: map[string][]*asked{}, running: map[string][]*asked{}, halted: map[string]ID{}, paused: map[string]bool{}}
 }
 
 // client sends one request and plays its part to the end.
@@ -170,6 +172,9 @@ func (s *spec) client(ticket *Ticket, rng *rand.Rand, key string) {
 func (s *spec) start(key string, a *asked) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.paused[key] && !a.granted {
+		s.t.Errorf("%s: %s runs, and the lane is paused", key, a.id)
+	}
 	if by, halted := s.halted[key]; halted {
 		s.t.Errorf("%s: %s runs, and %s has halted the lane", key, a.id, by)
 	}
@@ -259,7 +264,10 @@ func (s *spec) agrees(ln *lane) {
 	if by, halted := s.halted[key]; halted != (ln.halt != nil) || halted && ln.halt.Ticket != by {
 		s.t.Errorf("%s: halted: %v, the spec says %v by %s", key, ln.halt, halted, by)
 	}
-	if ln.running.len == 0 && ln.halt == nil {
+	if s.paused[key] != (ln.pause != nil) {
+		s.t.Errorf("%s: paused: %v, the spec says %v", key, ln.pause, s.paused[key])
+	}
+	if ln.running.len == 0 && !ln.stopped() {
 		s.t.Errorf("%s: an idle lane is kept", key)
 	}
 	if ln.waiting.len != len(s.waiting[key]) || ln.running.len != len(s.running[key]) {

@@ -33,11 +33,14 @@ func (q *list) remove(t *Ticket) {
 	q.len--
 }
 
-func (q *list) has(id ID) bool {
+func (q *list) has(id ID) bool { return q.find(id) != nil }
+
+// find returns the ticket of a name, or nil.
+func (q *list) find(id ID) *Ticket {
 	for t := q.head; t != nil; t = t.next {
 		if t.ID == id {
-			return true
+			return t
 		}
 	}
-	return false
+	return nil
 }

@@ -110,7 +110,7 @@ func (l *Lanes) Unblock(partition int, key []byte) {
 	if ln.heat != nil {
 		l.look(ln, now)
 	}
-	if !ln.busy() && ln.halt == nil && !ln.hot() {
+	if !ln.busy() && !ln.stopped() && !ln.hot() {
 		l.closeLane(s, ln)
 	}
 	s.mu.Unlock()

@@ -62,7 +62,7 @@ func (l *Lanes) closeIfEmpty(s *shard, ln *lane) (emptied emptied) {
 	if s.sealed(ln.partition) && l.config.Emptied != nil {
 		emptied.partition, emptied.key = ln.partition, bytes.Clone(ln.key)
 	}
-	if !ln.blocked && ln.halt == nil && !ln.hot() {
+	if !ln.blocked && ln.halt == nil && ln.pause == nil && !ln.hot() {
 		l.closeLane(s, ln)
 	}
 	return emptied

@@ -14,6 +14,7 @@ type Total struct {
 	Running    int // turns, held ones included
 	Held       int
 	Halted     int           // lanes that a ticket of this tag halted, in partitions that are this node's
+	Paused     int           // lanes that an operator paused, there
 	Bytes      int           // of the waiting tickets
 	DepthMax   int           // waiting tickets of the deepest of those lanes
 	OldestWait time.Duration // of the ticket that has waited longest
@@ -49,6 +50,9 @@ func (s *shard) total(totals *tagged, now time.Duration) {
 			if ln.halt != nil && !s.sealed(ln.partition) {
 				totals.of(ln.halt.Tag).Halted++
 			}
+			if ln.pause != nil && !s.sealed(ln.partition) {
+				totals.of(ln.pause.Tag).Paused++
+			}
 			if !ln.busy() {
 				continue // only blocked or halted
 			}
@@ -73,7 +77,7 @@ func (s *shard) total(totals *tagged, now time.Duration) {
 }
 
 // InUse is what the lanes of the keys add up to that begin with prefix: in Halted also
-// those that nothing waits in. Lanes that are only watched don't count.
+// those that nothing waits in, and those that are paused. Lanes that are only watched don't count.
 func (l *Lanes) InUse(prefix string) (all Total) {
 	for i := range l.shards {
 		l.shards[i].inUse(prefix, &all)
@@ -86,7 +90,7 @@ func (s *shard) inUse(prefix string, all *Total) {
 	defer s.mu.Unlock()
 	for _, first := range s.lanes {
 		for ln := first; ln != nil; ln = ln.chain {
-			halted := ln.halt != nil && !s.sealed(ln.partition)
+			halted := ln.stopped() && !s.sealed(ln.partition)
 			if ln.partition == Unowned || !ln.busy() && !halted || !strings.HasPrefix(string(ln.key), prefix) {
 				continue
 			}
@@ -115,6 +119,8 @@ type Snapshot struct {
 	Running int
 	Blocked bool          // another node may still run a request of the key
 	Halt    *Halt         // nil: it is not halted
+	Pause   *Halt         // nil: no operator has paused it
+	Sealed  bool          // its partition is another node's
 	Hot     bool          // by the rule of its requests
 	Service time.Duration // of a turn, smoothed; 0 = not known yet
 	Tickets []Place       // in order: those with a turn, then those that wait
@@ -127,8 +133,10 @@ type Place struct {
 	Turn  bool
 	Held  bool          // a turn whose request has been answered
 	Age   time.Duration // of the turn, or of the wait
+	Whole time.Duration // since it was admitted
 	Bytes int
 	Tag   int
+	Origin
 }
 
 // Head is the ticket that everything else in the lane waits for. A lane that is
@@ -143,10 +151,12 @@ func (l *Lanes) Lane(partition int, key []byte) (Snapshot, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ln := s.find(partition, hash, key)
-	if ln == nil || !ln.busy() && !ln.blocked && ln.halt == nil { // a lane that is only hot is nothing to a waiter
+	if ln == nil || !ln.busy() && !ln.blocked && !ln.stopped() { // a lane that is only hot is nothing to a waiter
 		return Snapshot{}, false
 	}
-	return ln.snapshot(l.now(), ln.running.len+ln.waiting.len), true
+	snapshot := ln.snapshot(l.now(), ln.running.len+ln.waiting.len)
+	snapshot.Sealed = s.sealed(partition)
+	return snapshot, true
 }
 
 // Deepest returns at most n lanes, those with the most waiting tickets first,
@@ -168,6 +178,7 @@ func (s *shard) deepest(n int, now time.Duration) []Snapshot {
 		for ln := first; ln != nil; ln = ln.chain {
 			if ln.busy() {
 				found = append(found, ln.snapshot(now, 1))
+				found[len(found)-1].Sealed = s.sealed(ln.partition)
 			}
 		}
 	}
@@ -194,12 +205,20 @@ func (ln *lane) snapshot(now time.Duration, places int) Snapshot {
 		h := *ln.halt
 		s.Halt = &h
 	}
+	if ln.pause != nil {
+		h := *ln.pause
+		s.Pause = &h
+	}
 	for _, line := range [...]*list{&ln.running, &ln.waiting} {
 		for t := line.head; t != nil && len(s.Tickets) < places; t = t.next {
-			s.Tickets = append(s.Tickets, Place{
+			p := Place{
 				ID: t.ID, Class: t.class, Turn: t.state == turn, Held: t.held,
-				Age: now - t.since, Bytes: t.bytes, Tag: t.tag,
-			})
+				Age: now - t.since, Whole: now - t.admitted, Bytes: t.bytes, Tag: t.tag,
+			}
+			if t.origin != nil {
+				p.Origin = *t.origin
+			}
+			s.Tickets = append(s.Tickets, p)
 		}
 	}
 	return s

@@ -50,12 +50,15 @@ func (o *adminOptions) bind(command *cobra.Command) {
 func (o *adminOptions) bindNode(command *cobra.Command, usage string) {
 	o.bind(command)
 	command.Flags().StringVar(&o.node, "node", "", usage)
+	if err := command.RegisterFlagCompletionFunc("node", o.completeMembers); err != nil {
+		panic("lanekeeper: " + err.Error())
+	}
 }
 
 // oneNode and ofNode say what --node means.
 const (
-	oneNode = "what this `member` of the cluster says alone"
-	ofNode  = "of this `member` of the cluster, in place of the one that is asked"
+	oneNode = "only what this `member` of the cluster says"
+	ofNode  = "the `member` of the cluster that is meant, in place of the one that is asked"
 )
 
 // adminClient asks the admin API of one node.

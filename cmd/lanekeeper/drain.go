@@ -57,7 +57,7 @@ something is left; the node goes on draining. 5: the node refuses.` + adminHelp,
 	}
 	command.Flags().BoolVar(&d.waits, "wait", false, "until nothing is left")
 	command.Flags().DurationVar(&d.timeout, "timeout", 30*time.Second, "with --wait: for so long; 0 = for ever")
-	o.bind(command)
+	o.bindNode(command, ofNode)
 	return command
 }
 
@@ -84,7 +84,7 @@ Exit code 5: the node refuses, such as one whose process is ending.` + adminHelp
 			return writeStatus(cmd, &o, answer)
 		},
 	}
-	o.bind(command)
+	o.bindNode(command, ofNode)
 	return command
 }
 
@@ -124,6 +124,7 @@ func (d *drain) begin(ctx context.Context) (err error) {
 	if d.answer, err = d.client.ask(ctx, http.MethodPost, "drain", nil, &d.status); err != nil {
 		return err
 	}
+	d.client.node = d.status.Node // how the others are is not asked again and again
 	end := "\n"
 	if d.waits {
 		end = ": "

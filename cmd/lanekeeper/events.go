@@ -28,13 +28,13 @@ func eventsCommand() *cobra.Command {
 	var since time.Duration
 	command := &cobra.Command{
 		Use:   "events",
-		Short: "Show what has happened at a node",
-		Long: `Events shows what has become of one node, and of what it knows of the others:
-the lines of its log that are events, whatever log.level says. The node keeps
-the newest thousand or so, in memory: a node that is started anew has none of
-before. Each node has its own: ask each.
+		Short: "Show what has happened",
+		Long: `Events shows what has become of the nodes, and of what each knows of the others:
+the lines of their logs that are events, whatever log.level says, by time. A node
+keeps the newest thousand or so, in memory: one that is started anew has none of
+before.
 
-With -f it goes on with each event that comes, until it is interrupted. When the
+With -f it shows those of the node that is asked alone, and goes on with each event that comes, until it is interrupted. When the
 node is started anew, or the connection breaks, it says so and tries again; what
 has happened meanwhile is shown then. If the node has let go of some, it says
 how many. With -o json it then writes one event per line.
@@ -63,6 +63,9 @@ Exit code 130: interrupted.` + adminHelp,
 			if since > 0 {
 				from = time.Now().Add(-since)
 			}
+			if follow && o.node != "" {
+				return errors.New("--follow shows what the node of --admin tells, and does not go with --node")
+			}
 			if !follow {
 				return showEvents(cmd, &o, client, from)
 			}
@@ -76,7 +79,7 @@ Exit code 130: interrupted.` + adminHelp,
 	flags := command.Flags()
 	flags.BoolVarP(&follow, "follow", "f", false, "go on with each event that comes")
 	flags.DurationVar(&since, "since", 0, "only events of the last `duration`, such as 10m, by this machine's clock")
-	o.bind(command)
+	o.bindNode(command, oneNode)
 	return command
 }
 
@@ -103,6 +106,7 @@ func showEvents(cmd *cobra.Command, o *adminOptions, client *adminClient, from t
 			return failure(err)
 		}
 	}
+	tellSilent(cmd, events.Silent)
 	t := &table{header: eventHeader}
 	for i := range events.Events {
 		addEvent(t, &events.Events[i])

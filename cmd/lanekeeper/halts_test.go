@@ -60,7 +60,7 @@ func TestAHaltMovesWithItsPartition(t *testing.T) {
 	}
 
 	ticket := halt()
-	expect("list --admin "+c.admins[1], exitOK, ticket+"  the upstream answered 503\n1 stopped lane\n")
+	expect("list --admin "+c.admins[1], exitOK, ticket+"  the upstream answered 503\n1 lane, 1 stopped\n")
 	other := strings.Replace(ticket, "-7", "-6", 1)
 	expect("resume "+name+" --ticket "+other+" --admin "+c.admins[1], exitNegative, "by ticket "+ticket)
 	first, second := waits(1), waits(2)
@@ -83,8 +83,8 @@ func TestAHaltMovesWithItsPartition(t *testing.T) {
 	}
 	// The old owner is done when it has given everything away, the new one when that has come.
 	c.await("the halt to come", func() bool { return c.metric(1, `lanekeeper_halted_lanes{route="halting"}`) == 1 })
-	expect("list --node n1 --admin "+c.admins[1], exitOK, "0 stopped lanes at n1\n")
-	expect("list --admin "+c.admins[0], exitOK, ticket+"  the upstream answered 503\n1 stopped lane\n")
+	expect("list --node n1 --admin "+c.admins[1], exitOK, "0 lanes, 0 stopped\n")
+	expect("list --admin "+c.admins[0], exitOK, ticket+"  the upstream answered 503\n1 lane, 1 stopped\n")
 	if code, out, _ := runArgs(t, "events", "-o", "json", "--admin", c.admins[1]); code != exitOK || !strings.Contains(out, `"lane-halted"`) {
 		t.Errorf("events: %d", code)
 	}
@@ -124,18 +124,19 @@ func (c *testCluster) locates(key string) (l admin.Location) {
 
 func TestLanesCommand(t *testing.T) {
 	cluster := newFakeCluster()
-	cluster.lanes = admin.Lanes{Node: "lk-0", Lanes: []admin.LaneRow{
+	left := 1.5
+	cluster.lanes = admin.Lanes{Node: "lk-0", Total: 3, Lanes: []admin.LaneRow{
 		{Space: "order", Key: "A 1", Route: "orders", State: admin.StateHalted, Held: true, Ticket: "0197", Cause: "upstream-timeout", Seconds: 75, Waiting: 3},
-		{Space: "order", Key: "B", Route: "orders", State: admin.StateHeld, Held: true, Ticket: "0198", Seconds: 2},
+		{Space: "order", Key: "B", Route: "orders", State: admin.StateHeld, Held: true, Ticket: "0198", Seconds: 2, HeldLeft: &left},
 	}}
 	cluster.relieved = admin.Relieved{Node: "lk-0", Ticket: "0197", Cause: "upstream-timeout", Seconds: 75, Cancelled: 3}
 	address := cluster.serve(t)
 	code, out, errs := runArgs(t, "lanes", "list", "--admin", address)
 	if want := lines(`
-SPACE/KEY    ROUTE   STATE         FOR    WAITING  TICKET  CAUSE
-order/A%201  orders  halted, held  1m15s  3        0197    upstream-timeout
-order/B      orders  held          2s     0        0198    –
-`); code != exitOK || squeeze(out) != squeeze(want) || errs != "2 stopped lanes\n" {
+SPACE/KEY    NODE  ROUTE   STATE           FOR    WAITING  TICKET  CAUSE
+order/A%201  lk-0  orders  halted, held    1m15s  3        0197    upstream-timeout
+order/B      lk-0  orders  held, 1.5s left  2s     0        0198    –
+`); code != exitOK || squeeze(out) != squeeze(want) || errs != "2 lanes, 2 stopped; 1 more are not shown\n" {
 		t.Errorf("list: %d\n%s%s", code, out, errs)
 	}
 	const ticket = "0197a3c8-7c1e-7a40-8000-4b1d2f6a9c03"
@@ -159,7 +160,7 @@ order/B      orders  held          2s     0        0198    –
 		}
 	}
 	for args, want := range map[string]int{
-		"lanes skip": exitUsage, "lanes skip order": exitUsage, "lanes hold order/7": exitUsage, "lanes list order/7": exitUsage,
+		"lanes skip": exitUsage, "lanes skip order": exitUsage, "lanes halt order/7": exitUsage, "lanes cancel order/7": exitUsage, "lanes list order/7": exitUsage,
 		"lanes list --admin 127.0.0.1:1": exitAdmin, "lanes resume order/7 --ticket 7 --admin " + address: exitFailure,
 	} {
 		if code, _, _ := runArgs(t, strings.Fields(args)...); code != want {

@@ -55,7 +55,7 @@ var homes = map[string][]string{
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
 	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
-	"github.com/prometheus/client_model": {}, // tests only
+	"github.com/prometheus/client_model": {"cmd/lanekeeper"},
 	"pgregory.net/rapid":                 {}, // tests only
 }
 

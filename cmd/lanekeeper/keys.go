@@ -19,14 +19,14 @@ func keysCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "keys",
 		Short: "Show the keys with most to do",
-		Long: `Keys shows the keys of one node that are hot, and those with most requests
+		Long: `Keys shows the keys of the cluster that are hot, and those with most requests
 lately. STATE is "hot" if a key's backlog is large and dominant by lane.hot of
 its route, "hot→shed" if its requests are refused at hot.depth, else "ok". WAIT
 is how long a request that came now would wait, by what waits and how long its
 turns take. STATE is "hot→spill" if its requests wait at the nodes that they came to, and
 "waits here" where some of them do. RATE is requests per second; "≤" marks one that is at most so high,
-since not every key is counted apart. A key is shown by the node that owns it:
-ask each.
+since not every key is counted apart. NODE is the key's owner, or where requests
+wait that it has spilled.
 
 The keys are written as they are, whatever log.keys says.` + adminHelp,
 		Example: `  lanekeeper keys
@@ -51,22 +51,23 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 				return err
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), keysRemark(&hot))
+			tellSilent(cmd, hot.Silent)
 			return nil
 		},
 	}
 	command.Flags().StringVar(&by, "sort", "depth", "`order` of the table, the most first: depth, rate or wait")
-	o.bind(command)
+	o.bindNode(command, oneNode)
 	return command
 }
 
 func keysRemark(hot *admin.Hot) string {
-	return fmt.Sprintf("%s at %s; the others had most requests in the last %s",
-		plural(len(hot.Hot), "hot key"), printable(hot.Node), seconds(hot.TopSeconds))
+	return fmt.Sprintf("%s; the others had most requests in the last %s", plural(len(hot.Hot), "hot key"), seconds(hot.TopSeconds))
 }
 
 // keyRow is a key of either list, or of both.
 type keyRow struct {
 	name, route, state string
+	node               string
 	depth              int
 	wait, rate         float64
 	bound              string // in front of the rate
@@ -90,7 +91,7 @@ type keyView struct {
 }
 
 func keysTable(hot *admin.Hot, view keyView, now time.Time) *table {
-	t := &table{header: []string{"SPACE/KEY", "ROUTE", "DEPTH", "RATE", "WAIT", "STATE", "SINCE"}}
+	t := &table{header: []string{"SPACE/KEY", "NODE", "ROUTE", "DEPTH", "RATE", "WAIT", "STATE", "SINCE"}}
 	if view.wide {
 		t.header = append(t.header, "BYTES", "BUSY", "SHARE", "SERVICE", "ADMITTED")
 	}
@@ -114,7 +115,7 @@ func keysTable(hot *admin.Hot, view keyView, now time.Time) *table {
 		if r.hot != nil {
 			mark, since = caution, roughly(now.Sub(r.hot.Since))
 		}
-		cells := []string{r.name, orDash(r.route), depth, r.bound + perSecond(r.rate), estimate(r.wait), r.state, since}
+		cells := []string{r.name, orDash(r.node), orDash(r.route), depth, r.bound + perSecond(r.rate), estimate(r.wait), r.state, since}
 		if view.wide {
 			cells = append(cells, r.details()...)
 		}
@@ -138,7 +139,7 @@ func keyRows(hot *admin.Hot) []*keyRow {
 	known := make(map[string]*keyRow)
 	for i := range hot.Hot {
 		k := &hot.Hot[i]
-		r := &keyRow{name: k.Space + "/" + k.Key, route: k.Route, state: "hot", depth: k.Depth, wait: k.WaitSeconds, rate: k.Rate, hot: k}
+		r := &keyRow{name: k.Space + "/" + k.Key, route: k.Route, state: "hot", node: k.Node, depth: k.Depth, wait: k.WaitSeconds, rate: k.Rate, hot: k}
 		if k.Action != "none" {
 			r.state += "→" + k.Action
 		}
@@ -151,7 +152,7 @@ func keyRows(hot *admin.Hot) []*keyRow {
 			r.top = k // and its own rate, which is of that key alone
 			continue
 		}
-		r := &keyRow{name: name, route: k.Route, state: "ok", depth: k.Depth, wait: k.WaitSeconds, top: k}
+		r := &keyRow{name: name, route: k.Route, state: "ok", node: k.Node, depth: k.Depth, wait: k.WaitSeconds, top: k}
 		if hot.TopSeconds > 0 {
 			r.rate = float64(k.Count) / hot.TopSeconds
 		}
@@ -162,7 +163,7 @@ func keyRows(hot *admin.Hot) []*keyRow {
 	}
 	for i := range hot.Spilled {
 		k := &hot.Spilled[i]
-		rows = append(rows, &keyRow{name: k.Space + "/" + k.Key, route: k.Route, state: "waits here", depth: k.Waiting})
+		rows = append(rows, &keyRow{name: k.Space + "/" + k.Key, route: k.Route, state: "waits here", node: k.Node, depth: k.Waiting})
 	}
 	return rows
 }

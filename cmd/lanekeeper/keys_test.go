@@ -35,26 +35,26 @@ func TestKeysCommand(t *testing.T) {
 		},
 	}
 	address := cluster.serve(t)
-	const remark = "2 hot keys at lk-0; the others had most requests in the last 12.5s\n"
+	const remark = "2 hot keys; the others had most requests in the last 12.5s\n"
 	for _, test := range []struct{ args, want string }{
 		{"", `
-SPACE/KEY     ROUTE   DEPTH  RATE    WAIT   STATE     SINCE
-order/A-1042  orders  57     41/s    1.2s   hot→shed  41s
-order/B%20%25 orders  4      ≤80/s   100ms  ok        –
-account/77    pay     3      0.2/s   16s    hot       41s
-order/C       –       0      4.0/s   –      ok        –
+SPACE/KEY     NODE  ROUTE   DEPTH  RATE    WAIT   STATE     SINCE
+order/A-1042  lk-0  orders  57     41/s    1.2s   hot→shed  41s
+order/B%20%25 lk-0  orders  4      ≤80/s   100ms  ok        –
+account/77    lk-0  pay     3      0.2/s   16s    hot       41s
+order/C       lk-0  –       0      4.0/s   –      ok        –
 `},
 		{"--sort rate --no-headers", `
-order/B%20%25  orders  4   ≤80/s  100ms  ok        –
-order/A-1042   orders  57  41/s   1.2s   hot→shed  41s
-order/C        –       0   4.0/s  –      ok        –
-account/77     pay     3   0.2/s  16s    hot       41s
+order/B%20%25  lk-0  orders  4   ≤80/s  100ms  ok        –
+order/A-1042   lk-0  orders  57  41/s   1.2s   hot→shed  41s
+order/C        lk-0  –       0   4.0/s  –      ok        –
+account/77     lk-0  pay     3   0.2/s  16s    hot       41s
 `},
 		{"--sort wait --no-headers -o wide", `
-account/77     pay     3   0.2/s  16s    hot       41s  9437184  100%  95%  4s    –
-order/A-1042   orders  57  41/s   1.2s   hot→shed  41s  1024     99%   80%  20ms  520
-order/B%20%25  orders  4   ≤80/s  100ms  ok        –    –        –     –    –     990–1000
-order/C        –       0   4.0/s  –      ok        –    –        –     –    –     50
+account/77     lk-0  pay     3   0.2/s  16s    hot       41s  9437184  100%  95%  4s    –
+order/A-1042   lk-0  orders  57  41/s   1.2s   hot→shed  41s  1024     99%   80%  20ms  520
+order/B%20%25  lk-0  orders  4   ≤80/s  100ms  ok        –    –        –     –    –     990–1000
+order/C        lk-0  –       0   4.0/s  –      ok        –    –        –     –    –     50
 `},
 	} {
 		code, out, errs := runArgs(t, strings.Fields("keys --admin "+address+" "+test.args)...)
@@ -68,7 +68,7 @@ order/C        –       0   4.0/s  –      ok        –    –        –    
 	}
 
 	cluster.hot = admin.Hot{Node: "lk-0"} // nothing to show is no failure
-	if code, out, errs := runArgs(t, "keys", "--no-headers", "--admin", address); code != exitOK || out != "" || errs != "0 hot keys at lk-0; the others had most requests in the last 0s\n" {
+	if code, out, errs := runArgs(t, "keys", "--no-headers", "--admin", address); code != exitOK || out != "" || errs != "0 hot keys; the others had most requests in the last 0s\n" {
 		t.Errorf("nothing: got %d, %q, %q", code, out, errs)
 	}
 	for args, want := range map[string]int{"keys --sort name": exitUsage, "keys order/7": exitUsage, "keys --admin 127.0.0.1:1": exitAdmin} {

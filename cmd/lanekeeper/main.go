@@ -72,6 +72,8 @@ func rootCommand() *cobra.Command {
 		validateCommand(),
 		configCommand(),
 		healthCommand(),
+		statusCommand(),
+		whyCommand(),
 		membersCommand(),
 		ringCommand(),
 		locateCommand(),
@@ -83,6 +85,8 @@ func rootCommand() *cobra.Command {
 		drainCommand(),
 		undrainCommand(),
 		reloadCommand(),
+		logLevelCommand(),
+		manCommand(),
 		witnessCommand(),
 		versionCommand(),
 	)

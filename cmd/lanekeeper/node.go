@@ -68,7 +68,9 @@ type node struct {
 	cluster  *cluster // nil: this node is alone
 	records  *keyRecords
 	reloads  *reloads
-	api      *admin.API // of the admin port, and for other members
+	actions  *prometheus.CounterVec // operators', on lanes
+	figures  figures                // of the last second or so
+	api      *admin.API             // of the admin port, and for other members
 
 	traffic net.Listener
 	servers []*server // observe and admin, if there are any
@@ -123,6 +125,10 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
+	n.figures.start(n.proxy)
+	n.actions = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "lanekeeper_lane_actions_total", Help: "What operators did about lanes of this node.",
+	}, []string{"action"})
 	n.api = admin.Handler(config.access, n, log)
 	metrics, err := n.metrics()
 	if err != nil {
@@ -299,6 +305,9 @@ func (n *node) watch() {
 			return
 		case <-ticker.C:
 			n.look()
+			if n.config.admin != "" { // else nobody watches; who asks all the same gets a longer mean
+				n.figures.look()
+			}
 		}
 	}
 }
@@ -355,6 +364,7 @@ func (n *node) metrics() (prometheus.Gatherer, error) {
 		constant("lanekeeper_build_info", "What this binary was built from.",
 			prometheus.Labels{"version": version, "revision": revision, "goversion": runtime.Version()}),
 		reloadCollector{n},
+		n.actions,
 	)
 	all = append(append(all, n.journal.Collectors()...), n.recordCollector())
 	all = append(all, n.records.collectors()...)

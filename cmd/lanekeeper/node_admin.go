@@ -36,7 +36,12 @@ func (n *node) Status() admin.Status {
 		s.Waiting += total.Waiting
 		s.Running += total.Running
 		s.Held += total.Held
+		s.Halted += total.Halted
+		s.Stopped += total.Paused
+		s.OldestWait = max(s.OldestWait, total.OldestWait.Seconds())
 	}
+	s.Hot, s.LogLevel = len(n.lanes.Hot()), levelName(n.reloads.levels.level.Level())
+	n.figures.fill(&s)
 	if c := n.cluster; c != nil {
 		view := c.view.Load()
 		self, _ := view.Member(c.self.Name)

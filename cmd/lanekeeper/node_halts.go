@@ -30,6 +30,8 @@ type haltDocument struct {
 	Cause  string    `json:"cause"`
 	Since  time.Time `json:"since"`
 	Route  string    `json:"route"`
+
+	Operator bool `json:"operator,omitempty"` // it is an operator's hold. Who does not know that takes it for a halt, which can be resumed
 }
 
 func (h halts) version() uint8 { return haltsVersion }
@@ -45,16 +47,21 @@ func (h halts) export(partition int, except []string) []byte {
 }
 
 func (h halts) exportKey(partition int, key string) []byte {
-	found, halted := h.lanes.Halted(partition, []byte(key))
-	if !halted {
+	var all []queue.KeyHalt
+	for _, of := range []func(int, []byte) (queue.Halt, bool){h.lanes.Halted, h.lanes.Paused} {
+		if found, stopped := of(partition, []byte(key)); stopped {
+			all = append(all, queue.KeyHalt{Key: key, Halt: found})
+		}
+	}
+	if len(all) == 0 {
 		return nil
 	}
-	return h.encode(haltsDocument{}, []queue.KeyHalt{{Key: key, Halt: found}})
+	return h.encode(haltsDocument{}, all)
 }
 
 func (h halts) encode(d haltsDocument, found []queue.KeyHalt) []byte {
 	for _, k := range found {
-		d.Halts = append(d.Halts, haltDocument{[]byte(k.Key), k.Ticket.String(), k.Cause, k.Since, h.proxy.RouteOf(k.Tag).Name})
+		d.Halts = append(d.Halts, haltDocument{[]byte(k.Key), k.Ticket.String(), k.Cause, k.Since, h.proxy.RouteOf(k.Tag).Name, k.Operator})
 	}
 	data, err := json.Marshal(d)
 	if err != nil {
@@ -72,7 +79,12 @@ func (h halts) accept(partition int, version uint8, data []byte) {
 	var found []queue.KeyHalt
 	for _, k := range d.Halts {
 		ticket, _ := queue.ParseID([]byte(k.Ticket)) // the zero one can be resumed without a name
-		found = append(found, queue.KeyHalt{Key: string(k.Key), Halt: queue.Halt{Ticket: ticket, Cause: k.Cause, Since: k.Since, Tag: h.tag(k.Route, string(k.Key))}})
+		found = append(found, queue.KeyHalt{Key: string(k.Key), Halt: queue.Halt{Ticket: ticket, Cause: k.Cause, Since: k.Since, Tag: h.tag(k.Route, string(k.Key)), Operator: k.Operator}})
+		if k.Operator {
+			h.log.Warn("a lane that an operator holds has come from another node, and is held here", "event", "lane-held",
+				"route", k.Route, "reason", k.Cause, "since", k.Since, h.proxy.Config().LogKeys.Attr(k.Key))
+			continue
+		}
 		h.log.Warn("a halted lane has come from another node, and is halted here", "event", "lane-halted",
 			"route", k.Route, "ticket", k.Ticket, "cause", k.Cause, "since", k.Since, h.proxy.Config().LogKeys.Attr(k.Key))
 	}
@@ -102,6 +114,12 @@ func (n *node) Relieve(space, key string, r admin.Relief) (admin.Relieved, error
 	var h queue.Halt
 	var err error
 	switch r.Action {
+	case admin.Hold:
+		return n.holdLane(done, partition, lane, r)
+	case admin.Release:
+		return n.releaseLane(done, partition, lane, r)
+	case admin.Cancel:
+		return n.cancelTicket(done, partition, lane, r)
 	case admin.Resume:
 		h, err = n.lanes.Resume(partition, lane, ticket)
 	case admin.Skip:
@@ -116,6 +134,7 @@ func (n *node) Relieve(space, key string, r admin.Relief) (admin.Relieved, error
 		return done, admin.ErrNotHalted
 	}
 	done.Ticket, done.Cause, done.Seconds = h.Ticket.String(), h.Cause, max(time.Since(h.Since), 0).Seconds()
+	n.actions.WithLabelValues(r.Action).Inc()
 	n.log.Info("an operator lets a halted lane go on", "event", "lane-resumed",
 		"action", r.Action, "reason", r.Reason, "route", n.proxy.RouteOf(h.Tag).Name,
 		"ticket", done.Ticket, "cause", h.Cause, "cancelled", done.Cancelled, n.proxy.Config().LogKeys.Attr(lane))

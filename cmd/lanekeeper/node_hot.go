@@ -95,12 +95,7 @@ func (n *node) Hot() admin.Hot {
 			ServiceSeconds: k.Service.Seconds(), WaitSeconds: waitFor(k.Depth, k.Service), LentTo: n.proxy.LentTo(k.Key),
 		})
 	}
-	for _, k := range n.proxy.Spilled() {
-		space, key, _ := strings.Cut(k.Key, ":")
-		h.Spilled = append(h.Spilled, admin.SpilledKey{
-			Space: space, Key: key, Route: k.Route, Waiting: k.Waiting, Running: k.Running, Asked: k.Asked, HasTurn: k.Open,
-		})
-	}
+	h.Spilled = n.spilled()
 	counts, over := n.lanes.Top(topShown)
 	h.TopSeconds = over.Seconds()
 	for _, c := range counts {
@@ -118,6 +113,17 @@ func (n *node) Hot() admin.Hot {
 		h.Top = append(h.Top, k)
 	}
 	return h
+}
+
+// spilled are keys of others whose requests wait here.
+func (n *node) spilled() (keys []admin.SpilledKey) {
+	for _, k := range n.proxy.Spilled() {
+		space, key, _ := strings.Cut(k.Key, ":")
+		keys = append(keys, admin.SpilledKey{
+			Space: space, Key: key, Route: k.Route, Waiting: k.Waiting, Running: k.Running, Asked: k.Asked, HasTurn: k.Open,
+		})
+	}
+	return keys
 }
 
 // waitFor is how long a request would wait that came now.

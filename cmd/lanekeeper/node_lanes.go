@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
 	"regexp"
 	"slices"
 	"strings"
@@ -18,10 +20,6 @@ import (
 // Lanes implements admin.Cluster.
 func (n *node) Lanes(limit int) admin.Lanes {
 	l := admin.Lanes{Node: n.config.name()}
-	hot := make(map[string]bool)
-	for _, k := range n.lanes.Hot() {
-		hot[k.Key] = true
-	}
 	listed := make(map[string]bool)
 	add := func(s *queue.Snapshot) {
 		if len(l.Lanes) < limit && !listed[s.Key] {
@@ -45,30 +43,58 @@ func (n *node) Lanes(limit int) admin.Lanes {
 func (n *node) row(s *queue.Snapshot) admin.LaneRow {
 	space, key, _ := strings.Cut(s.Key, ":")
 	r := admin.LaneRow{
-		Space: space, Key: key, State: admin.StateOK, Node: n.config.name(), Waiting: s.Depth, Running: s.Running,
+		Space: space, Key: key, Node: n.config.name(), Waiting: s.Depth, Running: s.Running,
 		Hot: s.Hot, LentTo: n.proxy.LentTo(s.Key), WaitSeconds: waitFor(s.Depth, s.Service),
 	}
 	if len(s.Tickets) > 0 {
 		head := s.Head()
-		r.Held, r.HeadTicket, r.HeadState, r.HeadAge = head.Held, head.ID.String(), stateOfPlace(head), head.Age.Seconds()
+		r.HeadTicket, r.HeadState, r.HeadAge = head.ID.String(), stateOfPlace(head), head.Age.Seconds()
 		r.Ticket, r.Seconds, r.Route = r.HeadTicket, r.HeadAge, n.proxy.RouteOf(head.Tag).Name
+		r.Held, r.HeldLeft = head.Held, n.heldLeft(head)
 	}
-	switch {
-	case s.Halt != nil:
-		r.State = admin.StateHalted
-	case r.Held:
-		r.State = admin.StateHeld
-	case s.Blocked:
-		r.State = admin.StateBlocked
-	case r.LentTo != "":
-		r.State = admin.StateSpilled
-	case s.Hot:
-		r.State = admin.StateHot
+	r.State = stateOfLane(s, &r)
+	if h := s.Pause; h != nil {
+		r.Hold = &admin.LaneHold{Reason: h.Cause, Seconds: max(time.Since(h.Since), 0).Seconds()}
+		if r.Route == "" {
+			r.Route = n.proxy.RouteOf(h.Tag).Name
+		}
 	}
 	if h := s.Halt; h != nil {
 		r.Cause, r.Ticket, r.Seconds, r.Route = h.Cause, h.Ticket.String(), max(time.Since(h.Since), 0).Seconds(), n.proxy.RouteOf(h.Tag).Name
 	}
 	return r
+}
+
+// stateOfLane is the first that is true.
+func stateOfLane(s *queue.Snapshot, r *admin.LaneRow) string {
+	switch {
+	case s.Halt != nil:
+		return admin.StateHalted
+	case r.Held || s.Pause != nil:
+		return admin.StateHeld
+	case s.Blocked:
+		return admin.StateBlocked
+	case s.Sealed:
+		return admin.StateDrained
+	case r.LentTo != "":
+		return admin.StateSpilled
+	case s.Hot:
+		return admin.StateHot
+	}
+	return admin.StateOK
+}
+
+// heldLeft is for how long a turn is held yet, nil if it is not.
+func (n *node) heldLeft(p queue.Place) *float64 {
+	if !p.Held {
+		return nil
+	}
+	until, held := n.proxy.HeldUntil(p.ID)
+	if !held {
+		return nil
+	}
+	left := max(time.Until(until), 0).Seconds()
+	return &left
 }
 
 // stateOfPlace is a ticket's state.
@@ -86,26 +112,15 @@ func stateOfPlace(p queue.Place) string {
 func (n *node) Lane(space, key string) admin.LanePage {
 	at := n.Locate(space, key, nil)
 	page := admin.LanePage{Partition: at.Partition, Of: at.Of, Owner: at.Owner, Epoch: at.Epoch}
-	lane := space + ":" + key
-	s, ok := n.lanes.Lane(at.Partition, []byte(lane))
-	if !ok {
-		page.LaneRow = admin.LaneRow{Space: space, Key: key, State: admin.StateIdle, Node: n.config.name()}
-	} else {
+	s, ok := n.lanes.Lane(at.Partition, []byte(space+":"+key))
+	page.LaneRow = admin.LaneRow{Space: space, Key: key, State: admin.StateIdle, Node: n.config.name()}
+	if ok {
 		page.LaneRow = n.row(&s)
 	}
-	position := 0
-	for _, p := range s.Tickets {
-		t := admin.LaneTicket{
-			Ticket: p.ID.String(), State: stateOfPlace(p), Seconds: p.Age.Seconds(), Class: classOf(p.Class),
-			Route: n.proxy.RouteOf(p.Tag).Name, Bytes: p.Bytes,
-		}
-		if !p.Turn {
-			position++
-			t.Position = position
-		}
-		page.Tickets = append(page.Tickets, t)
+	for i, p := range s.Tickets {
+		page.Tickets = append(page.Tickets, n.ticket(p, max(i+1-s.Running, 0), page.LentTo))
 	}
-	for _, k := range n.Hot().Spilled {
+	for _, k := range n.spilled() {
 		if k.Space == space && k.Key == key {
 			page.Spilled = append(page.Spilled, k)
 		}
@@ -113,24 +128,24 @@ func (n *node) Lane(space, key string) admin.LanePage {
 	return page
 }
 
-func classOf(c queue.Class) string {
-	if c == queue.Shared {
-		return "shared"
+func (n *node) ticket(p queue.Place, position int, lentTo string) admin.LaneTicket {
+	t := admin.LaneTicket{
+		Ticket: p.ID.String(), Position: position, State: stateOfPlace(p), Seconds: p.Age.Seconds(), Age: p.Whole.Seconds(), Class: "exclusive",
+		Route: n.proxy.RouteOf(p.Tag).Name, Bytes: p.Bytes, Ingress: cmp.Or(p.Ingress, n.config.name()), HeldLeft: n.heldLeft(p),
 	}
-	return "exclusive"
-}
-
-// Why implements admin.Cluster.
-func (n *node) Why(space, key string) admin.Why {
-	at, page := n.Locate(space, key, nil), n.Lane(space, key)
-	w := admin.Why{
-		Node: n.config.name(), Partition: at.Partition, Of: at.Of, Owner: at.Owner, OwnerAddress: at.OwnerAddress, Epoch: at.Epoch,
-		Target: at.Target, Partitioned: at.State, LaneState: page.State, Waiting: page.Waiting,
+	if p.Class == queue.Shared {
+		t.Class = "shared"
 	}
-	if len(page.Tickets) > 0 {
-		w.Head = &page.Tickets[0]
+	if p.Client.IsValid() {
+		t.Client = p.Client.String()
 	}
-	return w
+	if p.Trace != [16]byte{} {
+		t.Trace = hex.EncodeToString(p.Trace[:])
+	}
+	if p.Turn {
+		t.LentTo = lentTo
+	}
+	return t
 }
 
 // Others implements admin.Cluster.

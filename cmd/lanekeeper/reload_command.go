@@ -63,7 +63,7 @@ Exit code 3: the node refuses, and its configuration stays as it was.` + adminHe
 		},
 	}
 	command.Flags().BoolVar(&force, "force", false, "even if requests find their lanes by other rules than those of their keys that are there still")
-	o.bind(command)
+	o.bindNode(command, ofNode)
 	return command
 }
 

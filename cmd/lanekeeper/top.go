@@ -27,10 +27,10 @@ func topCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "top",
 		Short: "Watch the keys with most to do",
-		Long: `Top shows what the node does that is asked, and its keys with most to do, again
-every second: those that are hot, and those with most requests lately, as keys
-does. It knows of no other node's keys: ask each. The graph is what waited at its
-last looks.
+		Long: `Top shows what the cluster does, and its keys with most to do, again every second:
+those that are hot, and those with most requests lately, as keys does. WAIT and
+upstream in the second line are of the last second or so. The graph is what waited
+at its last looks. With --node it is that member's alone.
 
 Keys: q ends it, s sorts by the next of depth, rate and wait, / takes a filter (a
 part of space/key or route; enter keeps it, escape drops it), space stops and goes
@@ -72,7 +72,7 @@ ends; so it does for -o json and yaml.` + adminHelp,
 	flags.StringVar(&by, "sort", "depth", "`order` of the keys, the most first: depth, rate or wait")
 	flags.BoolVar(&once, "once", false, "write it down once and end")
 	flags.DurationVar(&every, "every", time.Second, "between two looks")
-	o.bind(command)
+	o.bindNode(command, oneNode)
 	return command
 }
 
@@ -104,7 +104,11 @@ func (c *adminClient) overview(ctx context.Context) (*overview, error) {
 		into   any
 		answer *json.RawMessage
 	}{{"status", &v.status, &answers.Status}, {"members", &v.members, &answers.Members}, {"hot", &v.hot, &answers.Hot}} {
-		answer, err := c.ask(ctx, http.MethodGet, part.path, nil, part.into)
+		of := *c
+		if part.path == "members" { // as the node sees them that is asked
+			of.node = ""
+		}
+		answer, err := of.ask(ctx, http.MethodGet, part.path, nil, part.into)
 		if err != nil {
 			return nil, err
 		}
@@ -143,7 +147,7 @@ const graphWidth = 40
 
 func (m *top) take(v *overview) {
 	m.last, m.failure = v, nil
-	m.waiting = append(m.waiting, v.status.Waiting)
+	m.waiting = append(m.waiting, numbersOf(&v.status).Waiting)
 	m.waiting = m.waiting[max(0, len(m.waiting)-graphWidth):]
 }
 
@@ -323,7 +327,7 @@ func (m *top) table() *table {
 	return keysTable(&m.last.hot, keyView{order: keyOrders[m.order], wide: m.wide, bars: true, filter: m.filter}, m.last.at)
 }
 
-// summary is the node in two lines.
+// summary is the cluster in three lines, or the one node that is meant.
 func (m *top) summary() []string {
 	s, members := &m.last.status, &m.last.members
 	cluster := "without a cluster"
@@ -334,28 +338,52 @@ func (m *top) summary() []string {
 				draining++
 			}
 		}
-		cluster = fmt.Sprintf("%s: %s, %d draining  ring v%d  %s here", printable(s.Cluster), plural(s.Members, "member"), draining, s.RingVersion, plural(s.Owned, "partition"))
+		cluster = fmt.Sprintf("%s: %s, %d draining  ring v%d", printable(s.Cluster), plural(s.Members, "member"), draining, s.RingVersion)
 	}
-	state := "ready"
-	switch {
-	case s.DrainingSince != nil:
-		state = "draining for " + roughly(m.last.at.Sub(*s.DrainingSince))
-	case !s.Ready:
-		state = "not ready"
-	}
+	n := numbersOf(s)
 	return []string{
-		fmt.Sprintf("lanekeeper %s  %s  the keys of %s alone", printable(s.Version), cluster, printable(s.Node)),
-		fmt.Sprintf("%s  queued %d in %s  running %d  held %d  hot %d%s",
-			state, s.Waiting, plural(s.Lanes, "lane"), s.Running, s.Held, len(m.last.hot.Hot), graph(m.waiting)),
+		fmt.Sprintf("lanekeeper %s  %s  %s  violations %d", printable(s.Version), cluster, perSecond(n.Rate), n.Violations),
+		fmt.Sprintf("%s  queued %d in %s  running %d  held %d  hot %d  halted %d%s",
+			m.readiness(n), n.Waiting, plural(n.Lanes, "lane"), n.Running, n.Held+n.Stopped, n.Hot, n.Halted, graph(m.waiting)),
+		fmt.Sprintf("wait p50 %s p99 %s │ upstream p50 %s p99 %s │ oldest wait %s", estimate(n.LaneWait.P50), estimate(n.LaneWait.P99),
+			estimate(n.Upstream.P50), estimate(n.Upstream.P99), estimate(n.OldestWait)),
+	}
+}
+
+// readiness is who takes part in what the numbers say.
+func (m *top) readiness(n *admin.Numbers) string {
+	s := &m.last.status
+	switch {
+	case n.Answered < n.Members && len(n.Silent) > 0:
+		return fmt.Sprintf("%d of %d answered", n.Answered, n.Members)
+	case s.DrainingSince != nil && n.Members <= 1:
+		return "draining for " + roughly(m.last.at.Sub(*s.DrainingSince))
+	case n.Ready == n.Answered:
+		return "ready"
+	case n.Answered <= 1:
+		return "not ready"
+	}
+	return fmt.Sprintf("%d of %d ready", n.Ready, n.Answered)
+}
+
+// numbersOf is what the status adds up to.
+func numbersOf(s *admin.Status) *admin.Numbers {
+	if s.Numbers != nil {
+		return s.Numbers
+	}
+	ready := 0
+	if s.Ready {
+		ready = 1
+	}
+	return &admin.Numbers{
+		Members: 1, Answered: 1, Ready: ready,
+		Rate: s.Rate, Lanes: s.Lanes, Waiting: s.Waiting, Running: s.Running, Held: s.Held, Stopped: s.Stopped, Halted: s.Halted, Hot: s.Hot,
+		OldestWait: s.OldestWait, Violations: s.Violations, LaneWait: s.LaneWait, Upstream: s.Upstream,
 	}
 }
 
 func (m *top) warnings() []string {
-	var warnings []string
-	for _, why := range m.last.status.NotReady {
-		warnings = append(warnings, "not ready: "+printable(why))
-	}
-	return append(warnings, membersWarnings(&m.last.members)...)
+	return append(statusWarnings(&m.last.status), membersWarnings(&m.last.members)...)
 }
 
 // graph draws numbers as columns of eight heights, of which the highest is the

@@ -23,7 +23,9 @@ func busyCluster() *fakeCluster {
 	c := newFakeCluster()
 	c.statuses = []admin.Status{{
 		Node: "lk-0", Version: "1.4.0", Cluster: "prod", Ready: true, InRing: true, Members: 3, Owned: 1365, RingVersion: 88,
-		Lanes: 9, Waiting: 73, Running: 4, Held: 1,
+		Lanes: 9, Waiting: 73, Running: 4, Held: 1, Hot: 2, Halted: 3, Rate: 12.3, Violations: 2, OldestWait: 1.5,
+		LaneWait: admin.NewLatencies([]admin.Bucket{{Above: 0.002, LE: 0.002, Count: 98}, {Above: 0.412, LE: 0.412, Count: 2}}),
+		Upstream: admin.NewLatencies([]admin.Bucket{{Above: 0.009, LE: 0.009, Count: 98}, {Above: 0.061, LE: 0.061, Count: 2}}),
 	}}
 	c.hot = admin.Hot{
 		Node: "lk-0", TopSeconds: 10,
@@ -43,21 +45,22 @@ func TestTopOnce(t *testing.T) {
 	address := busyCluster().serve(t)
 	for _, test := range []struct{ args, want string }{
 		{"--once", `
-lanekeeper 1.4.0  prod: 3 members, 1 draining  ring v88  1365 partitions here  the keys of lk-0 alone
-ready  queued 73 in 9 lanes  running 4  held 1  hot 2
-SPACE/KEY      ROUTE   DEPTH       RATE    WAIT  STATE     SINCE
-order/A-1042   orders  ████████57  41/s    1.2s  hot→shed  41s
-account/77     pay     ██12        9.0/s   6.5s  hot       41s
-order/B%20%25  orders  0           ≤100/s  –     ok        –
+lanekeeper 1.4.0  prod: 3 members, 1 draining  ring v88  12/s  violations 2
+ready  queued 73 in 9 lanes  running 4  held 1  hot 2  halted 3
+wait p50 2ms p99 412ms │ upstream p50 9ms p99 61ms │ oldest wait 1.5s
+SPACE/KEY      NODE  ROUTE   DEPTH       RATE    WAIT  STATE     SINCE
+order/A-1042   lk-0  orders  ████████57  41/s    1.2s  hot→shed  41s
+account/77     lk-0  pay     ██12        9.0/s   6.5s  hot       41s
+order/B%20%25  lk-0  orders  0           ≤100/s  –     ok        –
 `},
 		{"--no-headers --sort rate", `
-order/B%20%25  orders  0           ≤100/s  –     ok        –
-order/A-1042   orders  ████████57  41/s    1.2s  hot→shed  41s
-account/77     pay     ██12        9.0/s   6.5s  hot       41s
+order/B%20%25  lk-0  orders  0           ≤100/s  –     ok        –
+order/A-1042   lk-0  orders  ████████57  41/s    1.2s  hot→shed  41s
+account/77     lk-0  pay     ██12        9.0/s   6.5s  hot       41s
 `},
 	} {
 		code, out, errs := runArgs(t, strings.Fields("top --admin "+address+" "+test.args)...)
-		if warning := "! lk-2 runs another config than lk-0: the same request may get another key there\n"; code != exitOK || errs != warning {
+		if warning := "! the order was seen broken 2 times\n! lk-2 runs another config than lk-0: the same request may get another key there\n"; code != exitOK || errs != warning {
 			t.Errorf("%s: got %d, %q, want %q", test.args, code, errs, warning)
 		}
 		if out != lines(test.want) {
@@ -93,13 +96,13 @@ func TestTopOnceSaysWhatIsWrong(t *testing.T) {
 		errs   string
 	}{
 		{admin.Status{Node: "lk-0", Ready: true, Members: 1}, "ready", ""},
-		{admin.Status{Node: "lk-0", NotReady: []string{"gossip: alone"}}, "not ready", "! not ready: gossip: alone\n"},
+		{admin.Status{Node: "lk-0", NotReady: []string{"gossip: alone"}}, "not ready", "! lk-0 is not ready: gossip: alone\n"},
 		{admin.Status{Node: "lk-0", DrainingSince: &drains}, "draining for 3m", ""},
 	} {
 		c.statuses = []admin.Status{test.status}
 		_, out, errs := runArgs(t, "top", "--once", "--admin", c.serve(t))
 		all := strings.Split(out, "\n")
-		if want := "lanekeeper   without a cluster  the keys of lk-0 alone"; all[0] != want || !strings.HasPrefix(all[1], test.want+"  queued 0 in 0 lanes") || errs != test.errs {
+		if want := "lanekeeper   without a cluster  0.0/s  violations 0"; all[0] != want || !strings.HasPrefix(all[1], test.want+"  queued 0 in 0 lanes") || errs != test.errs {
 			t.Errorf("got\n%s%s\nwant %s, %q", out, errs, test.want, test.errs)
 		}
 	}
@@ -233,7 +236,7 @@ func TestTopLooksAgain(t *testing.T) {
 	s := newScreen(t)
 	s.next = &overview{status: admin.Status{Node: "lk-0", Waiting: 146, Lanes: 1}, at: s.last.at}
 	s.send(tick{})
-	s.mustShow("another look", "queued 146 in 1 lane  running 0  held 0  hot 0  ▄█")
+	s.mustShow("another look", "queued 146 in 1 lane  running 0  held 0  hot 0  halted 0  ▄█")
 
 	s.err = errors.New("no answer from \x1bhttp://a:1")
 	if s.send(tick{}) {
@@ -374,14 +377,14 @@ func TestTopOfANode(t *testing.T) {
 	p.log("key is hot")
 	code, out, errs := runArgs(t, "top", "--admin", p.admin)
 	all := strings.Split(out, "\n")
-	if code != exitOK || len(all) < 4 {
+	if code != exitOK || len(all) < 5 {
 		t.Fatalf("got %d: %s%s", code, out, errs)
 	}
-	if want := "ready  queued 2 in 1 lane  running 1  held 0  hot 1"; all[1] != want {
+	if want := "ready  queued 2 in 1 lane  running 1  held 0  hot 1  halted 0"; all[1] != want {
 		t.Errorf("got %q, want %q", all[1], want)
 	}
-	if row := strings.Fields(all[3]); len(row) != 7 || row[0] != "order/%1B[2J" || row[1] != "order" || row[2] != "████████2" || row[5] != "hot" {
-		t.Errorf("got %q", all[3])
+	if row := strings.Fields(all[4]); len(row) != 8 || row[0] != "order/%1B[2J" || row[2] != "order" || row[3] != "████████2" || row[6] != "hot" {
+		t.Errorf("got %q", all[4])
 	}
 	for range answers {
 		u.release <- struct{}{}

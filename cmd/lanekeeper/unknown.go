@@ -22,15 +22,15 @@ func unknownCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "unknown",
 		Short: "Show requests whose outcome nobody can say",
-		Long: `Unknown shows the requests that a node has sent to their service, and of which
-it cannot say what became: they were answered with "executed": "unknown", or
+		Long: `Unknown shows the requests that nodes have sent to their service, and of which
+they cannot say what became: they were answered with "executed": "unknown", or
 their response broke off while it streamed. Whoever looks after the data has
 their keys, in plain text, and when how much of them was sent.
 
-The node keeps the newest of them in memory (journal.keep), and all of them in a
+A node keeps the newest of them in memory (journal.keep), and all of them in a
 file if it is told to (journal.file). A node that is started anew has none of
 before but in that file. Each has those that it ran, and those that it sent to a
-node that was lost: ask each. Two nodes may both have one, if the answer was lost
+node that was lost. Two nodes may both have one, if the answer was lost
 on the way between them; then with the same ticket.
 
 SENT is how many bytes went to the target, the head included; 0 with a dash as
@@ -66,13 +66,14 @@ target means that another node had the request.` + adminHelp,
 					return failure(err)
 				}
 			}
+			tellSilent(cmd, records.Silent)
 			return o.write(cmd, answer, unknownTable(&records, o.output == "wide"))
 		},
 	}
 	flags := command.Flags()
 	flags.DurationVar(&since, "since", 0, "only those of the last `duration`, such as 10m, by this machine's clock")
 	flags.IntVar(&limit, "limit", 0, "only the newest, `number` of them at most; 0 = 10000")
-	o.bind(command)
+	o.bindNode(command, oneNode)
 	return command
 }
 

@@ -1,9 +1,15 @@
 package sequence
 
+import (
+	"cmp"
+	"slices"
+)
+
 // Held is a request that waits for numbers before its own.
 type Held struct {
 	marks *Marks
 	lane  *lane
+	gap   Missing // guarded by marks.mu
 	// News is closed when the request is to take its place anew: numbers before its
 	// own were run, or the key's partition has another owner.
 	News chan struct{}
@@ -24,6 +30,37 @@ func (m *Marks) Hold(partition int, key []byte, most int) (*Held, error) {
 	h := &Held{marks: m, lane: ln, News: make(chan struct{})}
 	ln.held[h] = struct{}{}
 	return h, nil
+}
+
+// For says what the request waits for: everything between what is done of its producer and its
+// own number.
+func (h *Held) For(n Number, done uint64) {
+	h.marks.mu.Lock()
+	defer h.marks.mu.Unlock()
+	h.gap = Missing{n, done}
+}
+
+// Missing is what a request waits for.
+type Missing struct {
+	Number        // its own
+	Done   uint64 // the highest of the producer that was done when it began to wait
+}
+
+// Gaps are those of a key's requests, by producer and number.
+func (m *Marks) Gaps(partition int, key []byte) (gaps []Missing) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ln := m.parts[partition][string(key)]
+	if ln == nil {
+		return nil
+	}
+	for h := range ln.held {
+		gaps = append(gaps, h.gap)
+	}
+	slices.SortFunc(gaps, func(a, b Missing) int {
+		return cmp.Or(cmp.Compare(a.Producer, b.Producer), cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Seq, b.Seq))
+	})
+	return gaps
 }
 
 // Leave ends the wait. It may be called after News.
