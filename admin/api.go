@@ -237,6 +237,8 @@ func (a *api) routes() []route {
 			parameters: []parameter{sinceParameter, limitParameter, nodeParameter}},
 		{pattern: "/api/v1/config", title: "What a node runs by", result: Configuration{}, answer: a.at(a.config), parameters: []parameter{nodeParameter}},
 
+		{pattern: "/openapi.json", title: "This description", answer: a.describe},
+
 		{pattern: "/api/v1/drain", change: true, title: "Let a node give everything away", result: Status{}, status: http.StatusAccepted, answer: a.at(a.drain), parameters: []parameter{nodeParameter}},
 		{pattern: "/api/v1/undrain", change: true, title: "Make a draining node an ordinary one again", result: Status{}, answer: a.at(a.undrain), parameters: []parameter{nodeParameter}},
 		{pattern: "/api/v1/reload", change: true, title: "Have a node read its configuration again", result: Reloaded{}, answer: a.at(a.reload),
@@ -341,11 +343,11 @@ func (a *api) members(*http.Request, url.Values) (int, any, *problem) {
 }
 
 func (a *api) ring(_ *http.Request, query url.Values) (int, any, *problem) {
-	partitions, wrong := flag(query, "partitions")
+	partitions, wrong := truth(query, "partitions")
 	if wrong != nil {
 		return 0, nil, wrong
 	}
-	runs, wrong := flag(query, "runs")
+	runs, wrong := truth(query, "runs")
 	if wrong != nil {
 		return 0, nil, wrong
 	}
@@ -378,8 +380,8 @@ func runsOf(table []Partition) (runs []Run) {
 	return runs
 }
 
-// flag reads a parameter that is true or false, and true without a value.
-func flag(query url.Values, name string) (bool, *problem) {
+// truth reads a parameter that is true or false, and true without a value.
+func truth(query url.Values, name string) (bool, *problem) {
 	if !query.Has(name) {
 		return false, nil
 	}

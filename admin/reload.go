@@ -67,7 +67,7 @@ func (e *ReloadError) problem() *problem {
 }
 
 func (a *api) reload(r *http.Request, query url.Values) (int, any, *problem) {
-	force, wrong := flag(query, "force")
+	force, wrong := truth(query, "force")
 	if wrong != nil {
 		return 0, nil, wrong
 	}

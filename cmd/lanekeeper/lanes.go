@@ -60,7 +60,7 @@ Exit code 5: the lane is not halted, or by another ticket.`
 func lanesListCommand() *cobra.Command {
 	var o adminOptions
 	var stopped bool
-	limit := 0
+	route, limit := "", 0
 	command := &cobra.Command{
 		Use:   "list",
 		Short: "Show the deepest lanes, and those in which nothing begins",
@@ -94,8 +94,10 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 			if err != nil {
 				return err
 			}
-			if stopped {
-				lanes.Lanes = slices.DeleteFunc(lanes.Lanes, func(l admin.LaneRow) bool { return !l.Stopped() })
+			if stopped || route != "" {
+				lanes.Lanes = slices.DeleteFunc(lanes.Lanes, func(l admin.LaneRow) bool {
+					return stopped && !l.Stopped() || route != "" && l.Route != route
+				})
 				if answer, err = json.Marshal(lanes); err != nil {
 					return failure(err)
 				}
@@ -109,6 +111,10 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 		},
 	}
 	command.Flags().BoolVar(&stopped, "stopped", false, "only lanes in which nothing begins")
+	command.Flags().StringVar(&route, "route", "", "of those, only lanes of this `route`")
+	if err := command.RegisterFlagCompletionFunc("route", o.completeRoutes); err != nil {
+		panic("lanekeeper: " + err.Error())
+	}
 	command.Flags().IntVar(&limit, "limit", 0, "`number` of lanes at most; 0 = 100")
 	o.bindNode(command, oneNode)
 	return command
