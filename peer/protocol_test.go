@@ -47,6 +47,8 @@ func FuzzPeerProtocol(f *testing.F) {
 	}
 	f.Add(byte(3), all)
 	f.Add(byte(4), append(sampleFrames()[frameData], sampleFrames()[frameEnd]...))
+	f.Add(byte(5), sampleFrames()[frameAsk])
+	f.Add(byte(6), sampleFrames()[frameTold])
 	f.Fuzz(func(t *testing.T, side byte, said []byte) {
 		a, b := ring.Member{Name: "a", Incarnation: 1}, ring.Member{Name: "b", Incarnation: 1}
 		var mu sync.Mutex
@@ -67,6 +69,9 @@ func FuzzPeerProtocol(f *testing.F) {
 				return nil, true
 			},
 			Control: func(ring.Member, []byte) {}, Up: func(ring.Member) {},
+			Answer: func(_ context.Context, _ ring.Member, a *Ask) *Told {
+				return &Told{Status: 200, Type: a.Method, Body: append(a.Body, a.Target...)}
+			},
 			Dial: func(context.Context, string) (net.Conn, error) {
 				if dialled == nil {
 					return nil, io.EOF
@@ -81,7 +86,7 @@ func FuzzPeerProtocol(f *testing.F) {
 		bulk := greeting
 		bulk.bulk = true
 		answer := reply{version: 1, owner: a, session: 1}
-		switch side % 5 {
+		switch side % 7 {
 		case 0:
 			h.host.let(tape(said)) //nolint:errcheck // it ends with one, of course
 		case 1:
@@ -91,6 +96,21 @@ func FuzzPeerProtocol(f *testing.F) {
 			request := appendSending(nil, sending{seq: 2}, appendRequest(nil, &r))
 			h.host.let(tape(greeting.append(nil), request)) //nolint:errcheck // as above
 			h.host.let(tape(bulk.append(nil), said))        //nolint:errcheck // as above
+		case 5:
+			asks := bulk
+			asks.asks = true
+			h.host.let(tape(asks.append(nil), said)) //nolint:errcheck // as above
+		case 6:
+			p := &peer{Member: Member{Member: a}}
+			p.life, p.kill = context.WithCancel(context.Background())
+			p.asks.init(h, p)
+			h.peers[a] = p
+			answer.version = asksSince
+			dialled = tape(answer.append(nil), said)
+			h.Ask(t.Context(), a, &Ask{Method: "GET", Target: "/"}) //nolint:errcheck // as above
+			delete(h.peers, a)
+			p.kill()
+			p.asks.close()
 		default:
 			s := h.stripes[0]
 			p := &peer{Member: Member{Member: a}}
@@ -101,7 +121,7 @@ func FuzzPeerProtocol(f *testing.F) {
 			c := NewCall(0, noLocal{}, testRequest("k", 10), time.Now())
 			h.Send(c)
 			dialled = tape(answer.append(nil), said)
-			if side%5 == 3 {
+			if side%7 == 3 {
 				s.connect(l, p) //nolint:errcheck // as above
 			} else {
 				c.Owner, c.stripe = a, s
