@@ -9,8 +9,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jre-headless postgresql)
-commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jre-headless postgresql chromium)
+commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java chromium)
+
+# A Node from elsewhere than Debian brings its own npm, and stands for no other.
+command -v npm >/dev/null || { packages+=(npm) && commands+=(npm); }
 
 missing=()
 for i in "${!commands[@]}"; do

@@ -26,9 +26,9 @@ var packages = []string{
 // preactEntry is what the page uses of them: one file, so that there is one Preact.
 const preactEntry = `import htm from "htm";
 import { h } from "preact";
-export { h, render, Fragment } from "preact";
+export { render } from "preact";
 export { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
-export { batch, computed, effect, signal, useComputed, useSignal } from "@preact/signals";
+export { batch, signal } from "@preact/signals";
 export const html = htm.bind(h);
 `
 

@@ -55,7 +55,7 @@ var kept = sync.OnceValue(func() map[string]*file {
 			return err
 		}
 		text, err := files.ReadFile(name)
-		if strings.HasPrefix(name, "page/") && path.Ext(name) == ".js" {
+		if strings.HasPrefix(name, "page/") {
 			text = lean.ReplaceAll(text, nil)
 		}
 		all[name] = newFile(name, text)
@@ -67,9 +67,9 @@ var kept = sync.OnceValue(func() map[string]*file {
 	return all
 })
 
-// lean is what a browser need not have of our modules: indentation, and lines of comments. Lines
+// lean is what a browser need not have of our own files: indentation, and lines of comments. Lines
 // keep their numbers.
-var lean = regexp.MustCompile(`(?m)^[ \t]+(?://.*)?|^//.*`)
+var lean = regexp.MustCompile(`(?m)^[ \t]+(?://.*)?|^//.*|^/\*.*\*/$`)
 
 func serve(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()

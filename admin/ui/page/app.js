@@ -1,11 +1,9 @@
 // The dashboard: what is on the page, and where.
 
 import { html, render, signal, useEffect, useRef, useState } from "../vendor/preact.js";
-import { setToken, tokenAsked } from "./api.js";
-import { LatencyPanel } from "./chart.js";
 import { LanePage, LanesPanel } from "./lanes.js";
-import { follow, link, members, paused, setPaused } from "./live.js";
-import { Banner, Numbers, Patterns, RingPanel } from "./overview.js";
+import { follow, link, members, paused, setPaused, setToken, tokenAsked } from "./live.js";
+import { Banner, LatencyPanel, Numbers, Patterns, RingPanel } from "./overview.js";
 import { EventsPanel, LocatePanel, MembersPanel, UnknownPanel } from "./panels.js";
 import { Confirm, Tip, done } from "./parts.js";
 import { laneOfAddress } from "./text.js";

@@ -2,11 +2,10 @@
 // wait, and what can be done about it.
 
 import { html, useState } from "../vendor/preact.js";
-import { get, post } from "./api.js";
-import { lanes, only } from "./live.js";
+import { get, lanes, only, post } from "./live.js";
 import { Filter, Head, Hint, LaneLink, Member, OnlyChip, Panel, State, Toggle, confirming, useEach, useFrozen } from "./parts.js";
 import { matching, sorted } from "./rows.js";
-import { bytes, count, dash, queryOfLane, rate, seconds } from "./text.js";
+import { bytes, count, dash, queryOfLane, rate, seconds, shorten } from "./text.js";
 
 const laneColumns = [
   { id: "key", title: "Key", kind: "wide", value: (l) => l.space + "/" + l.key, says: "Space and key, as Lanekeeper-Key writes them.", show: (l) => html`<${LaneLink} space=${l.space} lane=${l.key} />` },
@@ -95,7 +94,7 @@ const ticketColumns = [
   ["Body", "number", "Bytes of its body.", (t) => bytes(t.bytes)],
   ["Came to", "", "The node that accepted it.", (t) => (t.ingress ? html`<${Member} name=${t.ingress} />` : dash)],
   ["Client", "", "Its address, as far as it is known here.", (t) => t.client || dash],
-  ["Trace", "", "Its W3C trace, if it carries one.", (t) => (t.trace ? html`<code>${t.trace}</code>` : dash)],
+  ["Trace", "", "Its W3C trace, if it carries one.", (t) => (t.trace ? html`<code title=${t.trace}>${shorten(t.trace, 12)}</code>` : dash)],
 ];
 
 function Facts({ page }) {
@@ -137,7 +136,7 @@ export function LanePage({ space, lane }) {
       ${button("resume", halted, "It is not halted")}${button("skip", halted, "It is not halted")}${button("fail", halted, "It is not halted")}
     </div>
     <h3>Tickets, in order</h3>
-    <div class="scroll" tabindex="0" role="region" aria-label="Tickets"><table>
+    <div class="scroll" tabindex="0" role="region" aria-label="Tickets"><table class="acting">
       <thead><tr>${ticketColumns.map(([title, kind, says]) => html`<th key=${title} scope="col" class=${kind}><${Hint} says=${says}>${title}<//></th>`)}<th scope="col"><span class="unseen">What you can do</span></th></tr></thead>
       <tbody>${page.tickets.map((t) => html`<tr key=${t.ticket + t.lent_to}>${ticketColumns.map(([title, kind, , show]) => html`<td key=${title} class=${kind}>${show(t)}</td>`)}
         <td>${t.lent_to ? html`<span class="quiet">lent to ${t.lent_to}</span>` : t.state === "waiting" && html`<button type="button" class="act" aria-label=${"Cancel ticket " + t.ticket} onClick=${() => act("cancel", page, t.ticket, again)}>Cancel</button>`}</td></tr>`)}</tbody>

@@ -1,15 +1,19 @@
-// The banner, the numbers and the ring.
+// What there is to see at a glance: the banner, the numbers, the ring, and where time goes.
 
-import { html, useMemo } from "../vendor/preact.js";
-import { link, members, numbers, only, ring, styles } from "./live.js";
+import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
+import uPlot from "../vendor/uplot.js";
+import { latencies, link, members, numbers, only, points, ring, styles } from "./live.js";
 import { Hint, Member, OnlyChip, Panel } from "./parts.js";
 import { colourOf, patternOf, point, runPaths, shareArcs, shares, arc, summary } from "./ring.js";
+import { drifted } from "./rows.js";
 import { count, dash, percent, rate, seconds, shorten } from "./text.js";
 
 // Banner is always there, so that nothing moves when it has something to say.
 export function Banner() {
   const n = numbers.value;
   const all = [...(n?.warnings ?? [])];
+  const m = members.value;
+  for (const name of drifted(m?.members ?? [], m?.node)) all.push(name + " runs another configuration than the others: the same request may get another key there.");
   if (link.value.state === "lost") all.unshift("No live data: " + link.value.why + ". What is shown may be old; the page tries again.");
   const bad = n && (n.violations > 0 || link.value.state === "lost");
   const manner = all.length === 0 ? (n ? "good" : "plain") : bad ? "bad" : "warn";
@@ -99,13 +103,86 @@ export function RingPanel() {
         <thead><tr><th scope="col">Member</th>
           <th scope="col" class="number"><${Hint} says="Partitions that the member holds." metric="lanekeeper_owned_partitions">Holds<//></th>
           <th scope="col" class="number"><${Hint} says="What it holds, of all partitions.">Share<//></th>
-          <th scope="col" class="number"><${Hint} says="Partitions that the ring means for it. If that is another number, partitions are moving." metric="lanekeeper_ring_version">Meant<//></th>
           <th scope="col" class="number"><${Hint} says="Partitions on their way to it, and away from it." metric="lanekeeper_partition_moves_total">Moving<//></th></tr></thead>
         <tbody>${all.map((m) => html`<tr key=${m.name}>
           <th scope="row"><button type="button" class="pick" aria-pressed=${only.value === m.name ? "true" : "false"} disabled=${!m.name} onClick=${() => (only.value = only.value === m.name ? "" : m.name)}><${Member} name=${m.name} /></button></th>
-          <td class="number">${count(m.held)}</td><td class="number">${percent(m.held, partitions)}</td><td class="number">${count(m.target)}</td>
-          <td class="number">${m.coming + m.leaving > 0 ? "+" + m.coming + " −" + m.leaving : dash}</td></tr>`)}</tbody>
+          <td class="number">${count(m.held)}</td><td class="number">${percent(m.held, partitions)}</td><td class="number">${[m.coming && "+" + m.coming, m.leaving && "−" + m.leaving].filter(Boolean).join(" ") || dash}</td></tr>`)}</tbody>
       </table></div>
     </div>`}
+  <//>`;
+}
+
+const height = 132;
+const spans = [120, 300, latencies.length]; // seconds that the chart shows, the shortest that holds all
+
+// colour resolves one of the sheet's colours: a canvas knows no custom properties.
+function colour(element, name) {
+  element.style.color = `var(${name})`;
+  const found = getComputedStyle(element).color;
+  element.style.color = "";
+  return found;
+}
+
+function options(element, width, name, readout) {
+  const grid = { stroke: colour(element, "--line"), width: 1 };
+  const text = { stroke: colour(element, "--quiet"), font: "11px system-ui, sans-serif", grid, ticks: { ...grid, size: 4 } };
+  return {
+    width, height, legend: { show: false }, padding: [8, 4, 0, 0],
+    cursor: { sync: { key: "latency" }, points: { size: 6 }, drag: { x: false, y: false } },
+    scales: { x: { time: true, range: (_, from, to) => [to - spans.find((s) => to - from <= s || s === latencies.length), to] }, y: { range: (_, __, most) => [0, Math.max(most ?? 0, 0.002) * 1.1] } },
+    axes: [
+      { ...text, size: 26, space: 70, values: (_, at) => at.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
+      { ...text, size: 58, space: 30, values: (_, at) => at.map((v) => seconds(v)) },
+    ],
+    series: [{}, { label: name + " p50", stroke: colour(element, name === "wait" ? "--wait" : "--upstream"), width: 1.5, spanGaps: false, points: { show: false } },
+      { label: name + " p99", stroke: colour(element, name === "wait" ? "--wait" : "--upstream"), width: 1.5, dash: [5, 3], points: { show: false } }],
+    hooks: { setCursor: [(plot) => readout(plot.cursor.idx)] },
+  };
+}
+
+function Plot({ name, title, metric, says, columns, set }) {
+  const box = useRef();
+  const plot = useRef();
+  const [at, setAt] = useState(null);
+  const data = () => [latencies.columns[0], latencies.columns[columns[0]], latencies.columns[columns[1]]];
+  useEffect(() => {
+    const element = box.current;
+    const make = () => {
+      plot.current?.destroy();
+      plot.current = new uPlot(options(element, element.clientWidth, name, setAt), data(), element);
+    };
+    make();
+    const sizes = new ResizeObserver(() => {
+      const width = element.clientWidth;
+      if (width > 0 && width !== plot.current.width) plot.current.setSize({ width, height });
+    });
+    sizes.observe(element);
+    const dark = matchMedia("(prefers-color-scheme: dark)");
+    dark.addEventListener("change", make);
+    document.addEventListener("theme", make);
+    return () => {
+      sizes.disconnect();
+      dark.removeEventListener("change", make);
+      document.removeEventListener("theme", make);
+      plot.current.destroy();
+    };
+  }, []);
+  useEffect(() => plot.current.setData(data()), [set]);
+  const last = latencies.columns[0].length - 1;
+  const place = at ?? last;
+  const value = (column) => (place >= 0 ? seconds(latencies.columns[column][place]) : dash);
+  return html`<div class=${"plot " + name}>
+    <p class="readout"><${Hint} says=${says} metric=${metric}>${title}<//>
+      <span><i class="stroke" aria-hidden="true"></i>p50 <b>${value(columns[0])}</b></span><span><i class="stroke dashed" aria-hidden="true"></i>p99 <b>${value(columns[1])}</b></span></p>
+    <div class="canvas" ref=${box} role="img" aria-label=${title + " of the last 15 minutes, as lines: p50 and p99. The newest values are beside the title."}></div>
+  </div>`;
+}
+
+export function LatencyPanel() {
+  const set = points.value;
+  return html`<${Panel} title="Where time goes" id="latency" className="latency" says="Since this page was opened, at most 15 minutes, a point each second. If the upper one grows, keys have more to do than one request at a time; if the lower one does, the service is slow.">
+    <${Plot} name="wait" title="Lane wait" metric="lanekeeper_lane_wait_seconds" says="From the ticket to the turn: what waiting for others of the same key costs." columns=${[1, 2]} set=${set} />
+    <${Plot} name="upstream" title="Upstream" metric="lanekeeper_upstream_duration_seconds" says="From the first byte sent to the service to the last byte read from it." columns=${[3, 4]} set=${set} />
+    ${numbers.value ? null : html`<span class="unseen">No data yet.</span>`}
   <//>`;
 }

@@ -1,8 +1,7 @@
 // Members, events, unknown outcomes, and where a key belongs.
 
 import { html, useEffect, useState } from "../vendor/preact.js";
-import { get, post } from "./api.js";
-import { events, members, numbers, only } from "./live.js";
+import { events, get, members, numbers, only, post } from "./live.js";
 import { Filter, Hint, LaneLink, Member, Panel, State, Toggle, confirming, useFrozen } from "./parts.js";
 import { drifted, matching } from "./rows.js";
 import { clock, count, dash, fields, parseKey, seconds, shorten, since } from "./text.js";
@@ -32,7 +31,7 @@ export function MembersPanel() {
   const drift = drifted(m?.members ?? [], m?.node);
   const silent = new Map((numbers.value?.silent ?? []).map((s) => [s.node, s.why]));
   return html`<${Panel} title="Members" id="members" says="Who belongs to the cluster, as the answering node sees it.">
-    <div class="scroll" tabindex="0" role="region" aria-label="Members"><table>
+    <div class="scroll" tabindex="0" role="region" aria-label="Members"><table class="acting">
       <thead><tr>${memberColumns.map(([title, kind, says, metric]) => html`<th key=${title} scope="col" class=${kind}><${Hint} says=${says} metric=${metric}>${title}<//></th>`)}<th scope="col"><span class="unseen">What you can do</span></th></tr></thead>
       <tbody>${(m?.members ?? []).map((member) => {
         const live = member.state === "alive" || member.state === "draining";

@@ -107,6 +107,6 @@ export function toType(name) {
 // fields writes an event's attributes.
 export function fields(attributes) {
   return Object.entries(attributes ?? {})
-    .map(([name, value]) => name + "=" + (typeof value === "string" ? value : JSON.stringify(value)))
+    .map(([name, value]) => name + "=" + shorten(typeof value === "string" ? value : JSON.stringify(value), 80))
     .join("  ");
 }

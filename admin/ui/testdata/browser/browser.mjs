@@ -31,8 +31,8 @@ async function visit(url, { width = 1280, scheme = "light", allowed = [] } = {})
   await page.addInitScript(() => {
     window.violations = [];
     document.addEventListener("securitypolicyviolation", (e) => window.violations.push(e.violatedDirective + " " + e.blockedURI));
-    window.shift = 0;
-    new PerformanceObserver((list) => list.getEntries().forEach((e) => e.hadRecentInput || (window.shift += e.value))).observe({ type: "layout-shift", buffered: true });
+    window.shifts = [];
+    new PerformanceObserver((list) => list.getEntries().forEach((e) => e.hadRecentInput || e.sources.every((s) => s.node?.parentElement?.closest("tbody")) || window.shifts.push(e.value.toFixed(5) + " of " + e.sources.map((s) => s.node?.outerHTML?.slice(0, 80) ?? s.node?.textContent).join(" | ")))).observe({ type: "layout-shift", buffered: true });
   });
   open.add(page);
   await page.goto(url);
@@ -58,6 +58,9 @@ const shot = async (page, name) => shots && page.screenshot({ path: `${shots}/${
 
 // send lets a request go its way; it is answered or not as the scenario goes on.
 const send = (path, { to = 0, body = "" } = {}) => fetch(stage.targets[to] + path, { method: "POST", body }).then(async (r) => ({ status: r.status, text: await r.text() }));
+
+// release lets the service answer what it keeps; what then has its turn is kept as well.
+const release = (done) => until("the service's answers", async () => done() || void (await fetch(stage.service + "/.release", { method: "POST" })));
 
 // relay is a way to a node that can be cut.
 function relay(to) {
@@ -122,28 +125,28 @@ const scenarios = {
     assert.equal(await panel(page, "Members").locator("tbody tr").count(), 3);
     await until("events of all nodes", async () => new Set(await panel(page, "Events").locator("td:nth-child(2)").allTextContents()).size === 3);
     await until("lanes", async () => (await panel(page, "Lanes and keys").locator("tbody tr").count()) > 0);
-    await page.getByRole("button", { name: /^Hot keys/ }).click();
+    await page.locator(".tabs").getByRole("button", { name: /^Hot keys/ }).click();
     await until("keys", async () => (await panel(page, "Lanes and keys").locator("tbody tr").count()) > 0);
     await until("the chart is drawn", () => page.locator(".canvas canvas").first().evaluate((c) => c.getContext("2d").getImageData(0, 0, c.width, c.height).data.some((v) => v > 0)));
     await shot(page, "real-light-1280");
     await leave(page);
   },
 
+  // Within a table's body rows change places, and numbers are as long as they are.
   async "nothing moves from second to second"() {
     const page = await visit(stage.admins[0] + "/ui/");
     await live(page);
     await page.locator(".ring").waitFor();
     const points = () => page.evaluate(() => document.querySelector(".readout b").textContent);
     await until("latencies", async () => (await points()) !== "–");
-    await page.evaluate(() => (window.shift = 0));
+    await page.evaluate(() => (window.shifts = []));
     let changes = 0, before = await page.locator(".numbers").textContent();
     await until("numbers that change", async () => {
       const now = await page.locator(".numbers").textContent();
       if (now !== before) (changes++, (before = now));
-      return changes >= 3;
+      return changes >= 4;
     });
-    const shift = await page.evaluate(() => window.shift);
-    assert.ok(shift < 0.001, "layout shift of " + shift);
+    assert.deepEqual(await page.evaluate(() => window.shifts), []);
     await leave(page);
   },
 
@@ -257,8 +260,7 @@ const scenarios = {
     await until("two tickets", async () => (await page.locator(".lane-page tbody tr").count()) === 2);
     await page.getByText(/cancel of order\/stuck-cancel is done/).waitFor();
     assert.equal(answers[0] ?? answers[2], undefined);
-    await fetch(stage.service + "/.release", { method: "POST" });
-    await until("the others' answers", () => answers[0] && answers[2]);
+    await release(() => answers[0] && answers[2]);
     assert.deepEqual([answers[0].status, answers[2].status], [200, 200]);
     await page.getByRole("link", { name: "← All lanes" }).click();
     await page.getByRole("heading", { name: "Ring" }).waitFor();
@@ -357,13 +359,8 @@ const scenarios = {
     const answers = names.map((name) => send("/orders/" + encodeURIComponent("stuck" + name) + "/x"));
     const page = await visit(stage.admins[1] + "/ui/");
     await live(page);
-    for (const [at, name] of names.entries()) {
+    for (const name of names) {
       const escaped = [...new TextEncoder().encode("stuck" + name)].map((b) => (b > 0x20 && b < 0x7f && b !== 0x25 ? String.fromCharCode(b) : "%" + b.toString(16).toUpperCase().padStart(2, "0"))).join("");
-      if (at === 3) {
-        // A NUL cannot be in a path that this proxy takes.
-        assert.equal((await answers[3]).status, 400);
-        continue;
-      }
       const link = page.locator(`a.key[title=${JSON.stringify("order/" + escaped)}]`).first();
       await link.hover();
       await link.click();
@@ -373,8 +370,9 @@ const scenarios = {
       await page.getByRole("dialog").getByRole("button", { name: "Leave it" }).click();
       await page.getByRole("link", { name: "← All lanes" }).click();
     }
-    await fetch(stage.service + "/.release", { method: "POST" });
-    await Promise.all(answers);
+    let ended = 0;
+    answers.forEach((answer) => answer.then(() => ended++));
+    await release(() => ended === answers.length);
     assert.equal(await page.title(), "lanekeeper");
     await leave(page);
   },
@@ -476,14 +474,13 @@ const scenarios = {
     drift.members[2] = { ...drift.members[2], state: "draining", config: "77ab01ffeeddccbb", version: "1.3.9", owned: 341, target: 0 };
     const amiss = (time) => ({
       ...healthy(time), ready: 1, held: 2, stopped: 1, halted: 1, hot: 2, violations: 3, unknown: 2, draining: 1,
-      warnings: ["lk-1 did not answer: no answer in 1s", "the order was seen broken 3 times", "lk-2 runs another configuration than lk-0: the same request may get another key there",
-        "lk-0 did not reload its configuration: lk.yaml:41:7: error: routes[2].lane.tiemout: unknown field", "lk-0 cannot reach the coordinator: context deadline exceeded"],
+      warnings: ["lk-1 did not answer: no answer in 1s", "the order was seen broken 3 times", "lk-0 did not reload its configuration: lk.yaml:41:7: error: routes[2].lane.tiemout: unknown field", "lk-0 cannot reach the coordinator: context deadline exceeded"],
       silent: [{ node: "lk-1", why: "no answer in 1s" }],
     });
     const ticket = (i, more) => ({ ticket: "0197f3a2-77aa-7000-8000-00000000" + (1000 + i), position: i, state: i ? "waiting" : "running", seconds: 1.2, age_seconds: 1.9 - i / 10, class: i === 2 ? "shared" : "exclusive", route: "order", bytes: 512 * i, ingress: "lk-" + (i % 3), client: "10.2.0." + i, trace: i ? "" : "4bf92f3577b34da6a3ce929d0e0e4736", lent_to: "", held_seconds_left: null, ...more });
     fake.state = {
       numbers: amiss, members: drift, ring: ring(["lk-0", "lk-1", "lk-2"], 2),
-      lanes: { lanes: [...hostile.map((k, i) => lane(i, { key: k, state: ["halted", "held", "blocked", "drained", "spilled", "hot", "ok", "ok"][i] })), ...[...Array(30).keys()].map((i) => lane(i + 9))], keys: hostile.map((k, i) => key(i, { key: k, state: i ? "ok" : "hot", action: i ? "" : "spill" })), silent: [] },
+      lanes: { lanes: [...hostile.map((k, i) => lane(i, { key: k, state: ["halted", "held", "blocked", "drained", "spilled", "hot", "ok", "ok"][i] })), ...[...Array(8).keys()].map((i) => lane(i + 9))], keys: hostile.map((k, i) => key(i, { key: k, state: i ? "ok" : "hot", action: i ? "" : "spill" })), silent: [] },
       events: hostile.map((k, i) => event(i + 1, { message: "a lane is halted", event: "lane-halted", level: ["INFO", "WARN", "ERROR"][i % 3], attributes: { key: k, cause: "the upstream answered 503" } })),
       answers: {
         unknown: { node: "lk-0", unknown: hostile.slice(0, 2).map((k, i) => ({ id: i + 1, time: "2026-01-01T12:00:00Z", ticket: "0197f3a2-77aa-7000-8000-000000001000", space: "order", key: k, route: "order", method: "POST", node: "lk-1", owner: "lk-1", slug: "upstream-timeout", detail: "no answer in 30s" })), missed: 0, next: 2, silent: [{ node: "lk-1", why: "no answer in 1s" }] },
@@ -497,11 +494,11 @@ const scenarios = {
       const amissBanner = page.locator("#banner.bad");
       await amissBanner.getByText("cannot reach the coordinator").waitFor();
       for (const text of ["did not answer", "seen broken 3 times", "another configuration", "did not reload"]) assert.equal(await amissBanner.getByText(text).count(), 1, text);
-      await until("hostile lanes", async () => (await page.locator(".lanes-table tbody tr").count()) >= 30);
+      await until("hostile lanes", async () => (await page.locator(".lanes-table tbody tr").count()) === 16);
       await panel(page, "Members").getByText("✗ differs").waitFor();
       await panel(page, "Members").getByText("silent").waitFor();
       await panel(page, "Unknown outcomes").getByText("lk-1 did not answer").waitFor();
-      await until("a few points", () => page.evaluate(() => performance.now() > 2500));
+      if (shots) await until("a few points", () => page.evaluate(() => performance.now() > 2500));
       await fits(page, "overview " + width);
       await audit(page, `overview ${scheme} ${width}`);
       await shot(page, `amiss-${scheme}-${width}`);
@@ -512,7 +509,7 @@ const scenarios = {
       await shot(page, `lane-${scheme}-${width}`);
       await page.getByRole("button", { name: "Skip" }).click();
       await page.getByRole("dialog").waitFor();
-      await audit(page, `dialog ${scheme} ${width}`);
+      if ((scheme === "light") === (width === 1280)) await audit(page, `dialog ${scheme} ${width}`);
       await shot(page, `dialog-${scheme}-${width}`);
       assert.equal(await page.title(), "lanekeeper");
       await leave(page);

@@ -3,7 +3,7 @@
 
 import http from "node:http";
 
-export const hostile = ["%3Cimg%20src=x%20onerror=alert(1)%3E", "<img/src=x/onerror=document.title=1>", "javascript:alert(1)", '"><script>alert(1)</script>', "%E2%80%AEgnp.exe", "..", "{{7*7}}${7*7}", "x".repeat(200)];
+export const hostile = ["<img%20src=x%20onerror=alert(1)>", "<img/src=x/onerror=document.title=1>", "javascript:alert(1)", '"><script>alert(1)</script>', "%E2%80%AEgnp.exe", "..", "{{7*7}}${7*7}", "x".repeat(200)];
 
 export const healthy = (time) => ({
   time, members: 3, answered: 3, ready: 3, draining: 0, rate: 2184.3, lanes: 41, waiting: 73, running: 38, held: 0, stopped: 0, halted: 0, hot: 0,
@@ -52,7 +52,7 @@ export const event = (id, more = {}) => ({ id, node: "lk-" + (id % 3), time: new
 export class Fake {
   constructor(files) {
     this.files = files;
-    this.state = { numbers: healthy, members: three(), ring: ring(["lk-0", "lk-1", "lk-2"]), lanes: { lanes: [], keys: [], silent: [] }, events: [], answers: {} };
+    this.state = { numbers: healthy, members: three(), ring: ring(["lk-0", "lk-1", "lk-2"]), lanes: { lanes: [], keys: [], silent: [] }, events: [], answers: { unknown: { node: "lk-0", unknown: [], missed: 0, next: 0, silent: [] } } };
     this.streams = new Set();
     this.asked = [];
     this.refuse = false; // streams
