@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -150,7 +151,7 @@ func bundle(work, out string) error {
 		return err
 	}
 	modules := filepath.Join(work, "node_modules")
-	copies := map[string]string{"uplot.css": "uplot/dist/uPlot.min.css"}
+	copies := make(map[string]string)
 	for _, p := range packages {
 		name := p[:strings.LastIndex(p, "@")]
 		copies["LICENSE."+strings.ReplaceAll(strings.TrimPrefix(name, "@"), "/", "-")] = name + "/LICENSE"
@@ -163,6 +164,15 @@ func bundle(work, out string) error {
 		if err := os.WriteFile(filepath.Join(out, to), text, 0o644); err != nil {
 			return err
 		}
+	}
+	sheet, err := os.ReadFile(filepath.Join(modules, "uplot/dist/uPlot.min.css"))
+	if err != nil {
+		return err
+	}
+	// The page has a legend of its own.
+	sheet = regexp.MustCompile(`[^{}]*\.(?:u-legend|u-inline|u-hz)[^{}]*\{[^{}]*\}`).ReplaceAll(sheet, nil)
+	if err := os.WriteFile(filepath.Join(out, "uplot.css"), sheet, 0o644); err != nil {
+		return err
 	}
 	// Its authors' own minified file is smaller than what esbuild makes of their module.
 	text, err := os.ReadFile(filepath.Join(modules, "uplot/dist/uPlot.iife.min.js"))

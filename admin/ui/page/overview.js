@@ -69,7 +69,8 @@ function Picture({ runs, partitions, all, moving, version }) {
   const inner = useMemo(() => runPaths(runs, partitions, centre, 92, 120), [runs]);
   const dim = (name) => (only.value && only.value !== name ? "dim" : "");
   const choose = (name) => () => (only.value = only.value === name ? "" : name);
-  return html`<svg class="ring" viewBox="0 0 400 400" role="img" aria-label=${summary(all, partitions, moving)}>
+  const side = Math.max(0, Math.max(...all.map((m) => Math.min(m.name.length, 12))) * 10 - 28); // for the labels
+  return html`<svg class="ring" viewBox=${`${-side} 18 ${400 + 2 * side} 364`} role="img" aria-label=${summary(all, partitions, moving)}>
     <g>${inner.held.map(({ name, path }) => html`<path key=${name} class=${"run " + dim(name)} d=${path} fill=${name ? colourOf(styles.of(name)) : "currentColor"} onClick=${choose(name)} />`)}
       ${inner.moving && html`<path d=${inner.moving} fill="url(#moving)" class="passive" />`}</g>
     <g>${shareArcs(all, partitions).map((a) => {
@@ -81,7 +82,7 @@ function Picture({ runs, partitions, all, moving, version }) {
         <path d=${d} fill=${a.name ? colourOf(style) : "currentColor"} /><path d=${d} fill=${"url(#pattern-" + patternOf(style) + ")"} />
         ${a.moving < a.to && html`<path d=${arc(centre, 126, 160, a.moving, a.to)} fill="url(#moving)" />`}
         <path d=${d} class="rim" />
-        <text x=${x} y=${y} text-anchor=${side} dominant-baseline="middle">${shorten(a.name || "nobody", 12)}</text>
+        <text x=${x} y=${y} font-size=${17 + side / 12} text-anchor=${side} dominant-baseline="middle">${shorten(a.name || "nobody", 12)}</text>
       </g>`;
     })}</g>
     <text x=${centre} y="190" class="middle" text-anchor="middle">${count(partitions)}</text>
@@ -131,7 +132,7 @@ function options(element, width, name, readout) {
     cursor: { sync: { key: "latency" }, points: { size: 6 }, drag: { x: false, y: false } },
     scales: { x: { time: true, range: (_, from, to) => [to - spans.find((s) => to - from <= s || s === latencies.length), to] }, y: { range: (_, __, most) => [0, Math.max(most ?? 0, 0.002) * 1.1] } },
     axes: [
-      { ...text, size: 26, space: 70, values: (_, at) => at.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" })) },
+      { ...text, size: 26, space: 70, values: (_, at) => at.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: at.at(-1) - at[0] < 200 ? "2-digit" : undefined })) },
       { ...text, size: 58, space: 30, values: (_, at) => at.map((v) => seconds(v)) },
     ],
     series: [{}, { label: name + " p50", stroke: colour(element, name === "wait" ? "--wait" : "--upstream"), width: 1.5, spanGaps: false, points: { show: false } },
@@ -174,7 +175,7 @@ function Plot({ name, title, metric, says, columns, set }) {
   return html`<div class=${"plot " + name}>
     <p class="readout"><${Hint} says=${says} metric=${metric}>${title}<//>
       <span><i class="stroke" aria-hidden="true"></i>p50 <b>${value(columns[0])}</b></span><span><i class="stroke dashed" aria-hidden="true"></i>p99 <b>${value(columns[1])}</b></span></p>
-    <div class="canvas" ref=${box} role="img" aria-label=${title + " of the last 15 minutes, as lines: p50 and p99. The newest values are beside the title."}></div>
+    <div class="canvas" ref=${box} role="img" aria-label=${title + " of the last 15 minutes, as lines: p50 and p99. The newest are beside the title."}></div>
   </div>`;
 }
 
@@ -183,6 +184,5 @@ export function LatencyPanel() {
   return html`<${Panel} title="Where time goes" id="latency" className="latency" says="Since this page was opened, at most 15 minutes, a point each second. If the upper one grows, keys have more to do than one request at a time; if the lower one does, the service is slow.">
     <${Plot} name="wait" title="Lane wait" metric="lanekeeper_lane_wait_seconds" says="From the ticket to the turn: what waiting for others of the same key costs." columns=${[1, 2]} set=${set} />
     <${Plot} name="upstream" title="Upstream" metric="lanekeeper_upstream_duration_seconds" says="From the first byte sent to the service to the last byte read from it." columns=${[3, 4]} set=${set} />
-    ${numbers.value ? null : html`<span class="unseen">No data yet.</span>`}
   <//>`;
 }

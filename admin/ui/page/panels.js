@@ -2,7 +2,7 @@
 
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { events, get, members, numbers, only, post } from "./live.js";
-import { Filter, Hint, LaneLink, Member, Panel, State, Toggle, confirming, useFrozen } from "./parts.js";
+import { Filter, Hint, LaneLink, Member, Panel, State, Toggle, confirming, useEach, useFrozen } from "./parts.js";
 import { drifted, matching } from "./rows.js";
 import { clock, count, dash, fields, parseKey, seconds, shorten, since } from "./text.js";
 
@@ -27,7 +27,9 @@ const memberColumns = [
 
 export function MembersPanel() {
   const m = members.value;
-  const of = new Map((numbers.value?.nodes ?? []).map((n) => [n.node, n]));
+  // The stream says of the others only that they are there. Their own figures change less.
+  const { value: status } = useEach((signal) => get("status", signal), "status", 5000);
+  const of = new Map((status?.nodes ?? []).map((n) => [n.node, n]));
   const drift = drifted(m?.members ?? [], m?.node);
   const silent = new Map((numbers.value?.silent ?? []).map((s) => [s.node, s.why]));
   return html`<${Panel} title="Members" id="members" says="Who belongs to the cluster, as the answering node sees it.">

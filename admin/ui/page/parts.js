@@ -44,7 +44,7 @@ export function Tip() {
 
 export function Panel({ title, id, says, tools, className = "", children }) {
   return html`<section class=${"panel " + className} aria-labelledby=${id}>
-    <header><h2 id=${id}>${says ? html`<${Hint} says=${says}>${title}<//>` : title}</h2><div class="tools">${tools}</div></header>
+    <header><h2 id=${id}><${Hint} says=${says}>${title}<//></h2><div class="tools">${tools}</div></header>
     ${children}
   </section>`;
 }
@@ -73,8 +73,7 @@ export function LaneLink({ space, lane, most = 44 }) {
 
 // Head is a column's head, by which the rows can be sorted.
 export function Head({ column, order, setOrder }) {
-  const sorts = order?.by === column.id;
-  if (!column.value) return html`<th scope="col" class=${column.kind}>${column.says ? html`<${Hint} says=${column.says} metric=${column.metric}>${column.title}<//>` : column.title}</th>`;
+  const sorts = order.by === column.id;
   const turn = () => setOrder({ by: column.id, down: sorts ? !order.down : column.kind === "number" });
   return html`<th scope="col" class=${column.kind} aria-sort=${sorts ? (order.down ? "descending" : "ascending") : "none"}>
     <${Hint} says=${column.says} metric=${column.metric} onClick=${turn}>${column.title}<span class="mark" aria-hidden="true">${sorts ? (order.down ? "▾" : "▴") : ""}</span><//></th>`;
@@ -101,8 +100,8 @@ export function useFrozen(value, frozen) {
   return kept.current;
 }
 
-// useEach asks every second while the page is seen and not paused.
-export function useEach(ask, key) {
+// useEach asks again and again while the page is seen and not paused.
+export function useEach(ask, key, every = 1000) {
   const [answer, set] = useState({});
   const again = useRef(() => {});
   useEffect(() => {
@@ -118,7 +117,7 @@ export function useEach(ask, key) {
           if (!ended) set((before) => ({ value: before.value, error: error.message }));
         }
       }
-      if (!ended) timer = setTimeout(round, 1000);
+      if (!ended) timer = setTimeout(round, every);
     };
     again.current = round;
     set({});

@@ -4,6 +4,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
+import { AsyncLocalStorage } from "node:async_hooks";
 import fs from "node:fs";
 import net from "node:net";
 import { createRequire } from "node:module";
@@ -16,7 +17,7 @@ const axeSource = fs.readFileSync(createRequire(import.meta.url).resolve("axe-co
 const patience = 15000;
 
 const browser = await chromium.launch({ executablePath: stage.chromium, args: ["--no-sandbox", "--force-color-profile=srgb"] });
-const open = new Set();
+const running = new AsyncLocalStorage(); // the pages of the scenario that runs
 
 // visit opens a page whose complaints are kept. allowed are those that the scenario is about.
 async function visit(url, { width = 1280, scheme = "light", allowed = [] } = {}) {
@@ -34,7 +35,7 @@ async function visit(url, { width = 1280, scheme = "light", allowed = [] } = {})
     window.shifts = [];
     new PerformanceObserver((list) => list.getEntries().forEach((e) => e.hadRecentInput || e.sources.every((s) => s.node?.parentElement?.closest("tbody")) || window.shifts.push(e.value.toFixed(5) + " of " + e.sources.map((s) => s.node?.outerHTML?.slice(0, 80) ?? s.node?.textContent).join(" | ")))).observe({ type: "layout-shift", buffered: true });
   });
-  open.add(page);
+  running.getStore().add(page);
   await page.goto(url);
   return page;
 }
@@ -42,7 +43,7 @@ async function visit(url, { width = 1280, scheme = "light", allowed = [] } = {})
 async function leave(page) {
   assert.deepEqual(await page.evaluate(() => window.violations), [], "violations of the policy");
   assert.deepEqual(page.complaints, [], "complaints of the page");
-  open.delete(page);
+  running.getStore().delete(page);
   await page.context().close();
 }
 
@@ -109,7 +110,8 @@ async function confirm(page, verb, reason) {
   await dialog.waitFor({ state: "detached" });
 }
 
-const scenarios = {
+// Those of the real cluster run one after the other, and so do, beside them, those of the fake one.
+const real = {
   async "every panel shows the real cluster"() {
     const page = await visit(stage.admins[0] + "/ui");
     assert.equal(new URL(page.url()).pathname, "/ui/");
@@ -123,6 +125,7 @@ const scenarios = {
     assert.equal(holds.reduce((n, text) => n + Number(text.replace(",", "")), 0), 4096);
     await until("latencies", async () => (await page.locator(".readout b").allTextContents()).every((text) => / m?s$/.test(text)));
     assert.equal(await panel(page, "Members").locator("tbody tr").count(), 3);
+    await until("what waits at each", async () => (await panel(page, "Members").locator("tbody td:nth-child(4)").allTextContents()).every((text) => /^\d+$/.test(text)));
     await until("events of all nodes", async () => new Set(await panel(page, "Events").locator("td:nth-child(2)").allTextContents()).size === 3);
     await until("lanes", async () => (await panel(page, "Lanes and keys").locator("tbody tr").count()) > 0);
     await page.locator(".tabs").getByRole("button", { name: /^Hot keys/ }).click();
@@ -350,7 +353,7 @@ const scenarios = {
     assert.equal(new Set(seen).size, seen.length, "no event twice");
     way.stop();
     await page.context().close();
-    open.delete(page);
+    running.getStore().delete(page);
     assert.deepEqual(page.complaints, []);
   },
 
@@ -377,6 +380,9 @@ const scenarios = {
     await leave(page);
   },
 
+};
+
+const faked = {
   async "a page that is not looked at reads nothing"() {
     const page = await visit(fake.url + "/ui/");
     await live(page);
@@ -483,6 +489,7 @@ const scenarios = {
       lanes: { lanes: [...hostile.map((k, i) => lane(i, { key: k, state: ["halted", "held", "blocked", "drained", "spilled", "hot", "ok", "ok"][i] })), ...[...Array(8).keys()].map((i) => lane(i + 9))], keys: hostile.map((k, i) => key(i, { key: k, state: i ? "ok" : "hot", action: i ? "" : "spill" })), silent: [] },
       events: hostile.map((k, i) => event(i + 1, { message: "a lane is halted", event: "lane-halted", level: ["INFO", "WARN", "ERROR"][i % 3], attributes: { key: k, cause: "the upstream answered 503" } })),
       answers: {
+        status: { nodes: [] },
         unknown: { node: "lk-0", unknown: hostile.slice(0, 2).map((k, i) => ({ id: i + 1, time: "2026-01-01T12:00:00Z", ticket: "0197f3a2-77aa-7000-8000-000000001000", space: "order", key: k, route: "order", method: "POST", node: "lk-1", owner: "lk-1", slug: "upstream-timeout", detail: "no answer in 30s" })), missed: 0, next: 2, silent: [{ node: "lk-1", why: "no answer in 1s" }] },
         "lanes/show": { ...lane(0, { key: hostile[0], state: "halted", cause: "the upstream answered 503", hold: { reason: hostile[1], seconds: 31 } }), partition: 417, partitions: 4096, owner: "lk-0", epoch: 12, tickets: [0, 1, 2, 3].map((i) => ticket(i, {})), more: 0, spilled: [], silent: [{ node: "lk-1", why: "no answer in 1s" }] },
         why: { text: ["order/" + hostile[0] + " is in partition 417 of 4096, which is lk-0's (epoch 12).", "Its lane is halted; 3 requests wait.", "A request failed: the upstream answered 503. Look at what it did, then resume, skip or fail."], reasons: [] },
@@ -533,24 +540,27 @@ const scenarios = {
 const fake = await new Fake(stage.admins[0]).start();
 const wanted = process.env.UI_ONLY ?? "";
 let failed = 0, passed = 0;
-for (const [name, run] of Object.entries(scenarios)) {
-  if (!name.includes(wanted)) continue;
-  const began = Date.now();
-  try {
-    await run();
-    passed++;
-    console.log(`ok ${name} (${Date.now() - began} ms)`);
-  } catch (error) {
-    failed++;
-    console.log(`not ok ${name}\n${error.stack}`);
-    for (const page of open) {
-      console.log("complaints: " + JSON.stringify(page.complaints));
-      if (shots) await page.screenshot({ path: `${shots}/failed-${failed}.png` }).catch(() => {});
-      await page.context().close().catch(() => {});
+
+async function runAll(scenarios) {
+  for (const [name, run] of Object.entries(scenarios)) {
+    if (!name.includes(wanted)) continue;
+    const began = Date.now(), pages = new Set();
+    try {
+      await running.run(pages, run);
+      passed++;
+      console.log(`ok ${name} (${Date.now() - began} ms)`);
+    } catch (error) {
+      failed++;
+      console.log(`not ok ${name}\n${error.stack}`);
+      for (const page of pages) {
+        console.log("complaints: " + JSON.stringify(page.complaints));
+        if (shots) await page.screenshot({ path: `${shots}/failed-${failed}.png` }).catch(() => {});
+        await page.context().close().catch(() => {});
+      }
     }
-    open.clear();
   }
 }
+await Promise.all([runAll(real), runAll(faked)]);
 await fake.stop();
 await browser.close();
 console.log(`${passed} passed, ${failed} failed`);

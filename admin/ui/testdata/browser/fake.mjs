@@ -52,7 +52,7 @@ export const event = (id, more = {}) => ({ id, node: "lk-" + (id % 3), time: new
 export class Fake {
   constructor(files) {
     this.files = files;
-    this.state = { numbers: healthy, members: three(), ring: ring(["lk-0", "lk-1", "lk-2"]), lanes: { lanes: [], keys: [], silent: [] }, events: [], answers: { unknown: { node: "lk-0", unknown: [], missed: 0, next: 0, silent: [] } } };
+    this.state = { numbers: healthy, members: three(), ring: ring(["lk-0", "lk-1", "lk-2"]), lanes: { lanes: [], keys: [], silent: [] }, events: [], answers: { status: { nodes: [] }, unknown: { node: "lk-0", unknown: [], missed: 0, next: 0, silent: [] } } };
     this.streams = new Set();
     this.asked = [];
     this.refuse = false; // streams
