@@ -104,7 +104,7 @@ function Facts({ page }) {
     ["Running", "Requests with their turn. Metric: lanekeeper_inflight_requests.", count(page.running)],
     ["Est. wait", "What a request that came now would wait.", seconds(page.wait_seconds_estimate)],
     ["Owner", "The node that has the lane.", html`<${Member} name=${page.owner} />`],
-    ["Partition", "In which partition the key is, of all.", `${count(page.partition)} of ${count(page.partitions)}`],
+    ["Partition", "In which partition the key is, of all.", `${page.partition} of ${page.partitions}`],
     ["Epoch", "Rises each time the partition's owner changes.", count(page.epoch)],
     ["Route", "Of the head, or of what halted the lane.", page.route || dash],
   ];

@@ -69,8 +69,8 @@ function Picture({ runs, partitions, all, moving, version }) {
   const inner = useMemo(() => runPaths(runs, partitions, centre, 92, 120), [runs]);
   const dim = (name) => (only.value && only.value !== name ? "dim" : "");
   const choose = (name) => () => (only.value = only.value === name ? "" : name);
-  const side = Math.max(0, Math.max(...all.map((m) => Math.min(m.name.length, 12))) * 10 - 28); // for the labels
-  return html`<svg class="ring" viewBox=${`${-side} 18 ${400 + 2 * side} 364`} role="img" aria-label=${summary(all, partitions, moving)}>
+  const margin = Math.max(0, Math.max(...all.map((m) => Math.min(m.name.length, 12))) * 10 - 28); // for the labels
+  return html`<svg class="ring" viewBox=${`${-margin} 18 ${400 + 2 * margin} 364`} role="img" aria-label=${summary(all, partitions, moving)}>
     <g>${inner.held.map(({ name, path }) => html`<path key=${name} class=${"run " + dim(name)} d=${path} fill=${name ? colourOf(styles.of(name)) : "currentColor"} onClick=${choose(name)} />`)}
       ${inner.moving && html`<path d=${inner.moving} fill="url(#moving)" class="passive" />`}</g>
     <g>${shareArcs(all, partitions).map((a) => {
@@ -82,7 +82,7 @@ function Picture({ runs, partitions, all, moving, version }) {
         <path d=${d} fill=${a.name ? colourOf(style) : "currentColor"} /><path d=${d} fill=${"url(#pattern-" + patternOf(style) + ")"} />
         ${a.moving < a.to && html`<path d=${arc(centre, 126, 160, a.moving, a.to)} fill="url(#moving)" />`}
         <path d=${d} class="rim" />
-        <text x=${x} y=${y} font-size=${17 + side / 12} text-anchor=${side} dominant-baseline="middle">${shorten(a.name || "nobody", 12)}</text>
+        <text x=${x} y=${y} style=${{ fontSize: 17 + margin / 9 + "px" }} text-anchor=${side} dominant-baseline="middle">${shorten(a.name || "nobody", 12)}</text>
       </g>`;
     })}</g>
     <text x=${centre} y="190" class="middle" text-anchor="middle">${count(partitions)}</text>
