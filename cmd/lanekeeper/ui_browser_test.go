@@ -92,7 +92,10 @@ func keepBusy(t *testing.T, targets []string) {
 // both colours and two widths. What a real cluster rarely is comes from a fake API. The scenarios are
 // in ../../admin/ui/testdata/browser; UI_ONLY=part of a name runs some, UI_SHOTS=DIR keeps pictures.
 //
-// Mutants killed: MUTANTS
+// Mutants killed: an action wants no word typed; nothing is said of the last event on coming back;
+// a hidden page goes on reading; the token is stored; a paused page goes on; quiet text is paler; the
+// ring has no name; the banner comes and goes; a key is written as HTML; a tile grows each other second;
+// locate asks for another key; the policy forgets styles; resume holds.
 func TestDashboard(t *testing.T) {
 	node, npm := program(t, "node", "nodejs"), program(t, "npm", "npm")
 	chromium := program(t, "chromium", "chromium")

@@ -30,23 +30,24 @@ export function MembersPanel() {
   // The stream says of the others only that they are there. Their own figures change less.
   const { value: status } = useEach((signal) => get("status", signal), "status", 5000);
   const of = new Map((status?.nodes ?? []).map((n) => [n.node, n]));
+  const rttOf = (member) => member.rtt_seconds ?? of.get(member.name)?.rtt_seconds;
+  const timed = (m?.members ?? []).some((member) => rttOf(member) != null); // else there is no such column
   const drift = drifted(m?.members ?? [], m?.node);
   const silent = new Map((numbers.value?.silent ?? []).map((s) => [s.node, s.why]));
   return html`<${Panel} title="Members" id="members" says="Who belongs to the cluster, as the answering node sees it.">
     <div class="scroll" tabindex="0" role="region" aria-label="Members"><table class="acting">
-      <thead><tr>${memberColumns.map(([title, kind, says, metric]) => html`<th key=${title} scope="col" class=${kind}><${Hint} says=${says} metric=${metric}>${title}<//></th>`)}<th scope="col"><span class="unseen">What you can do</span></th></tr></thead>
+      <thead><tr>${memberColumns.filter(([title]) => timed || title !== "RTT").map(([title, kind, says, metric]) => html`<th key=${title} scope="col" class=${kind}><${Hint} says=${says} metric=${metric}>${title}<//></th>`)}<th scope="col"><span class="unseen">What you can do</span></th></tr></thead>
       <tbody>${(m?.members ?? []).map((member) => {
         const live = member.state === "alive" || member.state === "draining";
         const known = of.get(member.name) ?? {};
         const owned = member.owned ?? known.owned, target = member.target;
-        const rtt = member.rtt_seconds ?? known.rtt_seconds;
         return html`<tr key=${member.name + member.incarnation} class=${only.value && only.value !== member.name ? "dim" : ""}>
           <th scope="row"><${Member} name=${member.name} />${member.name === m.node && html` <span class="quiet">(answers)</span>`}</th>
           <td><${State} state=${member.state} />${silent.has(member.name) && html` <span class="state bad" title=${silent.get(member.name)}>silent</span>`}</td>
           <td class="number">${owned != null && owned !== target ? count(owned) + " → " + count(target) : count(owned ?? target)}</td>
           <td class="number">${count(member.queued ?? known.waiting)}</td>
           <td><code>${shorten(member.config || dash, 12)}</code>${drift.has(member.name) && html` <span class="state bad">✗ differs</span>`}</td>
-          <td>${shorten(member.version || dash, 24)}</td><td class="number">${member.name === m.node ? dash : seconds(rtt)}</td><td>${member.zone || dash}</td><td><code>${member.address || dash}</code></td><td class="number">${since(member.since)}</td>
+          <td>${shorten(member.version || dash, 24)}</td>${timed && html`<td class="number">${seconds(rttOf(member))}</td>`}<td>${member.zone || dash}</td><td><code>${member.address || dash}</code></td><td class="number">${since(member.since)}</td>
           <td>${live && html`<button type="button" class="act" aria-label=${(member.state === "draining" ? "Undrain " : "Drain ") + member.name} onClick=${() => drain(member.name, member.state === "draining")}>${member.state === "draining" ? "Undrain" : "Drain"}</button>`}</td></tr>`;
       })}</tbody>
     </table></div>

@@ -29,7 +29,8 @@ export function matching(rows, filter, textOf) {
 // again: a node and its number name one.
 export function withEvent(events, event, most = 500) {
   if (events.some((e) => e.id === event.id && e.node === event.node)) return events;
-  const at = events.findIndex((e) => e.time <= event.time);
+  const time = Date.parse(event.time);
+  const at = events.findIndex((e) => Date.parse(e.time) <= time);
   const all = at < 0 ? [...events, event] : [...events.slice(0, at), event, ...events.slice(at)];
   return all.slice(0, most);
 }
