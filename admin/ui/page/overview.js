@@ -132,7 +132,7 @@ function options(element, width, name, readout) {
     cursor: { sync: { key: "latency" }, points: { size: 6 }, drag: { x: false, y: false } },
     scales: { x: { time: true, range: (_, from, to) => [to - spans.find((s) => to - from <= s || s === latencies.length), to] }, y: { range: (_, __, most) => [0, Math.max(most ?? 0, 0.002) * 1.1] } },
     axes: [
-      { ...text, size: 26, space: 70, values: (_, at) => at.map((t) => new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: at.at(-1) - at[0] < 200 ? "2-digit" : undefined })) },
+      { ...text, size: 26, space: 70, values: (plot, at) => at.map((t) => (plot.valToPos(t, "x") > plot.bbox.width / devicePixelRatio - 24 ? null : new Date(t * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: at.at(-1) - at[0] < 200 ? "2-digit" : undefined }))) },
       { ...text, size: 58, space: 30, values: (_, at) => at.map((v) => seconds(v)) },
     ],
     series: [{}, { label: name + " p50", stroke: colour(element, name === "wait" ? "--wait" : "--upstream"), width: 1.5, spanGaps: false, points: { show: false } },

@@ -149,25 +149,27 @@ export function Confirm() {
   }, [what]);
   if (!what) return null;
   const word = toType(what.name);
-  const close = () => (confirming.value = null);
+  // To close it, and not only to drop it, gives the focus back to where it was.
+  const close = () => dialog.current.close();
   const run = async (event) => {
     event.preventDefault();
     if (typed !== word || busy) return;
     setBusy(true);
     try {
       done.value = await what.run(reason);
+      setTimeout(() => (done.value = ""), 10000);
       close();
     } catch (error) {
       setProblem(error.message);
     }
     setBusy(false);
   };
-  return html`<dialog ref=${dialog} class="confirm" aria-labelledby="confirm-title" onClose=${close}>
+  return html`<dialog ref=${dialog} class="confirm" aria-labelledby="confirm-title" onClose=${() => (confirming.value = null)}>
     <form onSubmit=${run}>
       <h2 id="confirm-title">${what.title}</h2>
       <p>${what.says}</p>
       ${what.reason && html`<label>Reason, for the log<input name="reason" maxlength="200" value=${reason} onInput=${(e) => setReason(e.currentTarget.value)} /></label>`}
-      <label>Type <code class="word">${word}</code> to confirm<input name="word" autocomplete="off" spellcheck=${false} value=${typed} onInput=${(e) => setTyped(e.currentTarget.value)} /></label>
+      <label><span>Type <code class="word">${word}</code> to confirm</span><input name="word" autocomplete="off" spellcheck=${false} value=${typed} onInput=${(e) => setTyped(e.currentTarget.value)} /></label>
       <p class="problem" role="alert">${problem}</p>
       <div class="buttons"><button type="button" onClick=${close}>Leave it</button><button type="submit" class=${what.danger ? "danger" : "primary"} disabled=${typed !== word || busy}>${what.verb}</button></div>
     </form>

@@ -223,7 +223,7 @@ const real = {
     await page.getByRole("dialog").waitFor();
     await page.keyboard.press("Escape");
     await page.getByRole("dialog").waitFor({ state: "detached" });
-    await tab("Hold");
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Hold", "the focus is where it was");
     await page.keyboard.press("Enter");
     await type("looking at it");
     await page.getByText("An operator holds it for").filter({ hasText: "looking at it" }).waitFor();
