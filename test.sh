@@ -13,6 +13,9 @@ cd "$(dirname "$0")"
 packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs chromium redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
 commands=(gcc nginx haproxy hey wrk curl python3 ip node chromium redis-server etcd java javac systemd-analyze rpm)
 
+# A Node from elsewhere than Debian brings its own npm, and stands for no other.
+command -v npm >/dev/null || { packages+=(npm) && commands+=(npm); }
+
 missing=()
 for i in "${!commands[@]}"; do
 	PATH="$PATH:/usr/sbin:/sbin" command -v "${commands[$i]}" >/dev/null || missing+=("${commands[$i]}")

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"lanekeeper/admin/ui"
 )
 
 // Config is who may use the admin API.
@@ -22,6 +24,9 @@ type Config struct {
 	// AllowedHosts are the names and addresses, without a port, that a request's
 	// Host may hold. An empty list refuses every request.
 	AllowedHosts []string
+
+	// UI serves the dashboard.
+	UI bool
 
 	// Pprof serves Go's profiles.
 	Pprof bool
@@ -108,11 +113,16 @@ type API struct {
 //
 // What it does not know of a query it refuses, so that nothing is taken for something else.
 func Handler(config Config, cluster Cluster, log *slog.Logger) *API {
-	a := &api{cluster: cluster, guard: newGuard(config, log), log: log, streams: make(chan struct{}, streamsMax)}
+	a := &api{cluster: cluster, ui: config.UI, guard: newGuard(config, log), log: log, streams: make(chan struct{}, streamsMax)}
 	a.boards.api = a
 	mux := http.NewServeMux()
 	for _, r := range a.routes() {
 		mux.Handle(r.pattern, &endpoint{api: a, methods: r.methods(), parameters: r.names(), answer: r.answer, stream: r.stream})
+	}
+	if config.UI {
+		mux.Handle("/ui/", ui.Handler())
+		mux.Handle("/ui", ui.Handler())
+		mux.Handle("/{$}", ui.Handler())
 	}
 	if config.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index) // and those that have names
@@ -136,7 +146,7 @@ func Handler(config Config, cluster Cluster, log *slog.Logger) *API {
 
 // ServeHTTP implements http.Handler: the admin port's.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if problem := a.guard.refuse(r); problem != nil {
+	if problem := a.guard.refuse(r, !a.ui || !ui.Serves(r.URL.Path)); problem != nil {
 		problem.write(w)
 		return
 	}
@@ -145,6 +155,7 @@ func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 type api struct {
 	cluster Cluster
+	ui      bool
 	guard   *guard
 	log     *slog.Logger
 	streams chan struct{} // one for each that is open

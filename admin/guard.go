@@ -33,8 +33,9 @@ func newGuard(config Config, log *slog.Logger) *guard {
 	return g
 }
 
-// refuse returns why the request may not be answered, or nil.
-func (g *guard) refuse(r *http.Request) *problem {
+// refuse returns why the request may not be answered, or nil. secret is false for what everybody
+// who reaches the port may have: the page that then asks for a token.
+func (g *guard) refuse(r *http.Request, secret bool) *problem {
 	switch {
 	case !g.hosts[hostOf(r.Host)]:
 		g.note(r, "host not allowed")
@@ -48,7 +49,7 @@ func (g *guard) refuse(r *http.Request) *problem {
 			status: http.StatusForbidden, slug: "cross-origin", title: "The request was sent by a page of another site",
 			detail: "changes are taken from this API's own origin and from programs that are no browsers",
 		}
-	case !g.knows(r.Header["Authorization"]):
+	case secret && !g.knows(r.Header["Authorization"]):
 		g.note(r, "no valid token")
 		return &problem{
 			status: http.StatusUnauthorized, slug: "unauthorized", title: "A token is asked for",

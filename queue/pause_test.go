@@ -86,9 +86,15 @@ func TestAPauseMovesWithItsPartition(t *testing.T) {
 	if !ok || s.Pause == nil || s.Halt == nil || s.Pause.Cause != "by hand" || s.Sealed {
 		t.Errorf("%+v", s)
 	}
+	if _, err := from.Pause(7, []byte("paused alone"), "", 1); err != nil {
+		t.Fatal(err)
+	}
+	d := from.mustAdmit(t, 7, "paused alone")
 	from.Seal(7)
-	if err := b.Wait(time.Time{}); !errors.Is(err, ErrHaltMoves) {
-		t.Errorf("what waited: %v", err)
+	for _, w := range []*Ticket{b, d} {
+		if err := w.Wait(time.Now().Add(5 * time.Second)); !errors.Is(err, ErrHaltMoves) {
+			t.Errorf("what waited: %v", err)
+		}
 	}
 	if _, err := from.Pause(7, []byte("other"), "", 0); !errors.Is(err, ErrSealed) {
 		t.Errorf("a sealed partition is paused: %v", err)
@@ -97,7 +103,7 @@ func TestAPauseMovesWithItsPartition(t *testing.T) {
 		t.Errorf("a sealed partition's pause is ended: %v", err)
 	}
 	to.Seal(7)
-	to.ImportHalts(7, from.ExportHalts(7, func([]byte) bool { return false }), true)
+	to.ImportHalts(7, from.ExportHalts(7, func(key []byte) bool { return string(key) != "k" }), true)
 	to.Open(7)
 	if _, err := to.Resume(7, []byte("k"), a.ID); err != nil {
 		t.Errorf("Resume: %v", err)
@@ -112,8 +118,8 @@ func TestAPauseMovesWithItsPartition(t *testing.T) {
 	if h, err := to.Unpause(7, []byte("k")); err != nil || h.Cause != "by hand" {
 		t.Errorf("Unpause: %+v, %v", h, err)
 	}
-	if err := c.Wait(time.Time{}); err != nil {
-		t.Error(err)
+	if err := c.Wait(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
 	}
 	c.Done()
 	if n := to.lanes.Load(); n != 0 {
@@ -123,7 +129,7 @@ func TestAPauseMovesWithItsPartition(t *testing.T) {
 
 // A lane that has never been can be paused, and what comes waits, though a halt would refuse it.
 //
-// Mutants seen red: a pause refuses what a halt would; an idle lane is not paused.
+// Mutants seen red: a pause refuses what a halt would; the snapshot has no origin.
 func TestAnIdleLaneIsPaused(t *testing.T) {
 	l := New(roomy)
 	if _, err := l.Pause(0, []byte("k"), "by hand", 0); err != nil {

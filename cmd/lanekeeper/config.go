@@ -82,6 +82,7 @@ type AdminConfig struct {
 	Listen       string   `json:"listen" doc:"host:port; on any address but loopback a token is required"`
 	TokenFile    string   `json:"token_file" doc:"file with bearer tokens, one a line: clients send one, any is accepted; required unless listen is loopback"`
 	AllowedHosts []string `json:"allowed_hosts" doc:"names and addresses, without port, by which requests may call this node; others are refused, lest a web page reach it by a name of its own"`
+	UI           bool     `json:"ui" doc:"serve the dashboard under /ui/. Its files are for everybody who may reach the port; what it shows wants the token, for which it asks"`
 	Pprof        bool     `json:"pprof" doc:"serve the profiles of Go's net/http/pprof under /debug/pprof/; wants token_file"`
 
 	TLS TLSConfig `json:"tls" doc:"the listener speaks TLS if this is given, so that a token can cross a network. The files are read again when they change"`
@@ -370,7 +371,7 @@ func Default() Config {
 			BypassIdleTimeout: Duration(5 * time.Minute),
 		},
 		Observe: ObserveConfig{Listen: ":7941"},
-		Admin:   AdminConfig{Listen: "127.0.0.1:7942", AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}},
+		Admin:   AdminConfig{Listen: "127.0.0.1:7942", AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}, UI: true},
 		Cluster: ClusterConfig{
 			Name:           "lanekeeper",
 			Settle:         Duration(500 * time.Millisecond),

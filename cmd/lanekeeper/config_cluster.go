@@ -129,7 +129,7 @@ func checkHostName(host string) error {
 // adminConfig reads the token file of a configuration that Load found no error
 // in; see clusterSettings for why so late.
 func (c *Config) adminConfig() (admin.Config, error) {
-	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts, Pprof: c.Admin.Pprof}
+	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts, UI: c.Admin.UI, Pprof: c.Admin.Pprof}
 	if c.Admin.TokenFile == "" {
 		return config, nil
 	}

@@ -94,12 +94,12 @@ func TestConfigShowsNoSecrets(t *testing.T) {
 
 func TestConfigForAdmin(t *testing.T) {
 	config, err := mustLoad(t, someApp).adminConfig()
-	if want := (admin.Config{AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}}); err != nil || !reflect.DeepEqual(config, want) {
+	if want := (admin.Config{AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}, UI: true}); err != nil || !reflect.DeepEqual(config, want) {
 		t.Errorf("got %+v, %v, want %+v", config, err, want)
 	}
 	file := secretFile(t, "token", "0123456789abcdef\n")
 	config, err = mustLoad(t, "admin: {token_file: "+file+", allowed_hosts: [lk-0]}\n"+someApp).adminConfig()
-	if want := (admin.Config{Tokens: []string{"0123456789abcdef"}, AllowedHosts: []string{"lk-0"}}); err != nil || !reflect.DeepEqual(config, want) {
+	if want := (admin.Config{Tokens: []string{"0123456789abcdef"}, AllowedHosts: []string{"lk-0"}, UI: true}); err != nil || !reflect.DeepEqual(config, want) {
 		t.Errorf("got %+v, %v, want %+v", config, err, want)
 	}
 	_, err = mustLoad(t, "admin: {token_file: "+file+"x}\n"+someApp).adminConfig()

@@ -167,7 +167,6 @@ func TestConfigEnvironmentIsStrict(t *testing.T) {
 		"LANEKEEPER_SESSION_MAX_AGE":         "1h",
 		"LANEKEEPER_TRACING_SAMPLE":          "parent",
 		"LANEKEEPER_DEFAULTS_LANE_GUARANTEE": "strict",
-		"LANEKEEPER_ADMIN_UI":                "true",
 		"LANEKEEPER_ADMIN_PPROF":             "false",
 		"LANEKEEPER_SERVICE_HOST":            "10.0.0.1",
 		"LANEKEEPER_SERVICE_PORT_PROXY":      "7940",
@@ -178,7 +177,6 @@ func TestConfigEnvironmentIsStrict(t *testing.T) {
 	}
 	runProblemTests(t, []problemTest{{"environment", "log: {level: 5}\n" + someApp, []string{
 		`lk.yaml:1:7: error: log.level: want text, got 5: put it in quotes`,
-		`LANEKEEPER_ADMIN_UI: error: not yet supported in this version: unset it`,
 		`LANEKEEPER_CLUSTER_ENABLED: error: cluster.enabled: want true or false, got "yes"`,
 		`LANEKEEPER_CLUSTER_JOIN: warning: sets nothing: cluster.join is a list; write it in the file, where an element may be ${VAR}`,
 		`LANEKEEPER_DEFAULTS_LANE_GUARANTEE: error: defaults.lane.guarantee: strict rests on a coordinator, and coordinator.type is none: name a store there (etcd, zookeeper, redis), or write best_effort`,

@@ -13,7 +13,6 @@ import (
 // A setting that gets built leaves this table for a struct of Config, and
 // nothing else has to change. A * stands for defaults and for routes.
 var laterSettings = []struct{ path, off string }{
-	{"admin.ui", "false"},
 	{"tracing.enabled", "false"},
 }
 

@@ -16,15 +16,13 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 		return []string{"lk.yaml:" + place + ": error: " + path + ": not yet supported in this version" + instead}
 	}
 	runProblemTests(t, []problemTest{
-		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"an expanded value", "tracing: {enabled: \"${NOT_SET:-true}\"}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 		{"a value of another kind", "tracing: {enabled: [false]}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
 	})
 
 	off := `
-admin: {ui: "${UI_NOT_SET:-false}"}
-tracing: {enabled: false}
+tracing: {enabled: "${TRACING_NOT_SET:-false}"}
 upstreams:
   - {name: app, targets: ["http://a:1"]}
 defaults:

@@ -35,7 +35,7 @@ server:
   ticket_header: true
   tls: {cert_file: /run/s.crt, key_file: /run/s.key, client_ca_file: /run/s.ca}
 observe: {listen: "[::1]:2"}
-admin: {listen: "10.0.0.1:3", token_file: /run/token, allowed_hosts: [lk-0.lk, "[fd00::1]", 10.0.0.1], pprof: true, tls: {cert_file: /run/a.crt, key_file: /run/a.key, client_ca_file: /run/a.ca}}
+admin: {listen: "10.0.0.1:3", token_file: /run/token, allowed_hosts: [lk-0.lk, "[fd00::1]", 10.0.0.1], ui: false, pprof: true, tls: {cert_file: /run/a.crt, key_file: /run/a.key, client_ca_file: /run/a.ca}}
 cluster:
   enabled: true
   name: shop

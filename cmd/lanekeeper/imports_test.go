@@ -19,7 +19,8 @@ var layers = map[string]int{
 	"proxy/screen": 1, "proxy/screen/screentest": 2, "proxy/upstream": 1, "proxy/sequence": 1, "proxy/sequence/sequencetest": 2,
 	"membership": 2, "membership/membertest": 2, "ownership": 2, "peer": 2,
 	"proxy/idempotency": 1, "proxy/idempotency/idempotencytest": 2, "proxy/idempotency/redis": 2, "proxy/idempotency/postgres": 2,
-	"proxy": 3, "admin": 3,
+	"admin/ui": 1, // files for a browser
+	"proxy":    3, "admin": 3,
 	"cmd/lanekeeper": 4,
 	"configs":        1, // files for embedding, no code
 	"configs/fence":  1, // for users to copy

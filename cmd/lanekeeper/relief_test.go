@@ -16,7 +16,7 @@ import (
 // A lane that is held after an upstream timeout says until when, and why; an operator who knows better lets it
 // go on, which is a risk that is counted.
 //
-// Mutants seen red: release ends operators' holds alone; the risk is not said.
+// Mutant seen red: release ends operators' holds alone.
 func TestALaneIsReleasedAfterATimeout(t *testing.T) {
 	u := newHoldingUpstream(t)
 	p := serveProcess(t, u.URL, "defaults: {lane: {upstream_timeout: 300ms, after_timeout: hold, hold_for: 90s}}\n")
@@ -50,7 +50,7 @@ func TestALaneIsReleasedAfterATimeout(t *testing.T) {
 
 // A lane that an operator holds stays so when its partition gets another owner.
 //
-// Mutants seen red: a hold does not travel; it comes as a halt.
+// Mutant seen red: it comes as a halt.
 func TestAHoldMovesWithItsPartition(t *testing.T) {
 	c := startMembers(t, 2, newFailingUpstream(t).URL, "")
 	key := c.keysOf(t, 0, 1)[0]
@@ -87,7 +87,7 @@ func TestAHoldMovesWithItsPartition(t *testing.T) {
 
 // A level that is set for a time ends by itself; one that is set anew, or configured, does not end early.
 //
-// Mutants seen red: the timer of an earlier one ends it; a reload leaves it as it was.
+// Mutant seen red: a reload leaves it as it was.
 func TestLogLevelsEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{reloads: &reloads{levels: &logLevels{level: new(slog.LevelVar)}}}
@@ -124,7 +124,7 @@ func TestLogLevelsEnd(t *testing.T) {
 
 // The figures are of what came between two looks, whatever kind of buckets there are.
 //
-// Mutants seen red: all since the start counts; the rate is not per second; buckets of nobody's schema are read.
+// Mutants seen red: all since the start counts; the rate is not per second; the offsets of spans are absolute.
 func TestFiguresAreOfLately(t *testing.T) {
 	for name, factor := range map[string]float64{"classic": 0, "native": 1.1} {
 		synctest.Test(t, func(t *testing.T) {
@@ -140,17 +140,17 @@ func TestFiguresAreOfLately(t *testing.T) {
 			requests.WithLabelValues("a").Add(10)
 			requests.WithLabelValues("b").Add(20)
 			for range 99 {
-				wait.WithLabelValues("a").Observe(.07)
+				wait.WithLabelValues("a").Observe(.052)
 			}
 			wait.WithLabelValues("b").Observe(.12)
 			time.Sleep(2 * time.Second)
 			f.look()
 			var s admin.Status
 			f.fill(&s)
-			if s.Rate != 15 || s.LaneWait.Count != 100 || s.LaneWait.P50 < .05 || s.LaneWait.P50 > .1 || s.LaneWait.P99 > .1 {
+			if s.Rate != 15 || s.LaneWait.Count != 100 || s.LaneWait.P50 < .045 || s.LaneWait.P50 > .1 || s.LaneWait.P99 > .1 {
 				t.Errorf("%s: %+v", name, s)
 			}
-			if factor > 0 && (s.LaneWait.P50 < .063 || s.LaneWait.P50 > .077) {
+			if factor > 0 && s.LaneWait.P50 > .06 {
 				t.Errorf("native buckets are not looked at: %v", s.LaneWait.P50)
 			}
 			time.Sleep(stale + time.Second)

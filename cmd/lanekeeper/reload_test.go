@@ -45,7 +45,7 @@ func TestSettingsThatNeedARestart(t *testing.T) {
 		have = append(have, restartSettings(reflect.ValueOf(a), reflect.ValueOf(b), "", false)...)
 	}
 	slices.Sort(have)
-	want := strings.Fields(`admin.allowed_hosts admin.listen admin.pprof admin.tls.cert_file admin.tls.client_ca_file admin.tls.key_file admin.token_file
+	want := strings.Fields(`admin.allowed_hosts admin.listen admin.pprof admin.tls.cert_file admin.tls.client_ca_file admin.tls.key_file admin.token_file admin.ui
 		journal.file journal.keep journal.max_files journal.max_size
 		limits.max_lanes limits.max_queued limits.max_queued_bytes limits.max_records limits.max_records_bytes log.format metrics.native_histograms
 		node.name node.zone observe.listen

@@ -34,8 +34,7 @@ func talkative() *fakeCluster {
 	return c
 }
 
-// Mutants seen red: who is silent is not in the table, or not said; operators' holds are not among HELD; an idle lane is no
-// negative answer; a position that is none is a number.
+// Mutant seen red: operators' holds are not among HELD.
 func TestStatusWhyAndLanesShow(t *testing.T) {
 	c := talkative()
 	address := c.serve(t)
