@@ -160,7 +160,7 @@ func TestHotKeysOfANode(t *testing.T) {
 	waitForMetric(t, p.observe, `lanekeeper_hot_keys{route="order"} 0`)
 	waitForMetric(t, p.observe, `lanekeeper_shed_total{route="order"} 1`)
 	code, out, _ = runArgs(t, "keys", "--admin", p.admin, "--no-headers")
-	if got := strings.Fields(out); code != exitOK || len(got) < 6 || got[5] != "ok" {
+	if got := strings.Fields(out); code != exitOK || len(got) < 7 || got[6] != "ok" {
 		t.Errorf("got %d, %s", code, out)
 	}
 }
