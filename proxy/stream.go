@@ -24,7 +24,7 @@ type relay struct {
 	broken error     // instead; fasthttp overlooks one that comes with bytes, and reads on
 	moved  time.Time
 	since  time.Time
-	client *lookout // of a bypass request, whose client may leave while nothing comes; else nil
+	client *audience // of a bypass request, whose client may leave while nothing comes; else nil
 }
 
 // fill reads the body into response while it has at most limit bytes, and
@@ -64,7 +64,7 @@ func (r *relay) start(length int) {
 	case c.mode == bypass:
 		response.ImmediateHeaderFlush = true
 		if r.closer == nil {
-			r.client = lookAfter(c.ctx.Conn(), c.link.wire)
+			r.client = listenFor(c.ctx.Conn(), c.link.wire)
 		}
 	default:
 		// The slow client of a response that streams under its lane holds the

@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// lookout looks from time to time whether the client of a response that streams outside
+// audience looks from time to time whether the client of a response that streams outside
 // lanes is still there. Nothing else would tell while the upstream says nothing: an event
 // stream would keep its service busy for a browser that has long left. One that has gone
 // ends the reading from the upstream, as if that were late. As long as something comes,
 // writing it will tell, and a client that has only ended its sending half gets all of it. A
 // nil one looks at nothing.
-type lookout struct {
+type audience struct {
 	client net.Conn
 	timer  *time.Timer
 	reads  atomic.Uint64 // of the upstream that have returned
@@ -28,13 +28,13 @@ type lookout struct {
 // past is a deadline that is over.
 var past = time.Unix(1, 0)
 
-func lookAfter(client net.Conn, wire *wire) *lookout {
-	l := &lookout{client: client, wire: wire, after: firstLook}
+func listenFor(client net.Conn, wire *wire) *audience {
+	l := &audience{client: client, wire: wire, after: firstLook}
 	l.timer = time.AfterFunc(l.after, l.look)
 	return l
 }
 
-func (l *lookout) look() {
+func (l *audience) look() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.wire == nil {
@@ -52,7 +52,7 @@ func (l *lookout) look() {
 }
 
 // extend moves the deadline of the reading, unless the client has gone.
-func (l *lookout) extend(wire *wire, to time.Time) {
+func (l *audience) extend(wire *wire, to time.Time) {
 	if l == nil {
 		wire.SetReadDeadline(to) //nolint:errcheck // a dead connection fails the read
 		return
@@ -65,14 +65,14 @@ func (l *lookout) extend(wire *wire, to time.Time) {
 }
 
 // hears notes that something came.
-func (l *lookout) hears() {
+func (l *audience) hears() {
 	if l != nil {
 		l.reads.Add(1)
 	}
 }
 
 // end stops looking; the connection is then not touched any more.
-func (l *lookout) end() {
+func (l *audience) end() {
 	if l == nil {
 		return
 	}

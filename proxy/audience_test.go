@@ -26,12 +26,12 @@ func sockets(t *testing.T) (near, far net.Conn) {
 	return near, far
 }
 
-// TestLookout: a stream whose client has gone ends though its upstream says nothing; one
+// TestAudience: a stream whose client has gone ends though its upstream says nothing; one
 // that has something to say goes on, and a connection that is given back is left alone.
 // Mutants: it never looks; it looks at the client alone; extend moves what has ended; end
 // does not stop it.
-func TestLookout(t *testing.T) {
-	begin := func(t *testing.T) (l *lookout, client net.Conn, w *wire, service net.Conn) {
+func TestAudience(t *testing.T) {
+	begin := func(t *testing.T) (l *audience, client net.Conn, w *wire, service net.Conn) {
 		near, client := sockets(t)
 		up, service := sockets(t)
 		conn, err := wrap(up, nil, time.Time{})
@@ -39,7 +39,7 @@ func TestLookout(t *testing.T) {
 			t.Fatal(err)
 		}
 		w = conn.(*wire)
-		l = lookAfter(near, w)
+		l = listenFor(near, w)
 		t.Cleanup(l.end)
 		return l, client, w, service
 	}
