@@ -79,11 +79,8 @@ type clusterHooks struct {
 func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, coordinator lock.Coordinator, edge clusterHooks, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
 		settings: settings, log: log, coordinator: coordinator, viewed: make(chan struct{}), quit: make(chan struct{}),
-		handoffs: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "lanekeeper_handoff_duration_seconds",
-			Help:    "From this node's claim of a partition to its being the owner.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}),
+		handoffs: prometheus.NewHistogram(proxy.HistogramOptions("lanekeeper_handoff_duration_seconds", "From this node's claim of a partition to its being the owner.",
+			[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, settings.nativeHistograms)),
 	}
 	// From the clock, so that a restarted node is above its predecessor.
 	c.self = ring.Member{Name: settings.node, Incarnation: uint64(time.Now().UnixNano())} //nolint:gosec // after 1970
