@@ -9,8 +9,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jre-headless postgresql)
-commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs redis-server etcd-server zookeeper default-jre-headless postgresql prometheus)
+commands=(gcc nginx haproxy hey wrk curl python3 ip node redis-server etcd java prometheus)
 
 missing=()
 for i in "${!commands[@]}"; do

@@ -497,6 +497,7 @@ func (c *cluster) collectors() []prometheus.Collector {
 		c.handoffs,
 		memberCollector{c},
 		gauge("lanekeeper_ring_version", "This node's count of changes of the members.", func() float64 { return float64(c.view.Load().Version) }),
+		gauge("lanekeeper_partitions", "Partitions of the cluster, which its nodes hold all together.", func() float64 { return float64(c.settings.partitions) }),
 		gauge("lanekeeper_owned_partitions", "Partitions that this node holds.", func() float64 { return float64(c.owners.Owned()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "lanekeeper_partition_moves_total", Help: "How often this node became the owner of a partition."},
 			func() float64 { return float64(c.owners.Moves()) }),

@@ -56,6 +56,8 @@ var homes = map[string][]string{
 	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
 	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
 	"github.com/prometheus/client_model": {}, // tests only
+	"github.com/prometheus/common":       {}, // tests only
+	"github.com/VictoriaMetrics":         {}, // tests only
 	"pgregory.net/rapid":                 {}, // tests only
 }
 
