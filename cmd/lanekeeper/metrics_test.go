@@ -453,7 +453,9 @@ func sides(expression string) (sides []string) {
 // is exported, and against a Prometheus that scrapes the nodes, once with classic
 // histograms and once with native ones.
 //
-// MUTANTS
+// Mutants: a metric has another name; a key is in a label; the histogram of hand-overs is not
+// native; the page has another label, or a metric that is none; a panel groups, or is named, by
+// a label that is none; so is an alert's summary; a rule asks for classic histograms alone.
 func TestStrictMetrics(t *testing.T) {
 	unhurried(t)
 	c, store := metricsCluster(t)
@@ -522,7 +524,8 @@ func TestStrictMetrics(t *testing.T) {
 // TestRules has promtool judge the files, and run the rules' own tests, of which each alert
 // has one.
 //
-// MUTANTS
+// Mutants: an alert's threshold is ten times as high; one target of two that is down is enough
+// for LanekeeperUpstreamDown; an alert has no test.
 func TestRules(t *testing.T) {
 	promtool := program(t, "promtool", "prometheus")
 	for _, args := range [][]string{{"check", "config", "prometheus.yaml"}, {"check", "rules", "rules.yaml"}, {"test", "rules", "rules_test.yaml"}} {
