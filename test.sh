@@ -10,8 +10,8 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs chromium redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java)
-commands=(gcc nginx haproxy hey wrk curl python3 ip node chromium redis-server etcd java javac systemd-analyze rpm)
+packages=(gcc libc6-dev nginx-light haproxy hey wrk curl python3 iproute2 nodejs chromium redis-server etcd-server zookeeper default-jdk-headless postgresql systemd rpm libjakarta-servlet-api-java libpostgresql-jdbc-java prometheus)
+commands=(gcc nginx haproxy hey wrk curl python3 ip node chromium redis-server etcd java javac systemd-analyze rpm prometheus)
 
 # A Node from elsewhere than Debian brings its own npm, and stands for no other.
 command -v npm >/dev/null || { packages+=(npm) && commands+=(npm); }
@@ -22,7 +22,7 @@ for i in "${!commands[@]}"; do
 done
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
 [ -e /usr/share/java/jakarta-servlet-api.jar ] || missing+=(libjakarta-servlet-api-java)
-[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java prometheus)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

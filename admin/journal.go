@@ -70,6 +70,7 @@ var EventKinds = []EventKind{
 	{"upstream-tls", "changed files of an upstream's tls cannot be used: those that were read before stay"},
 	{"config-reloaded", "another configuration is in force, for requests that come from then on; if by force, for which keys no order is promised across the change"},
 	{"config-refused", "the configuration was to be reloaded, and stays as it was: why"},
+	{"order-violation", "a request was sent to an upstream beside another of its key, or with a fence that does not rise: lanekeeper is broken"},
 	{"hold-expired", "a held lane goes on although its upstream may still be at work: a risk to order"},
 }
 

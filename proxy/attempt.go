@@ -47,6 +47,7 @@ func (c *call) attempt() *problem {
 		c.link.done(true)
 		return problem
 	}
+	c.watch()
 	c.leash()
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	c.sentTo, c.dispatched = t.Name, time.Now()

@@ -29,55 +29,55 @@ type audience struct {
 var past = time.Unix(1, 0)
 
 func listenFor(client net.Conn, wire *wire) *audience {
-	l := &audience{client: client, wire: wire, after: firstLook}
-	l.timer = time.AfterFunc(l.after, l.look)
-	return l
+	a := &audience{client: client, wire: wire, after: firstLook}
+	a.timer = time.AfterFunc(a.after, a.look)
+	return a
 }
 
-func (l *audience) look() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.wire == nil {
+func (a *audience) look() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.wire == nil {
 		return
 	}
-	silent := l.seen == l.reads.Load()
-	l.seen = l.reads.Load()
-	if silent && hungUp(l.client) {
-		l.gone = true
-		l.wire.SetReadDeadline(past) //nolint:errcheck // a dead connection fails the read
+	silent := a.seen == a.reads.Load()
+	a.seen = a.reads.Load()
+	if silent && hungUp(a.client) {
+		a.gone = true
+		a.wire.SetReadDeadline(past) //nolint:errcheck // a dead connection fails the read
 		return
 	}
-	l.after = min(2*l.after, lastLook)
-	l.timer.Reset(l.after)
+	a.after = min(2*a.after, lastLook)
+	a.timer.Reset(a.after)
 }
 
 // extend moves the deadline of the reading, unless the client has gone.
-func (l *audience) extend(wire *wire, to time.Time) {
-	if l == nil {
+func (a *audience) extend(wire *wire, to time.Time) {
+	if a == nil {
 		wire.SetReadDeadline(to) //nolint:errcheck // a dead connection fails the read
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.gone {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.gone {
 		wire.SetReadDeadline(to) //nolint:errcheck // a dead connection fails the read
 	}
 }
 
 // hears notes that something came.
-func (l *audience) hears() {
-	if l != nil {
-		l.reads.Add(1)
+func (a *audience) hears() {
+	if a != nil {
+		a.reads.Add(1)
 	}
 }
 
 // end stops looking; the connection is then not touched any more.
-func (l *audience) end() {
-	if l == nil {
+func (a *audience) end() {
+	if a == nil {
 		return
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.wire = nil
-	l.timer.Stop()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.wire = nil
+	a.timer.Stop()
 }

@@ -62,6 +62,7 @@ type request struct {
 	first    *queue.Ticket   // its place there, until it is sent to its lane
 	owner    string          // another node answered it
 	gone     bool            // the client hung up while it waited elsewhere
+	left     bool            // or in the middle of its response
 
 	id       queue.ID // of the ticket; zero outside lanes
 	depth    int      // tickets before it when it came

@@ -17,6 +17,7 @@ type link struct {
 	reader  *bufio.Reader
 	readers *sync.Pool // where it comes from
 	once    bool       // the connection is not to be used again
+	sight   sight      // of the lookout, once the request is sent
 
 	// How much of the response has been read, for whoever has to read the rest.
 	answered bool   // its head
@@ -79,6 +80,7 @@ func (l *link) done(reuse bool) {
 	if l.wire == nil {
 		return
 	}
+	l.sight.end()
 	l.unleash()
 	if l.answered {
 		l.lease.Answered() // unless it was said to have failed

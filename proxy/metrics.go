@@ -34,6 +34,8 @@ type metrics struct {
 	forwards       *prometheus.CounterVec
 	forwardingTime *prometheus.HistogramVec
 
+	violations [violations]prometheus.Counter
+
 	gauges  []gauge
 	hotKeys *prometheus.Desc
 	all     []prometheus.Collector
@@ -54,13 +56,20 @@ func newMetrics(p *Proxy) *metrics {
 	m.unknown = m.counter("lanekeeper_unknown_total", "Requests whose outcome nobody can say.", "route")
 	m.shed = m.counter("lanekeeper_shed_total", "Requests refused by this node before their lane was full, for their key was hot. They are among lane-full, too.", "route")
 	m.coalesced = m.counter("lanekeeper_coalesced_total", "Requests that waited at this node and were not run, because a later one made them needless. They are among superseded, too, at the node that they came to.", "route")
-	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer.", "stage")
+	m.clientGone = m.counter("lanekeeper_client_gone_total", "Clients that hung up before their answer: queued, while their request waited; upstream, while it ran or its response streamed.", "stage")
+	for _, stage := range []string{goneQueued, goneUpstream} {
+		m.clientGone.WithLabelValues(stage)
+	}
 	m.holdExpired = m.counter("lanekeeper_hold_expired_total", "Held lanes released by hold_for although the upstream may still have been at work: each is a risk to order.", "route")
 	m.retries = m.counter("lanekeeper_retries_total", "Further attempts of requests that had failed, where their lane retries.", "route")
 	m.observedTotal = m.counter("lanekeeper_observed_total", "Requests of routes in mode observe, by what a lane would have done.", "route", "result")
 	m.idempotency = m.counter("lanekeeper_idempotency_total", "Requests with an idempotency key, in their turn or refused before, by what it led to: first (or again after what left no record), replayed, waited (for the one that was on its way, and replayed), conflict, mismatch, unknown, or unrecorded: run while the store was away.", "route", "result")
 	m.sequence = m.counter("lanekeeper_sequence_total", "What the numbers of requests led to: next, held (for those before), replayed, done, gap, unknown, fenced.", "route", "result")
 	m.storeErrors = m.counter("lanekeeper_idempotency_store_errors_total", "Questions to a store of records that it did not answer.", "store")
+	seen := m.counter("lanekeeper_order_violations_total", "Requests that this node sent to an upstream against their lane's order, as seen there and not by the lane: overlap, beside another request of their key; fence, with one that is not above the last. It is 0, or lanekeeper is broken.", "kind")
+	for v := range violations {
+		m.violations[v] = seen.WithLabelValues(v.String())
+	}
 	m.duration = m.histogram("lanekeeper_request_duration_seconds", "From the request's head to the answer.", buckets, "route", "mode", "code")
 	m.laneWait = m.histogram("lanekeeper_lane_wait_seconds", "From the ticket to the turn.", append(slices.Clone(buckets), 30, 60), "route", "mode")
 	m.upstreamTime = m.histogram("lanekeeper_upstream_duration_seconds", "From the first byte sent to the last byte read.", buckets, "upstream", "code")
@@ -104,15 +113,21 @@ func (m *metrics) counter(name, help string, labels ...string) *prometheus.Count
 }
 
 func (m *metrics) histogram(name, help string, buckets []float64, labels ...string) *prometheus.HistogramVec {
+	v := prometheus.NewHistogramVec(HistogramOptions(name, help, buckets, m.proxy.Config().NativeHistograms), labels)
+	m.all = append(m.all, v)
+	return v
+}
+
+// HistogramOptions are those of each of a node's histograms: classic, and native beside
+// that for servers that ask for it, fine enough for a tenth, and bounded.
+func HistogramOptions(name, help string, buckets []float64, native bool) prometheus.HistogramOpts {
 	options := prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets}
-	if m.proxy.Config().NativeHistograms {
+	if native {
 		options.NativeHistogramBucketFactor = 1.1
 		options.NativeHistogramMaxBucketNumber = 160
 		options.NativeHistogramMinResetDuration = time.Hour
 	}
-	v := prometheus.NewHistogramVec(options, labels)
-	m.all = append(m.all, v)
-	return v
+	return options
 }
 
 func (m *metrics) gauge(name, help string, value func(queue.Total) float64) {
@@ -278,6 +293,9 @@ func (m *metrics) finish(c *call) {
 	if c.owner == "" { // else its owner has counted it
 		of.ran(c)
 	}
+	if c.leftEarly() {
+		m.clientGone.WithLabelValues(goneUpstream).Inc()
+	}
 }
 
 // ran counts what a call cost where it ran.
@@ -308,8 +326,27 @@ func (m *metrics) problem(c *call) {
 	}
 	m.rejected.WithLabelValues(route, c.problem.slug).Inc()
 	if c.problem.kind == clientGone {
-		m.clientGone.WithLabelValues("queued").Inc()
+		m.clientGone.WithLabelValues(goneQueued).Inc()
 	}
+}
+
+// The stages at which clients hang up.
+const (
+	goneQueued   = "queued"   // before anything was sent, which it then never was
+	goneUpstream = "upstream" // later: what was sent ran to its end
+)
+
+// leftEarly reports whether the client hung up while its request ran, or in the middle of a
+// response that streams. It is asked only for what took so long that a client might: it
+// costs a system call.
+func (c *call) leftEarly() bool {
+	switch {
+	case c.left:
+		return true
+	case c.problem != nil && c.problem.executed == no, c.taken, c.later, time.Since(c.arrived) < firstLook:
+		return false
+	}
+	return hungUp(c.ctx.Conn())
 }
 
 // refused counts a connection that never became a call.

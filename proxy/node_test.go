@@ -30,6 +30,7 @@ type node struct {
 	listener *fasthttputil.InmemoryListener
 	service  *service
 	log      *logBuffer
+	broken   bool // its lanes are meant to be
 }
 
 // start runs a node with one keyed route over /orders/{id} and bypass for the
@@ -69,6 +70,7 @@ func start(t *testing.T, change func(*proxy.Config)) *node {
 		if err := <-served; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
+		n.inOrder()
 		time.Sleep(5 * time.Minute) // virtual: fasthttp's cleaners wake and end
 	})
 	return n

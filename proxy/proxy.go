@@ -49,12 +49,14 @@ type Proxy struct {
 	lender     *lender
 	spills     *spills
 	retrying   *retrying
+	lookout    *lookout
 }
 
 // New returns a Proxy whose requests queue in lanes. It starts nothing.
 func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{lanes: lanes, log: log, turns: newTurns(), retrying: newRetrying()}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
+	p.lookout = newLookout(p)
 	p.stopping = make(chan struct{})
 	if config.Marks == nil {
 		config.Marks = sequence.New(sequence.Config{})

@@ -163,6 +163,7 @@ func (r *relay) Close() error {
 	over := r.ended || r.closer != nil // else whoever holds the lane reads on
 	if !r.ended {
 		c.upstreamTime += time.Since(r.since)
+		c.left = r.broken == nil && c.from == nil
 		since := c.last()
 		if now := time.Now(); now.After(since) {
 			since = now

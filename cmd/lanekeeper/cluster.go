@@ -80,11 +80,8 @@ type clusterHooks struct {
 func newCluster(settings *clusterSettings, parts clusterParts, limits queue.Config, coordinator lock.Coordinator, edge clusterHooks, log *slog.Logger) (*cluster, error) {
 	c := &cluster{
 		settings: settings, log: log, coordinator: coordinator, viewed: make(chan struct{}), quit: make(chan struct{}),
-		handoffs: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "lanekeeper_handoff_duration_seconds",
-			Help:    "From this node's claim of a partition to its being the owner.",
-			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
-		}),
+		handoffs: prometheus.NewHistogram(proxy.HistogramOptions("lanekeeper_handoff_duration_seconds", "From this node's claim of a partition to its being the owner.",
+			[]float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30}, settings.nativeHistograms)),
 	}
 	// From the clock, so that a restarted node is above its predecessor.
 	c.self = ring.Member{Name: settings.node, Incarnation: uint64(time.Now().UnixNano())} //nolint:gosec // after 1970
@@ -501,6 +498,7 @@ func (c *cluster) collectors() []prometheus.Collector {
 		c.handoffs,
 		memberCollector{c},
 		gauge("lanekeeper_ring_version", "This node's count of changes of the members.", func() float64 { return float64(c.view.Load().Version) }),
+		gauge("lanekeeper_partitions", "Partitions of the cluster, which its nodes hold all together.", func() float64 { return float64(c.settings.partitions) }),
 		gauge("lanekeeper_owned_partitions", "Partitions that this node holds.", func() float64 { return float64(c.owners.Owned()) }),
 		prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "lanekeeper_partition_moves_total", Help: "How often this node became the owner of a partition."},
 			func() float64 { return float64(c.owners.Moves()) }),

@@ -29,6 +29,8 @@ type clusterSettings struct {
 	leaseValid     time.Duration // of its leases, from a renewal on; 0: not known
 	wary           bool          // never alone while others may be there
 
+	nativeHistograms bool // also as Prometheus' native histograms
+
 	gossip gossipSettings
 	peer   peerSettings
 }
@@ -63,18 +65,19 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 	}
 	cluster := &c.Cluster
 	s := &clusterSettings{
-		node:           name,
-		zone:           c.Node.Zone,
-		name:           cluster.Name,
-		partitions:     cluster.Partitions,
-		minMembers:     cluster.MinMembers,
-		join:           cluster.Join,
-		settle:         time.Duration(cluster.Settle),
-		rejoin:         time.Duration(cluster.Rejoin),
-		joinTimeout:    time.Duration(cluster.JoinTimeout),
-		handoffTimeout: time.Duration(cluster.HandoffTimeout),
-		forgetAfter:    time.Duration(cluster.ForgetAfter),
-		gossip:         gossipSettings{listen: cluster.Gossip.Listen, advertise: cluster.Gossip.Advertise, profile: cluster.Gossip.Profile},
+		node:             name,
+		zone:             c.Node.Zone,
+		name:             cluster.Name,
+		partitions:       cluster.Partitions,
+		minMembers:       cluster.MinMembers,
+		join:             cluster.Join,
+		settle:           time.Duration(cluster.Settle),
+		rejoin:           time.Duration(cluster.Rejoin),
+		joinTimeout:      time.Duration(cluster.JoinTimeout),
+		handoffTimeout:   time.Duration(cluster.HandoffTimeout),
+		forgetAfter:      time.Duration(cluster.ForgetAfter),
+		nativeHistograms: c.Metrics.NativeHistograms,
+		gossip:           gossipSettings{listen: cluster.Gossip.Listen, advertise: cluster.Gossip.Advertise, profile: cluster.Gossip.Profile},
 		peer: peerSettings{
 			listen: cluster.Peer.Listen, advertise: cluster.Peer.Advertise,
 			tls: TLSConfig(cluster.Peer.TLS),

@@ -66,6 +66,8 @@ var homes = map[string][]string{
 	"github.com/compose-spec/compose-go":    {},                 // tests only
 	"k8s.io":                                {},                 // tests only
 	"sigs.k8s.io":                           {},                 // tests only
+	"github.com/prometheus/common":          {},                 // tests only
+	"github.com/VictoriaMetrics":            {},                 // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.
