@@ -93,7 +93,7 @@ export function parseKey(text) {
   const found = /^\s*([a-z0-9_-]{1,32})([/:])([^]+)$/.exec(text);
   if (!found) return null;
   const [, space, mark, rest] = found;
-  if (mark === "/") return "space=" + space + "&key=" + encodeURIComponent(rest.toWellFormed());
+  if (mark === "/") return "space=" + space + "&key=" + encodeURIComponent(rest.replace(/\p{Surrogate}/gu, "\ufffd"));
   if (!/^(%[0-9A-Fa-f]{2}|[\x21-\x24\x26-\x7e])+$/.test(rest)) return null;
   return queryOfLane(space, rest);
 }

@@ -26,7 +26,7 @@ test("events are newest first, each once, and not without end", () => {
   assert.deepEqual(all.map((e) => e.node + e.id), ["a3", "b1", "a2"]);
   // Nodes may write their times in other zones, and as many digits as they like.
   const zones = ["2026-01-01T01:00:00.5+01:00", "2026-01-01T00:00:00.25Z", "2026-01-01T00:00:00.125Z"].map((time, id) => ({ node: "a", id, time }));
-  assert.deepEqual(zones.toReversed().reduce((list, e) => withEvent(list, e), []).map((e) => e.id), [0, 1, 2]);
+  assert.deepEqual([...zones].reverse().reduce((list, e) => withEvent(list, e), []).map((e) => e.id), [0, 1, 2]);
   assert.deepEqual(zones.reduce((list, e) => withEvent(list, e), []).map((e) => e.id), [0, 1, 2]);
 });
 

@@ -40,6 +40,7 @@ test("a typed key is read as the command line reads it", () => {
   assert.equal(parseKey(" order/100%"), "space=order&key=100%25");
   assert.equal(parseKey("order/a:b/c"), "space=order&key=a%3Ab%2Fc");
   assert.equal(parseKey("order:A%201042"), "space=order&key=A%201042");
+  assert.equal(parseKey("order/\ud800x\u{1f600}"), "space=order&key=%EF%BF%BDx%F0%9F%98%80");
   assert.equal(parseKey("order:%FF"), "space=order&key=%FF");
   for (const bad of ["", "order", "order/", "Order/x", "order:A 1042", "order:100%", "order:ä"]) assert.equal(parseKey(bad), null, bad);
 });
