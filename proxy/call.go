@@ -130,6 +130,12 @@ func (c *call) run() *problem {
 	if problem := c.gate(); problem != nil {
 		return problem
 	}
+	switch last, problem := c.isLastHop(); {
+	case problem != nil:
+		return problem
+	case last:
+		return nil
+	}
 	if problem := c.match(); problem != nil {
 		return problem
 	}
@@ -221,11 +227,10 @@ func (c *call) answer(problem *problem) {
 	case problem.kind == clientGone:
 		c.ctx.Conn().Close() // nobody is answered
 	default:
-		unread := c.fields.uploads() // a body that would be taken for the next request
+		unread := c.fields.uploads()
 		problem.write(response, c.about())
 		if unread {
-			response.SetConnectionClose()
-			entryOf(c.ctx.Conn()).unread.Store(true)
+			c.leaveUnread()
 		}
 	}
 	c.addSession(response)
@@ -241,6 +246,13 @@ func (c *call) answer(problem *problem) {
 	if !c.later {
 		c.finish()
 	}
+}
+
+// leaveUnread ends the connection with the answer: the request's body is still on its way,
+// and would be taken for the next request.
+func (c *call) leaveUnread() {
+	c.ctx.Response.SetConnectionClose()
+	entryOf(c.ctx.Conn()).unread.Store(true)
 }
 
 // strays reports whether the client has sent something else than requests: it asked

@@ -13,6 +13,7 @@ type fields struct {
 	connection []byte
 	upgrade    []byte
 	prefer     []byte
+	hops       []byte   // Max-Forwards
 	upload     []byte   // the length of a hidden body, and the number of the setup that hid it; see headReceived
 	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
 	holder     queue.ID // the ticket under which the request was made
@@ -39,6 +40,8 @@ func (c *call) readFields() {
 			f.host, f.drop = true, true
 		case "Prefer":
 			f.prefer = value
+		case "Max-Forwards":
+			f.hops = joined(f.hops, value)
 		case headerTicket:
 			f.holder, _ = queue.ParseID(value)
 			f.drop = true
