@@ -109,6 +109,9 @@ func (c *call) serve() {
 	defer c.unpin()
 	defer c.rescue()
 	problem := c.run()
+	for problem == late {
+		problem = c.startOver()
+	}
 	if !c.later {
 		c.free() // before the client is answered: a slow one never holds a lane
 	}

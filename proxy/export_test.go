@@ -31,3 +31,6 @@ func Answers() map[string]Answer {
 	}
 	return all
 }
+
+// Decide is what a Reload does while it decides about some spaces, until made is called.
+func (p *Proxy) Decide(spaces ...string) (made func()) { return p.decide(spaces) }
