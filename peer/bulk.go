@@ -376,7 +376,10 @@ func (s *Stream) close() { go s.end(false) } // ends with closed
 // ingress fetches it, who may pause until the given time; closed is called once, when it was read to its end or will
 // not be read any more.
 func (in *Inbound) RespondStream(r *Response, reader io.Reader, until time.Time, closed func(whole bool)) {
-	in.respondStream(r, &Stream{reader: reader, until: until, closed: closed})
+	in.respondStream(r, &Stream{reader: reader, until: until, closed: func(whole bool) {
+		defer in.host.host.hop.rescue("closing a response", nothing)
+		closed(whole)
+	}})
 }
 
 func (in *Inbound) respondStream(r *Response, s *Stream) {
@@ -506,6 +509,7 @@ func (h *host) giveStream(conn net.Conn, s *hosted, t *transfer) error {
 		_, err := w.Write(appendBytes(nil, frameEnd, []byte{0}))
 		return err
 	}
+	defer stream.end(false) // if its reader panics
 	w.until = stream.until
 	stream.timer.Stop()
 	buffer := make([]byte, 0, chunk+frameHeader)

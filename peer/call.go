@@ -91,9 +91,14 @@ func (c *Call) Reset(partition int, local Local, r *Request, until time.Time) {
 // tell tells of c's end.
 func (c *Call) tell() {
 	if c.Ended != nil {
-		c.Ended(c)
+		c.tellEnded()
 	}
 	c.done <- struct{}{}
+}
+
+func (c *Call) tellEnded() {
+	defer c.stripe.hop.rescue("ending a request", nothing)
+	c.Ended(c)
 }
 
 // Wait blocks until c has ended, or until the given time, and reports which. One

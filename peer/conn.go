@@ -17,7 +17,11 @@ import (
 func (s *stripe) keep(l *link, p *peer) {
 	var last string
 	for pause := redialLeast; p.life.Err() == nil; {
-		greeted, err := s.connect(l, p)
+		greeted := false
+		err := s.hop.guard("a connection to a member", func() { s.spoilt(l) }, func() (err error) {
+			greeted, err = s.connect(l, p)
+			return err
+		})
 		if p.life.Err() != nil {
 			return
 		}
@@ -51,46 +55,65 @@ func (s *stripe) connect(l *link, p *peer) (greeted bool, _ error) {
 	stop := context.AfterFunc(p.life, func() { raw.Close() })
 	defer stop()
 
-	s.mu.Lock()
-	h := s.hop.hello(p)
-	h.stripe = uint16(s.number) //nolint:gosec // a handful
-	h.generation, h.session, h.got = s.outbox.connecting(l)
-	s.mu.Unlock()
+	h := s.hello(l, p)
 	in := bufio.NewReaderSize(conn, 64<<10)
 	answer, err := greet(conn, in, &h)
 	if err != nil {
 		return false, err
 	}
 
-	s.mu.Lock()
-	if s.outbox.links[l.peer] != l {
-		s.mu.Unlock()
-		return false, errors.New("the member is gone")
+	if err := s.replied(l, raw, answer); err != nil {
+		return false, err
 	}
-	l.wire.conn = raw
-	s.outbox.replied(l, answer)
-	s.mu.Unlock()
 	if p.up.Add(1); s.number == 0 {
-		s.hop.config.Up(l.peer)
+		err = s.hop.guard("telling of a connection", nothing, func() error { s.hop.config.Up(l.peer); return nil })
 	}
 
 	var writer sync.WaitGroup
 	quit := make(chan struct{})
+	spoilt := func() { s.spoilt(l) }
 	writer.Go(func() { // ends with quit, or the connection
-		s.writeRequests(l, conn, quit)
+		s.hop.guard("writing requests", spoilt, func() error { s.writeRequests(l, conn, quit); return nil }) //nolint:errcheck // it is logged
 		raw.Close()
 	})
-	err = s.readAnswers(l, conn, in)
+	if err == nil {
+		err = s.hop.guard("reading answers", spoilt, func() error { return s.readAnswers(l, conn, in) })
+	}
 	raw.Close()
 	close(quit)
 	writer.Wait()
 
 	p.up.Add(-1)
+	s.broken(l)
+	return true, err
+}
+
+// hello begins a connection.
+func (s *stripe) hello(l *link, p *peer) hello {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hop.hello(p)
+	h.stripe = uint16(s.number) //nolint:gosec // a handful
+	h.generation, h.session, h.got = s.outbox.connecting(l)
+	return h
+}
+
+func (s *stripe) replied(l *link, conn net.Conn, answer *reply) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.outbox.links[l.peer] != l {
+		return errors.New("the member is gone")
+	}
+	l.wire.conn = conn
+	s.outbox.replied(l, answer)
+	return nil
+}
+
+func (s *stripe) broken(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	l.wire.conn = nil
 	s.outbox.broken(l)
-	s.mu.Unlock()
-	return true, err
 }
 
 // below is the connection that carries another. To close it does not wait for
@@ -176,9 +199,7 @@ func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
 		}
 		for {
 			now := time.Now()
-			s.mu.Lock()
-			batch = l.take(batch[:0], now, tending)
-			s.mu.Unlock()
+			batch = s.take(l, batch[:0], now, tending)
 			if now.Sub(pinged) >= pingEvery {
 				batch, pinged = appendBytes(batch, framePing, nil), now
 			}
@@ -194,6 +215,12 @@ func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
 			}
 		}
 	}
+}
+
+func (s *stripe) take(l *link, b []byte, now time.Time, tending bool) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return l.take(b, now, tending)
 }
 
 // take appends what is to be written, and notes that it is on its way. Payloads

@@ -416,7 +416,11 @@ func (h *Hop) Stop(ctx context.Context) error {
 
 // The outbox's surroundings.
 
-func (s *stripe) admit(c *Call) bool {
+func (s *stripe) admit(c *Call) (admitted bool) {
+	defer s.hop.rescue("taking a ticket", func() { // it ends, as one that had an answer
+		c.Response = Response{Problem: InternalError, Executed: Unknown, Detail: "the cause is in the log"}
+		admitted = true
+	})
 	if !c.local.AdmitHere(c.Ticket) {
 		return false
 	}
@@ -438,7 +442,10 @@ func (s *stripe) admitted(c *Call) {
 	c.sendsBody = true
 	p := c.link.wire.peer
 	t := transfer{stripe: uint16(s.number), seq: c.seq, size: len(c.body)} //nolint:gosec // a handful of stripes
-	s.hop.wg.Go(func() { s.sendBody(p, c, t) })                            // ends with the body, the call or p.life
+	s.hop.wg.Go(func() {                                                   // ends with the body, the call or p.life
+		defer s.hop.rescue("sending a body", nothing)
+		s.sendBody(p, c, t)
+	})
 }
 
 func (s *stripe) write(l *link) {
@@ -454,6 +461,7 @@ func (s *stripe) retry(partition int) {
 	pause := min(max(2*s.retries[partition], retryLeast), retryMost)
 	s.retries[partition] = pause
 	time.AfterFunc(pause, func() {
+		defer s.hop.rescue("looking for an owner", nothing)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.outbox.stopped {

@@ -92,7 +92,8 @@ func (h *host) serve(listener net.Listener) error {
 		}
 		go func() { // ends with the connection, which close closes
 			defer h.leave(conn)
-			if err := h.let(conn); err != nil && !h.isClosed() {
+			err := h.hop.guard("a member's connection", nothing, func() error { return h.let(conn) })
+			if err != nil && !h.isClosed() {
 				h.hop.config.Log.Debug("a member's connection ended", "remote", conn.RemoteAddr(), "error", err)
 			}
 		}()
@@ -319,10 +320,10 @@ func (h *host) serveOrdered(raw, conn net.Conn, in *bufio.Reader, hello *hello, 
 	quit := make(chan struct{})
 	var writer sync.WaitGroup
 	writer.Go(func() { // ends with quit, or the connection
-		s.writeAnswers(conn, quit)
+		h.hop.guard("writing answers", s.spoilt, func() error { s.writeAnswers(conn, quit); return nil }) //nolint:errcheck // it is logged
 		raw.Close()
 	})
-	err = s.readRequests(conn, in, hello.generation)
+	err = h.hop.guard("reading requests", s.spoilt, func() error { return s.readRequests(conn, in, hello.generation) })
 	raw.Close()
 	close(quit)
 	writer.Wait()
@@ -375,18 +376,24 @@ func (s *hosted) left(conn net.Conn) {
 // orphan is called when an ingress has not come back. One that is not among the
 // members will never be said to be gone, so its session ends here.
 func (s *hosted) orphan() {
+	defer s.host.hop.rescue("ending what an ingress left", s.spoilt)
 	stranger := s.host.hop.peer(s.session.ingress) == nil
-	s.mu.Lock()
-	alone := s.conn == nil
-	if alone {
-		s.missed = false
-		s.session.orphan()
-		s.dropped = s.dropped || stranger
-	}
-	s.mu.Unlock()
-	if alone && stranger {
+	if s.abandon(stranger) && stranger {
 		s.host.drop([]*hosted{s})
 	}
+}
+
+// abandon takes out what waits, if there is no connection.
+func (s *hosted) abandon(stranger bool) (alone bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.conn != nil {
+		return false
+	}
+	s.missed = false
+	s.session.orphan()
+	s.dropped = s.dropped || stranger
+	return true
 }
 
 // readRequests takes tickets in the order of reading. Nothing here waits for
@@ -405,7 +412,7 @@ func (s *hosted) readRequests(conn net.Conn, in *bufio.Reader, generation uint64
 			if !s.hears(generation) {
 				return errGeneration
 			}
-			s.pass(k, payload)
+			err = s.host.hop.guard("taking a message", nothing, func() error { s.pass(k, payload); return nil })
 		case frameRequest:
 			err = s.hear(k, frames.own(payload), generation)
 			frames.buffer = s.takeSpare()
@@ -507,9 +514,7 @@ func (s *hosted) writeAnswers(conn net.Conn, quit <-chan struct{}) {
 			return
 		}
 		for {
-			s.mu.Lock()
-			batch = s.take(batch[:0])
-			s.mu.Unlock()
+			batch = s.taken(batch[:0])
 			if len(batch) == 0 {
 				break
 			}
@@ -522,6 +527,12 @@ func (s *hosted) writeAnswers(conn net.Conn, quit <-chan struct{}) {
 			}
 		}
 	}
+}
+
+func (s *hosted) taken(b []byte) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.take(b)
 }
 
 // take appends what is to be written. ADMITTED comes behind every answer, or it
@@ -546,12 +557,15 @@ func (s *hosted) take(b []byte) []byte {
 
 // The session's surroundings.
 
-func (s *hosted) serve(in *Inbound) (*Response, bool) { return s.host.hop.config.Serve(in) }
+func (s *hosted) serve(in *Inbound) (refusal *Response, mine bool) {
+	defer s.host.hop.rescue("serving a request", func() { refusal, mine = s.serveFailed(in), true })
+	return s.host.hop.config.Serve(in)
+}
 
 func (s *hosted) leave(in *Inbound) bool {
 	left := in.Ticket.Leave()
-	if left && in.Left != nil {
-		in.Left()
+	if left {
+		s.tellLeft(in)
 	}
 	return left
 }

@@ -111,6 +111,9 @@ func (c *call) serve() {
 	defer c.unpin()
 	defer c.rescue()
 	problem := c.run()
+	for problem == late {
+		problem = c.startOver()
+	}
 	if !c.later {
 		c.free() // before the client is answered: a slow one never holds a lane
 	}
@@ -131,6 +134,12 @@ func (p *Proxy) begin(ctx *fasthttp.RequestCtx) *call {
 func (c *call) run() *problem {
 	if problem := c.gate(); problem != nil {
 		return problem
+	}
+	switch last, problem := c.isLastHop(); {
+	case problem != nil:
+		return problem
+	case last:
+		return nil
 	}
 	if problem := c.match(); problem != nil {
 		return problem
@@ -223,11 +232,10 @@ func (c *call) answer(problem *problem) {
 	case problem.kind == clientGone:
 		c.ctx.Conn().Close() // nobody is answered
 	default:
-		unread := c.fields.uploads() // a body that would be taken for the next request
+		unread := c.fields.uploads()
 		problem.write(response, c.about())
 		if unread {
-			response.SetConnectionClose()
-			entryOf(c.ctx.Conn()).unread.Store(true)
+			c.leaveUnread()
 		}
 	}
 	c.addSession(response)
@@ -256,6 +264,13 @@ func (c *call) timing() string {
 		b = strconv.AppendFloat(append(b, ", upstream;dur="...), milliseconds(c.upstreamTime), 'f', 3, 64)
 	}
 	return string(b)
+}
+
+// leaveUnread ends the connection with the answer: the request's body is still on its way,
+// and would be taken for the next request.
+func (c *call) leaveUnread() {
+	c.ctx.Response.SetConnectionClose()
+	entryOf(c.ctx.Conn()).unread.Store(true)
 }
 
 // strays reports whether the client has sent something else than requests: it asked

@@ -50,3 +50,6 @@ func (l Lookout) Pass(key []byte) {
 	s.begin(queue.ID{}, 0)
 	s.end()
 }
+
+// Decide is what a Reload does while it decides about some spaces, until made is called.
+func (p *Proxy) Decide(spaces ...string) (made func()) { return p.decide(spaces) }

@@ -14,6 +14,7 @@ type fields struct {
 	upgrade    []byte
 	prefer     []byte
 	trace      []byte   // traceparent
+	hops       []byte   // Max-Forwards
 	upload     []byte   // the length of a hidden body, and the number of the setup that hid it; see headReceived
 	refused    bool     // the hidden body is not to be read: there is no room for it; see foresees
 	holder     queue.ID // the ticket under which the request was made
@@ -42,6 +43,8 @@ func (c *call) readFields() {
 			f.trace = value
 		case "Prefer":
 			f.prefer = value
+		case "Max-Forwards":
+			f.hops = joined(f.hops, value)
 		case headerTicket:
 			f.holder, _ = queue.ParseID(value)
 			f.drop = true

@@ -148,10 +148,11 @@ func (f *forwarded) expire() {
 			return
 		}
 		c := f.call // it never had its turn, and never will
+		defer c.unpin()
+		defer c.rescueForwarded()
 		c.depth, c.laneWait, c.patience = f.Ticket.Depth, f.Patience, f.Patience
 		c.respond(laneTimeout.after(time.Duration(c.depth)*f.Ticket.Service, c.waited()))
 		c.finish()
-		c.unpin()
 	}))
 	if f.granted.Load() { // in the meantime
 		f.patience.Load().Stop()

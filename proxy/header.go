@@ -39,6 +39,7 @@ func (c *call) prepare() {
 	if !nominates(nominated, []byte("Cookie")) {
 		restoreCookies(h)
 	}
+	c.countHop(h)
 	h.SetNoDefaultContentType(true)
 	if h.ContentLength() == chunked {
 		// The body has arrived whole, so it has a length; trailers end here.

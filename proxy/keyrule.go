@@ -43,6 +43,16 @@ func (s *setup) keysAs(other *setup, space string) bool {
 	return true
 }
 
+// changed are the spaces whose requests other finds lanes for by another rule.
+func (s *setup) changed(other *setup) (names []string) {
+	for _, space := range s.spaces() {
+		if !s.keysAs(other, space) {
+			names = append(names, space)
+		}
+	}
+	return names
+}
+
 // in reports whether requests of the route wait in lanes of the space.
 func (r *route) in(space string) bool { return r.lanes() && r.Key.Space == space }
 

@@ -88,13 +88,7 @@ func TestKeyRules(t *testing.T) {
 			p, next := newRuled(t, base()), base()
 			c.change(&next)
 			old, other := p.setup.Load(), newRuled(t, next).setup.Load()
-			var have []string
-			for _, space := range old.spaces() {
-				if !old.keysAs(other, space) {
-					have = append(have, space)
-				}
-			}
-			if got := strings.Join(have, " "); got != c.want {
+			if got := strings.Join(old.changed(other), " "); got != c.want {
 				t.Errorf("got %q, want %q", got, c.want)
 			}
 		})

@@ -35,6 +35,7 @@ type Proxy struct {
 	readers  sync.Pool     // of *bufio.Reader, for responses
 
 	limits     atomic.Pointer[screen.Limits]
+	deciding   atomic.Pointer[decision] // nil: none
 	crowd      crowd
 	clients    clients
 	strangers  strangers

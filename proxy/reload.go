@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -48,8 +49,8 @@ func UsesText(uses []Use) string {
 // here, for two lanes know nothing of each other. So if the rules of a space change, its
 // lanes at this node have to be empty; else nothing happens, and the error is an
 // *InUseError. With force it happens all the same, and in is what was in use: there the
-// order across the change is not promised. Nor is it for requests that come in the very
-// moment, or for lanes of other nodes, of which this one knows nothing.
+// order across the change is not promised. Nor is it for lanes of other nodes, of which
+// this one knows nothing.
 func (p *Proxy) Reload(config Config, force bool) (in []Use, err error) {
 	p.reloads.Lock()
 	defer p.reloads.Unlock()
@@ -62,10 +63,30 @@ func (p *Proxy) Reload(config Config, force bool) (in []Use, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, space := range old.spaces() {
-		if old.keysAs(next, space) {
-			continue
+	if in, err = p.replace(old, next, force); err != nil {
+		return nil, err
+	}
+	if p.started {
+		p.startUpstreams()
+	}
+	for _, u := range old.upstreams {
+		if !slices.Contains(next.upstreams, u) {
+			u.Close()
 		}
+	}
+	return in, nil
+}
+
+// replace installs next, unless lanes whose rules it changes are in use.
+func (p *Proxy) replace(old, next *setup, force bool) (in []Use, err error) {
+	rules := old.changed(next)
+	next.since = make(map[string]uint64)
+	maps.Copy(next.since, old.since)
+	for _, space := range rules {
+		next.since[space] = next.number
+	}
+	defer p.decide(rules)()
+	for _, space := range rules {
 		if use := p.use(space); use.Lanes > 0 {
 			in = append(in, use)
 		}
@@ -79,14 +100,6 @@ func (p *Proxy) Reload(config Config, force bool) (in []Use, err error) {
 	last.before = nil
 	next.before = &last
 	p.install(next)
-	if p.started {
-		p.startUpstreams()
-	}
-	for _, u := range old.upstreams {
-		if !slices.Contains(next.upstreams, u) {
-			u.Close()
-		}
-	}
 	return in, nil
 }
 

@@ -19,6 +19,9 @@ import (
 // Mutants: the screen is not asked; a refusal that passes no byte; a bare line feed ends a
 // line; Content-Length goes with Transfer-Encoding; a chunk's size may have spaces behind
 // it; a header line may be folded; the last line of a refused head passes; any HTTP/1.
+// Max-Forwards is not looked at; it is not counted down; it ends, or is counted down for,
+// any method; it may be given twice; it may be no number, or not a long one; a body that
+// it leaves unread does not close the connection.
 func TestRequestsByteByByte(t *testing.T) {
 	for _, c := range screentest.Cases() {
 		for _, path := range []string{"/orders/7", "/else"} {
@@ -110,7 +113,7 @@ func checkSeen(t *testing.T, c *screentest.Case, place *strings.Replacer, seen [
 	t.Helper()
 	taken := 0
 	for _, want := range c.Want {
-		if want.Status < 400 {
+		if want.Status < 400 && !c.Here {
 			taken++
 		}
 	}

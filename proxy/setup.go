@@ -24,6 +24,9 @@ type setup struct {
 	number uint64 // 1 for the first, and so on
 	before *setup // the one before; nil in the first, and in those that were replaced
 
+	// since has the number of the setup in which a space's rule last changed, if it did.
+	since map[string]uint64
+
 	// named has, by index, the newest route of each name that there ever was. An index is
 	// the tag of tickets, and these may be older than the setup; a node that still has an
 	// older configuration speaks of routes by the names in that.

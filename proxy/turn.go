@@ -53,7 +53,10 @@ func (c *call) turnHere() *problem {
 	if c.refusal != nil {
 		return c.notAdmitted(c.refusal)
 	}
-	problem := c.wait()
+	problem := c.onTime()
+	if problem == nil {
+		problem = c.wait()
+	}
 	if c.aside == nil {
 		return problem
 	}

@@ -437,6 +437,9 @@ func (w *wakes) wake() {
 	}
 }
 
+// Admitted reports whether t has been given to a lane, whatever became of it there.
+func (t *Ticket) Admitted() bool { return t.shard != nil }
+
 // Leave takes a ticket that still waits out of its lane and reports whether it
 // did. If not, its turn or its eviction has come in the meantime, and Wait
 // returns at once. The tickets behind it move up; none is given a turn but by

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"runtime/pprof"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // runVariable makes the test binary be lanekeeper: tests that need a process
@@ -29,6 +32,9 @@ func profile() (stop func()) {
 	return pprof.StopCPUProfile
 }
 
+// leaks are what libraries leave for ever.
+var leaks = []goleak.Option{}
+
 func TestMain(m *testing.M) {
 	if os.Getenv(runVariable) != "" {
 		os.Unsetenv(runVariable)
@@ -37,5 +43,10 @@ func TestMain(m *testing.M) {
 		stop()
 		os.Exit(code)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := goleak.Find(leaks...); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }

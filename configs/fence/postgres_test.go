@@ -23,6 +23,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	_ "github.com/jackc/pgx/v5/stdlib" // registers itself as pgx
+	"go.uber.org/goleak"
 
 	"lanekeeper/configs/fence"
 	"lanekeeper/lock/locktest"
@@ -35,10 +36,14 @@ const (
 )
 
 // TestMain stops the one server that the tests share, which the first to need it
-// starts.
+// starts, and then looks for what goes on after it.
 func TestMain(m *testing.M) {
 	code := m.Run()
 	if err := stopPostgres(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	if err := goleak.Find(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = max(code, 1)
 	}

@@ -17,6 +17,7 @@ type Case struct {
 	Want    []Answer
 	Stays   bool // the connection takes another request
 	Queues  bool // the answer is that of a route with a key
+	Here    bool // the server answers itself, though it is no refusal
 
 	// What comes to the service. Nil and empty fields say nothing.
 	Starts []string // request lines
@@ -79,6 +80,8 @@ func (c *Case) add(word, rest string) error {
 		c.Stays = word == "stays"
 	case "queues":
 		c.Queues = true
+	case "here":
+		c.Here = true
 	case "sees":
 		c.Starts = append(c.Starts, text)
 	case "body":
