@@ -53,8 +53,10 @@ func (c *call) turnHere() *problem {
 	if c.refusal != nil {
 		return c.notAdmitted(c.refusal)
 	}
+	c.beginWait(time.Now())
 	problem := c.wait()
 	if c.aside == nil {
+		c.endWait(problem)
 		return problem
 	}
 	if problem == nil && !c.answered {
@@ -63,6 +65,7 @@ func (c *call) turnHere() *problem {
 	if (problem != nil || c.answered) && c.aside != nil {
 		c.aside.leave()
 	}
+	c.endWait(problem)
 	return problem
 }
 

@@ -14,7 +14,6 @@ import (
 // nothing else has to change. A * stands for defaults and for routes.
 var laterSettings = []struct{ path, off string }{
 	{"admin.ui", "false"},
-	{"tracing.enabled", "false"},
 }
 
 const notYet = "not yet supported in this version"

@@ -17,14 +17,12 @@ func TestConfigRefusesWhatIsNotBuilt(t *testing.T) {
 	}
 	runProblemTests(t, []problemTest{
 		{"dashboard", "admin: {ui: true}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
-		{"tracing", "tracing: {enabled: true}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
-		{"an expanded value", "tracing: {enabled: \"${NOT_SET:-true}\"}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
-		{"a value of another kind", "tracing: {enabled: [false]}\n" + someApp, refused("1:11", "tracing.enabled", "leave it out or write false")},
+		{"an expanded value", "admin: {ui: \"${NOT_SET:-true}\"}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
+		{"a value of another kind", "admin: {ui: [false]}\n" + someApp, refused("1:9", "admin.ui", "leave it out or write false")},
 	})
 
 	off := `
 admin: {ui: "${UI_NOT_SET:-false}"}
-tracing: {enabled: false}
 upstreams:
   - {name: app, targets: ["http://a:1"]}
 defaults:

@@ -55,6 +55,11 @@ var homes = map[string][]string{
 	"github.com/invopop/jsonschema":      {"cmd/lanekeeper"},
 	"github.com/jackc/pgx":               {"proxy/idempotency/postgres"},
 	"github.com/DeRuina/timberjack":      {"cmd/lanekeeper"},
+	"github.com/go-logr/logr":            {"cmd/lanekeeper"},
+	"go.opentelemetry.io/otel":           {"proxy", "cmd/lanekeeper"},
+	"go.opentelemetry.io/otel/sdk":       {"cmd/lanekeeper"}, // who sees the interface alone pays for nothing else
+	"go.opentelemetry.io/otel/exporters": {"cmd/lanekeeper"},
+	"go.opentelemetry.io/proto":          {}, // tests only
 	"github.com/prometheus/client_model": {}, // tests only
 	"pgregory.net/rapid":                 {}, // tests only
 }

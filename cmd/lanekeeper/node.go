@@ -46,6 +46,8 @@ type nodeConfig struct {
 	keep     int            // requests with an unknown outcome, in memory
 	unknowns io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
 
+	tracing *tracing // of requests, which the node closes; nil: they have no spans
+
 	source configSource // of what is reloaded
 
 	admin  string       // operators' listener; "" = nowhere
@@ -118,7 +120,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		return nil, err
 	}
 	n.config.proxy.Locks.Locker = n.config.locks
-	n.config.proxy.TLS = config.tls.serverTLS()
+	n.config.proxy.TLS, n.config.proxy.Tracer = config.tls.serverTLS(), config.tracing.tracer()
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
@@ -263,6 +265,7 @@ func (n *node) release() {
 	}
 	n.journal.End()
 	n.closeUnknowns()
+	n.config.tracing.close()
 	n.wg.Wait()
 }
 
@@ -425,6 +428,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.closeLocks()
 	n.closeRecords()
 	n.closeUnknowns()
+	n.config.tracing.close()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()
