@@ -42,6 +42,9 @@ func (c *call) logAccess() {
 		line = append(line, slog.String("ticket", c.id.String()), slog.Int("depth", c.depth))
 		line = append(line, c.config.LogKeys.Attr(c.key))
 	}
+	if id := c.traceID(); id != "" {
+		line = append(line, slog.String("trace_id", id))
+	}
 	if c.problem != nil {
 		line = append(line, slog.String("reason", c.problem.slug), slog.String("executed", string(c.problem.executed)), slog.String("detail", c.problem.detail))
 	}
@@ -55,10 +58,14 @@ func (s KeyStyle) Attr(key []byte) slog.Attr {
 	case KeysPlain:
 		return slog.String("key", string(appendKey(nil, key)))
 	case KeysHashed:
-		sum := sha256.Sum256(key)
-		return slog.String("key_hash", hex.EncodeToString(sum[:8]))
+		return slog.String("key_hash", hashOf(key))
 	}
 	return slog.Attr{}
+}
+
+func hashOf(key []byte) string {
+	sum := sha256.Sum256(key)
+	return hex.EncodeToString(sum[:8])
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -6,6 +6,7 @@ import (
 
 // onward sends the request to its lane. Whatever has a later ticket stands behind it.
 func (c *call) onward() *problem {
+	c.endWait(nil) // the next one is there
 	c.first, c.ticket, c.turn = c.ticket, &c.own, false
 	return c.forward()
 }

@@ -35,9 +35,12 @@ func (c *call) attempts() *problem {
 
 // attempt sends the request to a target and reads the response, whole or, if it is
 // large, so far that the rest can stream.
-func (c *call) attempt() *problem {
+func (c *call) attempt() (problem *problem) {
 	started := time.Now()
-	defer func() { c.upstreamTime += time.Since(started) }()
+	defer func() {
+		c.upstreamTime += time.Since(started)
+		c.endSend(problem)
+	}()
 
 	t, problem := c.connect()
 	if problem != nil {
@@ -49,6 +52,7 @@ func (c *call) attempt() *problem {
 	}
 	c.watch()
 	c.leash()
+	c.beginSend(t)
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	c.sentTo, c.dispatched = t.Name, time.Now()
 	err := c.send()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -81,6 +80,7 @@ func (c *call) switchProtocols() *problem {
 	if problem != nil {
 		return problem
 	}
+	c.beginSend(t)
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	if err := c.send(); err != nil {
@@ -122,7 +122,7 @@ func (c *call) takeOver(serve func(client net.Conn)) {
 // endTaken is the end of a call whose connection was taken over, also by a panic.
 func (c *call) endTaken() {
 	if cause := recover(); cause != nil {
-		c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
+		c.panicked(cause)
 		c.problem = internalError.because("the cause is in the log")
 	}
 	c.link.close()

@@ -94,6 +94,8 @@ type request struct {
 	broke      *problem // of a response that the client has a part of
 	noted      bool     // this has been told, here or by the key's owner
 
+	trace *traced // nil: it has no span here
+
 	problem  *problem
 	prepared bool // the head is the upstream's
 	answered bool // by the key's owner, or as another request of its name was
@@ -110,6 +112,7 @@ func (p *Proxy) serve(ctx *fasthttp.RequestCtx) { p.begin(ctx).serve() }
 func (c *call) serve() {
 	defer c.unpin()
 	defer c.rescue()
+	c.beginTrace()
 	problem := c.run()
 	for problem == late {
 		problem = c.startOver()
@@ -295,6 +298,7 @@ func (c *call) about() document {
 // finish records a request that has been answered.
 func (c *call) finish() {
 	c.noteUnknown(c.problem)
+	c.endTrace()
 	if c.from != nil {
 		c.route.metrics.ran(c)
 		return // its ingress tells the rest
@@ -310,12 +314,21 @@ func (c *call) rescue() {
 	if cause == nil {
 		return
 	}
-	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
+	c.panicked(cause)
 	c.link.close()
 	c.halt(internalError.slug)
 	c.free()
 	c.later = false
 	c.answer(internalError.because("the cause is in the log"))
+}
+
+// panicked tells the log.
+func (c *call) panicked(cause any) {
+	line := []any{"panic", cause, "stack", string(debug.Stack())}
+	if id := c.traceID(); id != "" {
+		line = append(line, "trace_id", id)
+	}
+	c.proxy.log.Error("panic in a request", line...)
 }
 
 // pin keeps c after its handler has returned.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"lanekeeper/lock"
 	"lanekeeper/proxy/idempotency"
 	"lanekeeper/proxy/sequence"
@@ -63,6 +65,8 @@ type Config struct {
 
 	Access  Access   // which requests the access log holds
 	LogKeys KeyStyle // how keys appear in it; they are often personal data
+
+	Tracer trace.Tracer // of spans; nil: there are none, and traces only pass
 
 	// Sessions are what sources with Issue give to clients; nil: there is no such source.
 	Sessions *Sessions

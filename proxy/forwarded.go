@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -109,6 +108,7 @@ func (p *Proxy) beginForwarded(in *peer.Inbound, now *setup, route *route) *call
 		ID: in.Request.Ticket, Holder: in.Holder, Tag: route.index, Effect: in.Effect,
 		Origin: c.cameFrom(in.Ingress.Name, in.Head),
 	}
+	c.beginForwardedTrace()
 	return c
 }
 
@@ -183,6 +183,7 @@ func (c *call) forwardedTurn() *problem {
 		return c.ended(err)
 	}
 	c.turn, c.laneWait = true, c.ticket.Waited()
+	c.endWait(nil)
 	if err := c.from.Await(time.Now().Add(c.from.UpstreamTimeout)); err != nil {
 		return laneTimeout.because("its body did not arrive at the key's owner in time")
 	}
@@ -302,11 +303,12 @@ func (c *call) rescueForwarded() {
 	if cause == nil {
 		return
 	}
-	c.proxy.log.Error("panic in a request", "panic", cause, "stack", string(debug.Stack()))
+	c.panicked(cause)
 	c.link.close()
 	c.halt(internalError.slug)
 	c.free()
 	problem := internalError.because("the cause is in the log")
 	c.noteUnknown(problem)
 	c.respond(problem)
+	c.endTrace()
 }

@@ -40,6 +40,10 @@ func (c *call) prepare() {
 		restoreCookies(h)
 	}
 	c.countHop(h)
+	if c.trace != nil && !c.trace.passes {
+		h.Del(headerTraceparent)
+		h.Del(headerTracestate)
+	}
 	h.SetNoDefaultContentType(true)
 	if h.ContentLength() == chunked {
 		// The body has arrived whole, so it has a length; trailers end here.
@@ -52,7 +56,7 @@ func (c *call) prepare() {
 // which stay byte for byte.
 func (c *call) appendHead(b []byte) []byte {
 	if c.from != nil {
-		b = append(b, c.from.Head...)
+		b = c.appendForwardedHead(b)
 	} else {
 		b = c.appendFields(b, c.link.lease.Target.Host)
 	}
@@ -83,6 +87,7 @@ func (c *call) appendFields(b []byte, host string) []byte {
 	}
 	b = append(append(append(b, "Via: "...), c.via...), "\r\n"...)
 	b = c.appendForwarded(b, h)
+	b = c.appendTrace(b)
 	if c.protocol != nil {
 		b = append(append(append(b, "Connection: Upgrade\r\nUpgrade: "...), c.protocol...), "\r\n"...)
 	}

@@ -456,11 +456,11 @@ func TestMissingKeys(t *testing.T) {
 func TestAPanicCostsOneRequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := start(t, func(c *proxy.Config) { c.Routes[0].Key.Normalize = []string{"no such step"} })
-		if a := n.send("POST", "/orders/7", nil, ""); a.status != 500 || a.slug() != "internal-error" || !a.close {
+		if a := n.send("POST", "/orders/7", parented("01"), ""); a.status != 500 || a.slug() != "internal-error" || !a.close {
 			t.Errorf("%d %s, close %v", a.status, a.slug(), a.close)
 		}
-		if !strings.Contains(n.log.String(), "panic in a request") {
-			t.Error("the cause is not in the log")
+		if log := n.log.String(); !strings.Contains(log, "panic in a request") || strings.Count(log, `"trace_id":"`+theTrace) != 2 {
+			t.Errorf("the cause, or which request it was, is not in the log: %s", log)
 		}
 		n.service.handle(func(w http.ResponseWriter, r *http.Request) {})
 		if a := n.send("GET", "/else", nil, ""); a.status != 200 {

@@ -43,7 +43,7 @@ func UsesText(uses []Use) string {
 // What belongs to the node stays as it is, whatever config says: Node, Cluster, Locks,
 // Records, Marks, MarkStores and Unknowns, and what the server took when it began:
 // MaxHeader, HeaderTimeout, IdleTimeout, MaxPerAddress, MaxRequestsPerConnection, TLS,
-// ProxyProtocol and NativeHistograms.
+// ProxyProtocol, Tracer and NativeHistograms.
 //
 // A request must not find a lane by another rule than those of its key that are still
 // here, for two lanes know nothing of each other. So if the rules of a space change, its
@@ -57,7 +57,7 @@ func (p *Proxy) Reload(config Config, force bool) (in []Use, err error) {
 	old := p.setup.Load()
 	c := &old.config
 	config.Node, config.Cluster, config.Locks, config.Records, config.Marks, config.MarkStores, config.Unknowns = c.Node, c.Cluster, c.Locks, c.Records, c.Marks, c.MarkStores, c.Unknowns
-	config.TLS, config.ProxyProtocol, config.MaxPerAddress = c.TLS, c.ProxyProtocol, c.MaxPerAddress
+	config.TLS, config.ProxyProtocol, config.MaxPerAddress, config.Tracer = c.TLS, c.ProxyProtocol, c.MaxPerAddress, c.Tracer
 	config.MaxHeader, config.HeaderTimeout, config.IdleTimeout, config.MaxRequestsPerConnection, config.NativeHistograms = c.MaxHeader, c.HeaderTimeout, c.IdleTimeout, c.MaxRequestsPerConnection, c.NativeHistograms
 	next, err := p.newSetup(config)
 	if err != nil {

@@ -55,9 +55,11 @@ func (c *call) turnHere() *problem {
 	}
 	problem := c.onTime()
 	if problem == nil {
+		c.beginWait(time.Now())
 		problem = c.wait()
 	}
 	if c.aside == nil {
+		c.endWait(problem)
 		return problem
 	}
 	if problem == nil && !c.answered {
@@ -66,6 +68,7 @@ func (c *call) turnHere() *problem {
 	if (problem != nil || c.answered) && c.aside != nil {
 		c.aside.leave()
 	}
+	c.endWait(problem)
 	return problem
 }
 

@@ -110,6 +110,7 @@ func (c *call) upload() *problem {
 // exchangeUpload sends the request while it waits for the response, which may
 // come before the body's end.
 func (c *call) exchangeUpload(t *upstream.Target, body *uploadBody) *problem {
+	c.beginSend(t)
 	c.link.once = true
 	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
 	c.deadline = time.Time{}            // moved by the sender from now on

@@ -33,6 +33,7 @@ type Config struct {
 	Log         LogConfig         `json:"log" doc:"the log, on stderr"`
 	Journal     JournalConfig     `json:"journal" doc:"requests whose outcome nobody can say, for whoever has to look after the data" reload:"restart"`
 	Metrics     MetricsConfig     `json:"metrics" doc:"the Prometheus metrics" reload:"restart"`
+	Tracing     TracingConfig     `json:"tracing" doc:"spans of requests, sent by OpenTelemetry" reload:"restart"`
 }
 
 // NodeConfig names this process.
@@ -349,6 +350,13 @@ type MetricsConfig struct {
 	NativeHistograms bool `json:"native_histograms" doc:"native histograms beside the classic ones"`
 }
 
+// TracingConfig is which requests have spans. Everything else about them is said by
+// OpenTelemetry's own environment variables.
+type TracingConfig struct {
+	Enabled bool   `json:"enabled" doc:"make spans, and send them by OTLP over HTTP to OTEL_EXPORTER_OTLP_ENDPOINT, or else http://localhost:4318; without, what requests say of their traces passes all the same"`
+	Sample  string `json:"sample" doc:"which requests have spans: parent is those whose traceparent says so, and of those without one, the part that OTEL_TRACES_SAMPLER_ARG says, 0.01 for one in a hundred, else all; ratio is that part of all requests, whatever their traceparent says" enum:"parent always never ratio"`
+}
+
 // Default is the one place where defaults exist. Routes and upstreams have
 // none: there is no service to guess. What each of them starts from is
 // Defaults and defaultUpstream.
@@ -470,6 +478,7 @@ func Default() Config {
 		Log:      LogConfig{Level: "info", Format: "auto", Access: "errors", Keys: "hash"},
 		Journal:  JournalConfig{File: "none", MaxSize: 64 * MiB, MaxFiles: 8, Keep: 10000},
 		Metrics:  MetricsConfig{NativeHistograms: true},
+		Tracing:  TracingConfig{Sample: "parent"},
 	}
 }
 

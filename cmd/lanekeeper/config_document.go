@@ -8,7 +8,6 @@ import (
 	"reflect"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -101,8 +100,6 @@ func (d *document) section(node *yaml.Node, t reflect.Type, path string) map[str
 			if read, ok := d.value(key, value, f, at); ok {
 				tree[f.name] = read
 			}
-		case isLater(withoutIndexes(at)):
-			d.refuseLater(key, value, at)
 		default:
 			d.errorf(key, at, "unknown field%s", didYouMean(key.Value, fieldNames(fields)))
 		}
@@ -227,14 +224,4 @@ func fieldNames(fields []field) []string {
 		list[i] = f.name
 	}
 	return list
-}
-
-var indexes = regexp.MustCompile(`\[[0-9]+\]`)
-
-// withoutIndexes turns routes[2].lane into routes.lane.
-func withoutIndexes(path string) string {
-	if !strings.Contains(path, "[") {
-		return path
-	}
-	return indexes.ReplaceAllString(path, "")
 }

@@ -165,7 +165,7 @@ func TestConfigEnvironmentIsStrict(t *testing.T) {
 		"LANEKEEPER_CLUSTER_JOIN":            "a:1",
 		"LANEKEEPER_COORDINATOR_TYPE":        "none",
 		"LANEKEEPER_SESSION_MAX_AGE":         "1h",
-		"LANEKEEPER_TRACING_SAMPLE":          "parent",
+		"LANEKEEPER_TRACING_SAMPLE":          "some",
 		"LANEKEEPER_DEFAULTS_LANE_GUARANTEE": "strict",
 		"LANEKEEPER_ADMIN_PPROF":             "false",
 		"LANEKEEPER_SERVICE_HOST":            "10.0.0.1",
@@ -187,7 +187,7 @@ func TestConfigEnvironmentIsStrict(t *testing.T) {
 		`LANEKEEPER_SERVER_LISTN: warning: sets nothing (did you mean "LANEKEEPER_SERVER_LISTEN"?)`,
 		`LANEKEEPER_SERVER_READ_TIMEOUT: error: server.read_timeout: 5 has no unit: write 5s for seconds, or use ms, m, h`,
 		`LANEKEEPER_SERVER_TRUSTED_PROXIES: warning: sets nothing: server.trusted_proxies is a list; write it in the file, where an element may be ${VAR}`,
-		`LANEKEEPER_TRACING_SAMPLE: error: not yet supported in this version: unset it`,
+		`LANEKEEPER_TRACING_SAMPLE: error: tracing.sample: "some" is not one of parent, always, never, ratio`,
 		`LANEKEEPER_VERSION: warning: sets nothing: version is set by the file alone`,
 		`LANEKEEPER_WHATEVER: warning: sets nothing`,
 	}}})

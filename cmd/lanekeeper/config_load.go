@@ -133,7 +133,6 @@ func bindEnvironment(v *viper.Viper, report *Report) {
 		}
 		path, known := paths[name]
 		switch {
-		case !known && refuseLaterVariable(report, name):
 		case !known:
 			report.add(Place{Source: name}, SeverityWarning, "", "sets nothing%s", suggestVariable(name))
 		case configSettings[path].isList():

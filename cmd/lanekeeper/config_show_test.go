@@ -92,6 +92,7 @@ log: {level: warn, format: json, access: none, keys: plain}
 session: {secret_file: /s, max_age: 44h, secure: false, same_site: strict, path: /p}
 journal: {file: /j, max_size: 41MiB, max_files: 42, keep: 43}
 metrics: {native_histograms: false}
+tracing: {enabled: true, sample: ratio}
 `
 
 // mustLoadEvery loads everySetting, or what was made of it. There is one

@@ -68,6 +68,11 @@ var homes = map[string][]string{
 	"sigs.k8s.io":                           {},                 // tests only
 	"github.com/prometheus/common":          {},                 // tests only
 	"github.com/VictoriaMetrics":            {},                 // tests only
+	"github.com/go-logr/logr":               {"cmd/lanekeeper"},
+	"go.opentelemetry.io/otel":              {"proxy", "cmd/lanekeeper"},
+	"go.opentelemetry.io/otel/sdk":          {"cmd/lanekeeper"}, // who sees the interface alone pays for nothing else
+	"go.opentelemetry.io/otel/exporters":    {"cmd/lanekeeper"},
+	"go.opentelemetry.io/proto":             {}, // tests only
 }
 
 // TestImportsGoDown holds the source against layers and homes.

@@ -46,6 +46,8 @@ type nodeConfig struct {
 	keep     int            // requests with an unknown outcome, in memory
 	unknowns io.WriteCloser // where they are written, too, which the node closes; nil: nowhere
 
+	tracing *tracing // of requests, which the node closes; nil: they have no spans
+
 	source  configSource    // of what is reloaded
 	manager *serviceManager // that has started the process; nil: nobody wants to hear
 
@@ -123,7 +125,7 @@ func startNode(config nodeConfig, log *slog.Logger) (_ *node, err error) {
 		return nil, err
 	}
 	n.config.proxy.Locks.Locker = n.config.locks
-	n.config.proxy.TLS = config.tls.serverTLS()
+	n.config.proxy.TLS, n.config.proxy.Tracer = config.tls.serverTLS(), config.tracing.tracer()
 	if n.proxy, err = proxy.New(n.config.proxy, n.lanes, log); err != nil {
 		return nil, err
 	}
@@ -274,6 +276,7 @@ func (n *node) release() {
 	}
 	n.journal.End()
 	n.closeUnknowns()
+	n.config.tracing.close()
 	n.wg.Wait()
 }
 
@@ -459,6 +462,7 @@ func (n *node) stop(now <-chan struct{}) error {
 	n.closeRecords()
 	n.closeUnknowns()
 	n.reloads.levels.stop()
+	n.config.tracing.close()
 	n.journal.End() // else those who follow it would use up the grace
 	grace, cancel := context.WithTimeout(context.Background(), closeGrace)
 	defer cancel()

@@ -50,7 +50,7 @@ func TestSettingsThatNeedARestart(t *testing.T) {
 		limits.max_lanes limits.max_queued limits.max_queued_bytes limits.max_records limits.max_records_bytes log.format metrics.native_histograms
 		node.name node.zone observe.listen
 		server.header_timeout server.idle_timeout server.listen server.max_connections_per_address server.max_header server.max_requests_per_connection
-		server.proxy_protocol server.tls.cert_file server.tls.client_ca_file server.tls.key_file`)
+		server.proxy_protocol server.tls.cert_file server.tls.client_ca_file server.tls.key_file tracing.enabled tracing.sample`)
 	if !slices.Equal(have, want) {
 		t.Errorf("got  %s\nwant %s", have, want)
 	}

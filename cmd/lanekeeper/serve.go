@@ -156,6 +156,9 @@ func serve(ctx context.Context, source configSource, watched *watchedFile) error
 	if nodeConfig.records.stores, err = newRecordStores(config); err != nil {
 		return &exitError{code: exitConfig, err: err}
 	}
+	if nodeConfig.tracing, err = newTracing(config, log); err != nil {
+		return &exitError{code: exitConfig, err: err}
+	}
 	nodeConfig.source, nodeConfig.manager = source, newServiceManager(log)
 	node, err := startNode(nodeConfig, log)
 	if err != nil {

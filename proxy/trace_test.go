@@ -1,0 +1,414 @@
+package proxy_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+
+	"lanekeeper/proxy"
+)
+
+const (
+	theTrace  = "4bf92f3577b34da6a3ce929d0e0e4736"
+	theParent = "00f067aa0ba902b7"
+)
+
+// parented is a head with a trace of the client's.
+func parented(flags string) http.Header {
+	return http.Header{"Traceparent": {"00-" + theTrace + "-" + theParent + "-" + flags}, "Tracestate": {"one=1", "two=2"}}
+}
+
+// spans are those that a node has ended.
+type spans struct {
+	t *testing.T
+	*tracetest.SpanRecorder
+}
+
+// tracing has a node record its spans.
+func tracing(t *testing.T, sampler sdktrace.Sampler) (*spans, trace.Tracer) {
+	s := &spans{t, tracetest.NewSpanRecorder()}
+	return s, sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(s.SpanRecorder), sdktrace.WithSampler(sampler)).Tracer("lanekeeper")
+}
+
+// one is the only span of a kind.
+func (s *spans) one(kind trace.SpanKind) sdktrace.ReadOnlySpan {
+	s.t.Helper()
+	var found sdktrace.ReadOnlySpan
+	for _, span := range s.Ended() {
+		if span.SpanKind() == kind {
+			if found != nil {
+				s.t.Fatalf("two spans are %v", kind)
+			}
+			found = span
+		}
+	}
+	if found == nil {
+		s.t.Fatalf("no span is %v", kind)
+	}
+	return found
+}
+
+// says checks some attributes of a span; nil: it has none of the name.
+func (s *spans) says(span sdktrace.ReadOnlySpan, want map[string]any) {
+	s.t.Helper()
+	have := map[string]any{}
+	for _, a := range span.Attributes() {
+		have[string(a.Key)] = a.Value.AsInterface()
+	}
+	for name, value := range want {
+		if have[name] != value {
+			s.t.Errorf("%s: %s is %v, want %v", span.Name(), name, have[name], value)
+		}
+	}
+}
+
+// hides checks that no span holds a text.
+func (s *spans) hides(text string) {
+	s.t.Helper()
+	for _, span := range s.Ended() {
+		all := []string{span.Name(), span.Status().Description}
+		for _, a := range span.Attributes() {
+			all = append(all, a.Value.String())
+		}
+		for _, have := range all {
+			if strings.Contains(have, text) {
+				s.t.Errorf("%q is in %q of %s", text, have, span.Name())
+			}
+		}
+	}
+}
+
+func (s *spans) child(span, of sdktrace.ReadOnlySpan) {
+	s.t.Helper()
+	if span.Parent().SpanID() != of.SpanContext().SpanID() || span.SpanContext().TraceID() != of.SpanContext().TraceID() {
+		s.t.Errorf("%s is no child of %s", span.Name(), of.Name())
+	}
+}
+
+func keyHash(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:8])
+}
+
+// The third request of a key waits a second: its spans say where its time went, whose
+// children they are, and in which lane it was, but not by which key.
+//
+// Mutants: the wait's span ends with the request; the CLIENT span is a child of the
+// client's; the upstream gets the SERVER span for a parent; the client's fields are not
+// taken from the head; the key is said in plain text; the SERVER span is named after the path.
+func TestSpansOfARequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, tracer := tracing(t, sdktrace.ParentBased(sdktrace.AlwaysSample()))
+		n := start(t, func(c *proxy.Config) { c.Tracer = tracer })
+		first := async(n, "POST", "/orders/secret-7/pay", parented("00"), "")
+		v := n.service.next()
+		second := async(n, "POST", "/orders/secret-7/pay", parented("00"), "")
+		synctest.Wait()
+		third := async(n, "POST", "/orders/secret-7/pay", parented("01"), "")
+		synctest.Wait()
+		time.Sleep(time.Second)
+		v.finish(200, "")
+		<-first
+		n.service.next().finish(200, "")
+		<-second
+		v = n.service.next()
+		time.Sleep(2 * time.Second)
+		v.finish(200, "")
+		<-third
+		synctest.Wait()
+
+		server, wait, client := s.one(trace.SpanKindServer), s.one(trace.SpanKindInternal), s.one(trace.SpanKindClient)
+		if server.Name() != "POST /orders/{id}/{rest...}" || wait.Name() != "lane wait" || client.Name() != "POST" {
+			t.Errorf("the spans are %q, %q and %q", server.Name(), wait.Name(), client.Name())
+		}
+		if server.Parent().SpanID().String() != theParent || server.SpanContext().TraceID().String() != theTrace {
+			t.Errorf("the client's span is not the parent of the SERVER span")
+		}
+		s.child(wait, server)
+		s.child(client, server)
+		if waited := wait.EndTime().Sub(wait.StartTime()).Round(10 * time.Millisecond); waited != time.Second {
+			t.Errorf("the wait took %s", waited)
+		}
+		if took := client.EndTime().Sub(client.StartTime()).Round(10 * time.Millisecond); took != 2*time.Second {
+			t.Errorf("the upstream took %s", took)
+		}
+		if client.StartTime().Before(wait.EndTime()) || server.EndTime().Before(client.EndTime()) {
+			t.Error("the spans are not one after the other")
+		}
+		s.says(server, map[string]any{
+			"http.request.method": "POST", "http.route": "/orders/{id}/{rest...}", "http.response.status_code": int64(200), "url.scheme": "http",
+			"lanekeeper.space": "order", "lanekeeper.queue.depth": int64(1), "lanekeeper.key_hash": keyHash("order:secret-7"), "error.type": nil,
+		})
+		s.says(wait, map[string]any{"lanekeeper.space": "order", "lanekeeper.queue.depth": int64(1), "error.type": nil})
+		s.says(client, map[string]any{"http.request.method": "POST", "http.response.status_code": int64(200), "server.address": "app"})
+		s.hides("secret")
+
+		if got, want := v.Header["Traceparent"], "00-"+theTrace+"-"+client.SpanContext().SpanID().String()+"-01"; len(got) != 1 || got[0] != want {
+			t.Errorf("the upstream got traceparent %q, want %q", got, want)
+		}
+		if got := v.Header["Tracestate"]; len(got) != 1 || got[0] != "one=1,two=2" {
+			t.Errorf("the upstream got tracestate %q", got)
+		}
+		if !strings.Contains(n.log.String(), `"trace_id":"`+theTrace+`"`) {
+			t.Errorf("the access log does not name the trace: %s", n.log)
+		}
+	})
+}
+
+// Mutants: a refusal in the lane has no span; every problem is an error of the SERVER span;
+// a 404 of the upstream is none of the CLIENT span; a 503 of the upstream is none of the SERVER span.
+func TestSpansOfFailures(t *testing.T) {
+	for name, test := range map[string]struct {
+		sampler        sdktrace.Sampler
+		path           string
+		answer         int // of the service; 0: it is late
+		status         int64
+		server, client string // error.type
+		failed         bool   // the SERVER span
+	}{
+		"a missing page":     {path: "/orders/1/a", answer: 404, status: 404, client: "404"},
+		"a broken service":   {path: "/orders/1/a", answer: 503, status: 503, server: "503", client: "503", failed: true},
+		"a late service":     {path: "/orders/1/a", status: 504, server: "upstream-timeout", client: "upstream-timeout", failed: true},
+		"a key that is none": {path: "/orders/" + strings.Repeat("1", 33) + "/a", status: 400, server: "invalid-key"},
+		"outside lanes":      {path: "/other", answer: 200, status: 200},
+	} {
+		bubble(t, name, func(t *testing.T) {
+			s, tracer := tracing(t, sdktrace.AlwaysSample())
+			n := start(t, func(c *proxy.Config) { c.Tracer = tracer })
+			answer := async(n, "POST", test.path, nil, "")
+			v := n.service.next()
+			if v != nil && test.answer != 0 {
+				v.finish(test.answer, "")
+			}
+			<-answer
+			synctest.Wait()
+			orNil := func(text string) any {
+				if text == "" {
+					return nil
+				}
+				return text
+			}
+			server := s.one(trace.SpanKindServer)
+			s.says(server, map[string]any{"http.response.status_code": test.status, "error.type": orNil(test.server)})
+			if failed := server.Status().Code == codes.Error; failed != test.failed {
+				t.Errorf("the SERVER span failed: %v", failed)
+			}
+			if v == nil {
+				return
+			}
+			client := s.one(trace.SpanKindClient)
+			s.says(client, map[string]any{"error.type": orNil(test.client)})
+			if failed := client.Status().Code == codes.Error; failed != (test.client != "") {
+				t.Errorf("the CLIENT span failed: %v", failed)
+			}
+		})
+	}
+
+	bubble(t, "a full wait", func(t *testing.T) {
+		s, tracer := tracing(t, sdktrace.AlwaysSample())
+		n := start(t, func(c *proxy.Config) { c.Tracer = tracer })
+		first := async(n, "POST", "/orders/1/a", nil, "")
+		v := n.service.next()
+		second := <-async(n, "POST", "/orders/1/a", nil, "")
+		if second.slug() != "lane-timeout" {
+			t.Fatalf("got %s", second.slug())
+		}
+		synctest.Wait()
+		waits := 0
+		for _, span := range s.Ended() {
+			if span.SpanKind() == trace.SpanKindInternal && span.Status().Code == codes.Error {
+				s.says(span, map[string]any{"error.type": "lane-timeout"})
+				waits++
+			}
+		}
+		if waits != 1 {
+			t.Errorf("%d waits failed", waits)
+		}
+		v.finish(200, "")
+		<-first
+	})
+}
+
+// A response that streams is over when its last byte has come.
+//
+// Mutants: the CLIENT span ends with the response's head; a response that breaks off is no error.
+func TestSpansOfAStream(t *testing.T) {
+	for name, breaks := range map[string]bool{"whole": false, "broken": true} {
+		bubble(t, name, func(t *testing.T) {
+			s, tracer := tracing(t, sdktrace.AlwaysSample())
+			n := start(t, func(c *proxy.Config) { c.Tracer = tracer })
+			n.service.handle(func(w http.ResponseWriter, _ *http.Request) {
+				for range 3 {
+					w.Write(make([]byte, 1<<10))
+					w.(http.Flusher).Flush()
+					time.Sleep(time.Second)
+				}
+				if breaks {
+					panic(http.ErrAbortHandler)
+				}
+			})
+			c := n.open()
+			c.write("POST", "/orders/1/a", nil, "")
+			if _, err := c.read("POST"); (err != nil) != breaks {
+				t.Errorf("the response's end: %v", err)
+			}
+			synctest.Wait()
+			client, server := s.one(trace.SpanKindClient), s.one(trace.SpanKindServer)
+			if took := client.EndTime().Sub(client.StartTime()).Round(10 * time.Millisecond); took != 3*time.Second {
+				t.Errorf("the upstream took %s", took)
+			}
+			for _, span := range []sdktrace.ReadOnlySpan{client, server} {
+				if failed := span.Status().Code == codes.Error; failed != breaks {
+					t.Errorf("%s failed: %v", span.Name(), failed)
+				}
+				s.says(span, map[string]any{"http.response.status_code": int64(200)})
+			}
+		})
+	}
+}
+
+// What a request says of its trace goes on byte for byte if this node adds nothing to it,
+// whether it makes sense or not.
+//
+// Mutants: spans that nobody records are named to the upstream in place of the client's;
+// two parents are one; the access log names no trace that only passes.
+func TestATraceThatOnlyPasses(t *testing.T) {
+	odd := http.Header{"Traceparent": {"cc-odd"}, "Tracestate": {" a = b "}}
+	double := parented("01")
+	double.Add("Traceparent", "00-"+theTrace+"-00f067aa0ba902b8-01")
+	for name, test := range map[string]struct {
+		sampler sdktrace.Sampler // nil: no tracer
+		header  http.Header
+		passes  bool
+		roots   bool // the request has a new trace
+	}{
+		"off":                        {nil, parented("01"), true, false},
+		"off, an odd one":            {nil, odd, true, false},
+		"off, two":                   {nil, double, true, false},
+		"off, none":                  {nil, nil, true, false},
+		"not sampled by its client":  {sdktrace.ParentBased(sdktrace.AlwaysSample()), parented("00"), true, false},
+		"never":                      {sdktrace.NeverSample(), parented("01"), true, false},
+		"never, none":                {sdktrace.NeverSample(), nil, false, true},
+		"always, an odd one":         {sdktrace.AlwaysSample(), odd, false, true},
+		"always, two":                {sdktrace.AlwaysSample(), double, false, true},
+		"always, against its client": {sdktrace.AlwaysSample(), parented("00"), false, false},
+	} {
+		for _, path := range []string{"/orders/1/a", "/other"} {
+			bubble(t, name+" "+path[1:3], func(t *testing.T) {
+				n := start(t, func(c *proxy.Config) {
+					if test.sampler != nil {
+						_, c.Tracer = tracing(t, test.sampler)
+					}
+				})
+				answer := async(n, "POST", path, test.header.Clone(), "")
+				v := n.service.next()
+				got, state := strings.Join(v.Header["Traceparent"], "|"), strings.Join(v.Header["Tracestate"], "|")
+				wanted, wantedState := strings.Join(test.header["Traceparent"], "|"), strings.Join(test.header["Tracestate"], "|")
+				if passes := got == wanted && strings.TrimSpace(state) == strings.TrimSpace(wantedState); passes != test.passes {
+					t.Errorf("the upstream got %q and %q, of %q and %q", got, state, wanted, wantedState)
+				}
+				if !test.passes {
+					if roots := !strings.Contains(got, theTrace); roots != test.roots || len(v.Header["Traceparent"]) != 1 {
+						t.Errorf("the upstream got %q", got)
+					}
+				}
+				v.finish(200, "")
+				<-answer
+				synctest.Wait()
+				named := strings.Contains(n.log.String(), `"trace_id":"`+theTrace+`"`)
+				if says := test.header != nil && !strings.Contains(name, "odd") && !strings.Contains(name, "two"); named != says {
+					t.Errorf("the access log names the trace: %v", named)
+				}
+			})
+		}
+	}
+}
+
+// Mutants: beginTrace reads the head before it asks for a Tracer; appendTrace makes its
+// carrier first.
+func TestTracingCostsNothingWhenItIsOff(t *testing.T) {
+	life := proxy.LifeWithoutTrace()
+	if n := testing.AllocsPerRun(100, life); n > 0 {
+		t.Errorf("%v allocations for each request", n)
+	}
+}
+
+// The owner's spans are children of the ingress's, and what the upstream gets is a child of
+// the owner's. An owner without tracing passes on what the ingress says.
+//
+// Mutants: the forwarded head has the client's traceparent; the owner writes a second one
+// beside that; the owner makes a SERVER span; the owner's wait has no end; the owner's name is the ingress's.
+func TestSpansAcrossTheHop(t *testing.T) {
+	for name, silent := range map[string]bool{"both trace": false, "the owner does not": true} {
+		bubble(t, name, func(t *testing.T) {
+			var nodes [2]*spans
+			p := startPair(t, change{proxy: func(number int, c *proxy.Config) {
+				var tracer trace.Tracer
+				nodes[number], tracer = tracing(t, sdktrace.ParentBased(sdktrace.AlwaysSample()))
+				if number == 1 || !silent {
+					c.Tracer = tracer
+				}
+				c.Routes[0].Lane.Strict = true
+			}}, nil)
+			owner, ingress := p.nodes[0], p.nodes[1]
+			owner.edge.lasts(time.Hour)
+			_, first := owner.async("POST", "/orders/secret/1", parented("00"), "")
+			x := p.ran("/orders/secret/1", owner)
+			_, second := ingress.async("POST", "/orders/secret/2", parented("01"), "")
+			time.Sleep(time.Second)
+			x.finish("")
+			<-first
+			x = p.ran("/orders/secret/2", owner)
+			x.finish("")
+			if a := <-second; a.status != 200 {
+				t.Fatalf("status %d", a.status)
+			}
+			synctest.Wait()
+
+			server := nodes[1].one(trace.SpanKindServer)
+			nodes[1].says(server, map[string]any{"lanekeeper.owner": owner.self.Name, "lanekeeper.partition": int64(partition("order:secret")), "lanekeeper.queue.depth": int64(0)})
+			nodes[1].hides("secret")
+			nodes[0].hides("secret")
+			parent := server.SpanContext().SpanID()
+			if len(nodes[1].Ended()) != 1 {
+				t.Errorf("%d spans of the ingress", len(nodes[1].Ended()))
+			}
+			if silent {
+				if len(nodes[0].Ended()) != 0 {
+					t.Errorf("%d spans of the owner", len(nodes[0].Ended()))
+				}
+			} else {
+				fence, err := strconv.ParseInt(x.get("Lanekeeper-Fence"), 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wait, client := nodes[0].one(trace.SpanKindInternal), nodes[0].one(trace.SpanKindClient)
+				if len(nodes[0].Ended()) != 2 {
+					t.Errorf("%d spans of the owner", len(nodes[0].Ended()))
+				}
+				nodes[0].child(wait, server)
+				nodes[0].child(client, server)
+				nodes[0].says(wait, map[string]any{"lanekeeper.owner": owner.self.Name, "lanekeeper.space": "order", "lanekeeper.key_hash": keyHash("order:secret")})
+				nodes[0].says(client, map[string]any{"http.request.method": "POST", "http.response.status_code": int64(200), "lanekeeper.fence": fence})
+				if waited := wait.EndTime().Sub(wait.StartTime()).Round(10 * time.Millisecond); waited != time.Second {
+					t.Errorf("the wait took %s", waited)
+				}
+				parent = client.SpanContext().SpanID()
+			}
+			got := x.all("Traceparent")
+			if want := "00-" + theTrace + "-" + parent.String() + "-01"; len(got) != 1 || got[0] != want {
+				t.Errorf("the upstream got %q, want %q", got, want)
+			}
+		})
+	}
+}
