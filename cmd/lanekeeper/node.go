@@ -325,7 +325,9 @@ func (n *node) look() {
 	n.lookAtHotKeys()
 	n.lookAtDrain()
 	n.progress.Store(time.Now().UnixNano())
-	n.config.manager.looked(n.statusLine(queued))
+	if n.config.manager != nil {
+		n.config.manager.looked(n.statusLine(queued))
+	}
 }
 
 // statusLine is how the node fares in a few words, for who has started it.
