@@ -103,8 +103,8 @@ func keyHash(key string) string {
 // The third request of a key waits a second: its spans say where its time went, whose
 // children they are, and in which lane it was, but not by which key.
 //
-// Mutants: the wait's span ends with the request; the CLIENT span is a child of the
-// client's; the upstream gets the SERVER span for a parent; the client's fields are not
+// Mutants: the wait's span ends with the request; the CLIENT span is a child of nothing;
+// the upstream gets the SERVER span for a parent; traceparent, or tracestate alone, is not
 // taken from the head; the key is said in plain text; the SERVER span is named after the path.
 func TestSpansOfARequest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -165,11 +165,10 @@ func TestSpansOfARequest(t *testing.T) {
 	})
 }
 
-// Mutants: a refusal in the lane has no span; every problem is an error of the SERVER span;
-// a 404 of the upstream is none of the CLIENT span; a 503 of the upstream is none of the SERVER span.
+// Mutants: a 4xx is an error of the SERVER span; a 404 of the upstream is none of the CLIENT
+// span; a 503 of the upstream is none of the SERVER span; a wait that ends without a turn is no error.
 func TestSpansOfFailures(t *testing.T) {
 	for name, test := range map[string]struct {
-		sampler        sdktrace.Sampler
 		path           string
 		answer         int // of the service; 0: it is late
 		status         int64
@@ -280,8 +279,9 @@ func TestSpansOfAStream(t *testing.T) {
 // What a request says of its trace goes on byte for byte if this node adds nothing to it,
 // whether it makes sense or not.
 //
-// Mutants: spans that nobody records are named to the upstream in place of the client's;
-// two parents are one; the access log names no trace that only passes.
+// Mutants: spans that nobody records are named to the upstream in place of the client's; a
+// request without a trace that is not recorded begins none; two parents are one; the access
+// log names no trace that only passes.
 func TestATraceThatOnlyPasses(t *testing.T) {
 	odd := http.Header{"Traceparent": {"cc-odd"}, "Tracestate": {" a = b "}}
 	double := parented("01")
@@ -334,6 +334,23 @@ func TestATraceThatOnlyPasses(t *testing.T) {
 	}
 }
 
+// With log.keys: none a key's hash is not said either, as few keys can be told by theirs.
+//
+// Mutant: it is said all the same.
+func TestSpansWithoutKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, tracer := tracing(t, sdktrace.AlwaysSample())
+		n := start(t, func(c *proxy.Config) { c.Tracer, c.LogKeys = tracer, proxy.KeysNone })
+		answer := async(n, "POST", "/orders/secret/a", nil, "")
+		n.service.next().finish(200, "")
+		<-answer
+		synctest.Wait()
+		s.says(s.one(trace.SpanKindServer), map[string]any{"lanekeeper.key_hash": nil, "lanekeeper.space": "order"})
+		s.hides("secret")
+		s.hides(keyHash("order:secret"))
+	})
+}
+
 // Mutants: beginTrace reads the head before it asks for a Tracer; appendTrace makes its
 // carrier first.
 func TestTracingCostsNothingWhenItIsOff(t *testing.T) {
@@ -346,8 +363,8 @@ func TestTracingCostsNothingWhenItIsOff(t *testing.T) {
 // The owner's spans are children of the ingress's, and what the upstream gets is a child of
 // the owner's. An owner without tracing passes on what the ingress says.
 //
-// Mutants: the forwarded head has the client's traceparent; the owner writes a second one
-// beside that; the owner makes a SERVER span; the owner's wait has no end; the owner's name is the ingress's.
+// Mutants: the forwarded head has no traceparent; the owner writes a second one beside it,
+// or none; the owner's wait ends with its request; the owner's name is the ingress's; the fence is left out.
 func TestSpansAcrossTheHop(t *testing.T) {
 	for name, silent := range map[string]bool{"both trace": false, "the owner does not": true} {
 		bubble(t, name, func(t *testing.T) {
@@ -369,6 +386,7 @@ func TestSpansAcrossTheHop(t *testing.T) {
 			x.finish("")
 			<-first
 			x = p.ran("/orders/secret/2", owner)
+			time.Sleep(2 * time.Second)
 			x.finish("")
 			if a := <-second; a.status != 200 {
 				t.Fatalf("status %d", a.status)
