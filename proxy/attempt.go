@@ -176,9 +176,8 @@ var errSpoke = errors.New("the upstream answers, or closes, instead of reading o
 // sendLarge writes a body, unless the upstream stops reading it and answers.
 func (c *call) sendLarge(body []byte) error {
 	w := c.link.wire
-	if w.secure != nil { // a write that was interrupted could not go on
-		_, err := w.Write(body)
-		return err
+	if w.secure != nil {
+		return c.sendSecure(body)
 	}
 	for {
 		w.SetWriteDeadline(earlier(c.deadline, time.Now().Add(watchWrite))) //nolint:errcheck // a dead connection fails the write

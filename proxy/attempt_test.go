@@ -3,10 +3,13 @@ package proxy_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,6 +20,7 @@ import (
 	"github.com/valyala/fasthttp/fasthttputil"
 
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 )
 
 // script is an upstream that answers byte by byte what a test tells it to. It
@@ -26,6 +30,7 @@ type script struct {
 	accept func(net.Conn)  // before a request is read; may close
 	head   func(*exchange) // has the connection between a request's head and the next, or
 	answer func(*exchange) // has every request; neither has canaries
+	below  *tls.Config     // nil: no TLS
 	wg     sync.WaitGroup
 
 	mu      sync.Mutex  // guards the rest
@@ -85,6 +90,9 @@ func (s *script) listenOn() (address string) {
 }
 
 func (s *script) serve(conn net.Conn) {
+	if s.below != nil {
+		conn = tls.Server(conn, s.below)
+	}
 	s.mu.Lock()
 	s.conns = append(s.conns, conn)
 	s.mu.Unlock()
@@ -851,8 +859,28 @@ func TestAPoisonedConnectionIsNotUsedAgain(t *testing.T) {
 
 // Mutants: the response is not looked for after a failed write; the connection
 // is used again; nobody looks while a write is blocked (the test times out); an
-// interim response ends the sending.
+// interim response ends the sending. Over TLS also: a look ends the write; the write goes on
+// behind the answer; silence is taken for an answer; nobody looks.
 func TestAnEarlyAnswerToALargeBody(t *testing.T) {
+	t.Run("plain", func(t *testing.T) {
+		earlyAnswers(t, func(c *proxy.Config) { c.Upstreams[0].MaxConnections = 1 }, func(*script) {})
+	})
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
+	file := writeFile(t, filepath.Join(t.TempDir(), "ca.pem"), ca)
+	for name, version := range map[string]uint16{"TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			earlyAnswers(t, func(c *proxy.Config) {
+				c.Upstreams[0].MaxConnections, c.Upstreams[0].Targets = 1, []string{"https://app"}
+				c.Upstreams[0].TLS = upstream.TLS{CAFile: file, ServerName: "edge.example"}
+			}, func(s *script) {
+				s.below = serverTLS()
+				s.below.MaxVersion = version
+			})
+		})
+	}
+}
+
+func earlyAnswers(t *testing.T, change func(*proxy.Config), secure func(*script)) {
 	const refusal = "HTTP/1.1 413 Too Large\r\nContent-Length: 7\r\n\r\nrefused"
 	body := strings.Repeat("x", 24<<20) // more than the sockets hold
 	stopped := make(chan struct{})
@@ -863,7 +891,7 @@ func TestAnEarlyAnswerToALargeBody(t *testing.T) {
 		},
 		"then ends its half, and reads on": func(x *exchange) {
 			x.write(refusal)
-			x.conn.(*net.TCPConn).CloseWrite()
+			x.conn.(interface{ CloseWrite() error }).CloseWrite()
 			io.Copy(io.Discard, x.reader)
 		},
 		"then neither reads nor closes": func(x *exchange) {
@@ -880,7 +908,8 @@ func TestAnEarlyAnswerToALargeBody(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := newScript(t, nil)
 			s.head = serve
-			n := startOnSockets(t, s, func(c *proxy.Config) { c.Upstreams[0].MaxConnections = 1 })
+			secure(s)
+			n := startOnSockets(t, s, change)
 			a := n.open().send("PUT", "/orders/7", nil, body)
 			if a.status != 413 || a.body != "refused" {
 				t.Errorf("%d %s %q", a.status, a.slug(), a.body)
@@ -896,8 +925,16 @@ func TestAnEarlyAnswerToALargeBody(t *testing.T) {
 	}
 	t.Run("a reset in place of an answer", func(t *testing.T) {
 		s := newScript(t, nil)
-		s.head = func(x *exchange) { x.conn.(*net.TCPConn).SetLinger(0); x.conn.Close() }
-		n := startOnSockets(t, s, nil)
+		s.head = func(x *exchange) {
+			conn := x.conn
+			if secure, ok := conn.(*tls.Conn); ok {
+				conn = secure.NetConn()
+			}
+			conn.(*net.TCPConn).SetLinger(0)
+			conn.Close()
+		}
+		secure(s)
+		n := startOnSockets(t, s, change)
 		a := n.open().send("PUT", "/orders/7", nil, body)
 		if a.status != 502 || a.slug() != "upstream-reset" || a.problem.Executed != "unknown" {
 			t.Errorf("%d %s, executed %q", a.status, a.slug(), a.problem.Executed)

@@ -347,6 +347,7 @@ func TestTopShowsNoEscapes(t *testing.T) {
 func TestTopLive(t *testing.T) {
 	s := newScreen(t)
 	in, keys := io.Pipe()
+	defer keys.Close() // who reads it cannot be told to stop
 	var out bytes.Buffer
 	ended := make(chan error, 1)
 	go func() {
