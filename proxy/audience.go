@@ -25,9 +25,6 @@ type audience struct {
 	gone  bool
 }
 
-// past is a deadline that is over.
-var past = time.Unix(1, 0)
-
 func listenFor(client net.Conn, wire *wire) *audience {
 	a := &audience{client: client, wire: wire, after: firstLook}
 	a.timer = time.AfterFunc(a.after, a.look)

@@ -127,7 +127,7 @@ func TestAClientThatRetries(t *testing.T) {
 	client := retryablehttp.NewClient()
 	client.Logger = nil
 	client.HTTPClient.Timeout = slowest * 2 / 3
-	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = 6, 5*time.Millisecond, 200*time.Millisecond
+	client.RetryMax, client.RetryWaitMin, client.RetryWaitMax = 12, 5*time.Millisecond, 200*time.Millisecond
 	client.Backoff = func(least, most time.Duration, attempt int, _ *http.Response) time.Duration {
 		return min(least<<attempt, most) // not Retry-After, which is for people's patience
 	}
