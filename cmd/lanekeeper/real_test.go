@@ -35,7 +35,7 @@ const (
 )
 
 // absent ends a test that lacks something this machine could have.
-func absent(t *testing.T, format string, args ...any) {
+func absent(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatalf(format, args...)
@@ -44,7 +44,7 @@ func absent(t *testing.T, format string, args ...any) {
 }
 
 // program finds a command; pkg is what to install.
-func program(t *testing.T, name, pkg string) string {
+func program(t testing.TB, name, pkg string) string {
 	t.Helper()
 	for _, name := range []string{name, "/usr/sbin/" + name} {
 		if path, err := exec.LookPath(name); err == nil {

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
-	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -12,14 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/rueidis"
 	"github.com/valyala/fasthttp"
 
 	"lanekeeper/lock"
-	"lanekeeper/lock/etcd"
-	"lanekeeper/lock/locktest"
-	"lanekeeper/lock/redis"
-	"lanekeeper/lock/zk"
 )
 
 // BenchmarkSpilled compares ways to run the requests of one hot key one at a time, in
@@ -44,11 +37,11 @@ func BenchmarkSpilled(b *testing.B) {
 		{"spilled, Redis", "/spilled/1/", spilledBy(b, service, "redis")},
 		{"spilled, ZooKeeper", "/spilled/1/", spilledBy(b, service, "zookeeper")},
 		{"spilled, etcd", "/spilled/1/", spilledBy(b, service, "etcd")},
-		{"plain Redis lock", "/", locking(b, service, plainRedis(b))},
-		{"Redis", "/", locking(b, service, lockRedis)},
-		{"ZooKeeper", "/", locking(b, service, lockZooKeeper)},
-		{"etcd", "/", locking(b, service, lockEtcd)},
-		{"mutex", "/", locking(b, service, mutex())},
+		{"plain Redis lock", "/", locking(b, service, plainRedis, storeOf(b, "redis"))},
+		{"Redis", "/", locking(b, service, redisLock, storeOf(b, "redis"))},
+		{"ZooKeeper", "/", locking(b, service, zooKeeperLock, storeOf(b, "zookeeper"))},
+		{"etcd", "/", locking(b, service, etcdLock, storeOf(b, "etcd"))},
+		{"mutex", "/", locking(b, service, mutex(), "")},
 	}
 	rates, waits := make([][]float64, len(ways)), make([][]float64, len(ways))
 	for n := range b.N + 1 {
@@ -207,124 +200,36 @@ func crowdOf(b *testing.B, entrances []string, path string, each int, during tim
 	return crowdRound{len(all), float64(len(all)) / elapsed.Seconds(), all[len(all)/2], all[len(all)*99/100], all[len(all)-1]}
 }
 
-// taking takes a lock, and returns what gives it back.
-type taking func(ctx context.Context) (release func(), err error)
+// storeOf starts a store of a kind.
+func storeOf(b *testing.B, kind string) (address string) {
+	server, _ := storeKinds[kind](b)
+	return server.Address
+}
 
 // locking serves three entrances, each of which takes a lock of its own making for each
 // request, calls the service and gives it back.
-func locking(b *testing.B, service string, open func(b *testing.B) taking) (entrances []string) {
+func locking(b *testing.B, service string, open opening, store string) (entrances []string) {
 	for range 3 {
-		take := open(b)
-		client := &fasthttp.Client{MaxConnsPerHost: 64}
+		take, end, err := open(store)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(end)
 		listener, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			b.Fatal(err)
 		}
-		server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
-			release, err := take(context.Background())
-			if err != nil {
-				ctx.Error(err.Error(), 500)
-				return
-			}
-			defer release()
-			request := fasthttp.AcquireRequest()
-			defer fasthttp.ReleaseRequest(request)
-			request.Header.SetMethod("POST")
-			request.SetRequestURI(service + "/")
-			request.SetBodyRaw(ctx.PostBody())
-			if err := client.Do(request, &ctx.Response); err != nil {
-				ctx.Error(err.Error(), 502)
-			}
-		}}
-		go server.Serve(listener)              // ends with the listener
-		b.Cleanup(func() { listener.Close() }) // what is connected ends with the process
+		go serveLocking(listener, service, take) // ends with the listener
+		b.Cleanup(func() { listener.Close() })   // what is connected ends with the process
 		entrances = append(entrances, "http://"+listener.Addr().String())
 	}
 	return entrances
 }
 
-// plainRedis is the lock of most recipes: SET NX with a random value, another try in a
-// moment, and compare-and-delete. The moment is short, to its advantage.
-func plainRedis(b *testing.B) func(*testing.B) taking {
-	server := locktest.Redis(b)
-	unlock := rueidis.NewLuaScript(`if redis.call("GET", KEYS[1]) == ARGV[1] then return redis.call("DEL", KEYS[1]) end return 0`)
-	return func(b *testing.B) taking {
-		client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{server.Address}, ForceSingleClient: true, DisableCache: true})
-		if err != nil {
-			b.Fatal(err)
-		}
-		b.Cleanup(client.Close)
-		return func(ctx context.Context) (func(), error) {
-			value := rand.Text()
-			for {
-				err := client.Do(ctx, client.B().Set().Key("lock").Value(value).Nx().PxMilliseconds(10_000).Build()).Error()
-				if err == nil {
-					break
-				}
-				if !rueidis.IsRedisNil(err) {
-					return nil, err
-				}
-				time.Sleep(2*time.Millisecond + time.Duration(value[0])*time.Microsecond*8) // and some jitter
-			}
-			return func() { unlock.Exec(ctx, client, []string{"lock"}, []string{value}) }, nil
-		}
-	}
-}
-
 // mutex is a lock that costs nothing, of three entrances that are one process.
-func mutex() func(*testing.B) taking {
+func mutex() opening {
 	store := lock.NewLocal()
-	return func(b *testing.B) taking {
-		return takingFrom(b, func(context.Context) (lock.Locker, error) { return store.Open(), nil })
-	}
-}
-
-var lockServers = map[string]*locktest.Server{}
-
-// lockServer is the store of a kind, one for all entrances.
-func lockServer(b *testing.B, kind string) *locktest.Server {
-	if lockServers[kind] == nil {
-		lockServers[kind], _ = storeKinds[kind](b)
-		b.Cleanup(func() { delete(lockServers, kind) })
-	}
-	return lockServers[kind]
-}
-
-func lockRedis(b *testing.B) taking {
-	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return redis.Open(ctx, redis.Config{Address: lockServer(b, "redis").Address, Prefix: "bench", TTL: 10 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
-	})
-}
-
-func lockZooKeeper(b *testing.B) taking {
-	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return zk.Open(ctx, zk.Config{Servers: []string{lockServer(b, "zookeeper").Address}, Prefix: "/bench", TTL: 9 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
-	})
-}
-
-func lockEtcd(b *testing.B) taking {
-	return takingFrom(b, func(ctx context.Context) (lock.Locker, error) {
-		return etcd.Open(ctx, etcd.Config{Endpoints: []string{lockServer(b, "etcd").Address}, Prefix: "bench/", TTL: 10 * time.Second, Margin: time.Second, Log: slog.New(slog.DiscardHandler)})
-	})
-}
-
-func takingFrom(b *testing.B, open func(context.Context) (lock.Locker, error)) taking {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	locker, err := open(ctx)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		locker.Close(ctx)
-	})
-	return func(ctx context.Context) (func(), error) {
-		lease, err := locker.Acquire(ctx, "1")
-		if err != nil {
-			return nil, fmt.Errorf("acquire: %w", err)
-		}
-		return func() { lease.Release(ctx) }, nil
+	return func(string) (taking, func(), error) {
+		return takingFrom(func(context.Context) (lock.Locker, error) { return store.Open(), nil })
 	}
 }

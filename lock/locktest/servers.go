@@ -183,6 +183,9 @@ func (s *Server) begin() {
 	beginAll([]*Server{s})
 }
 
+// Pid is the process's id.
+func (s *Server) Pid() int { return s.cmd.Process.Pid }
+
 // Start starts the server again, after Kill, with what it had on disk.
 func (s *Server) Start() {
 	s.t.Helper()
