@@ -11,6 +11,7 @@ import (
 	"github.com/redis/rueidis"
 	"github.com/valyala/fasthttp"
 
+	"lanekeeper/loadtest"
 	"lanekeeper/lock"
 	"lanekeeper/lock/etcd"
 	"lanekeeper/lock/redis"
@@ -37,10 +38,13 @@ var locks = map[string]struct {
 }
 
 // serveLocking takes the lock of each request's X-Order-Id, which may be none, hands the
-// request to the service, and gives the lock back.
+// request to the service, and gives the lock back. It numbers the requests as they reach
+// it, for who judges their order.
 func serveLocking(listener net.Listener, service string, take taking) {
+	var tickets loadtest.Tickets
 	client := &fasthttp.Client{MaxConnsPerHost: 1024, MaxIdemponentCallAttempts: 1}
 	server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
+		ctx.Request.Header.Set("Lanekeeper-Ticket", tickets.Next())
 		release, err := take(context.Background(), string(ctx.Request.Header.Peek("X-Order-Id")))
 		if err != nil {
 			ctx.Error(err.Error(), 500)

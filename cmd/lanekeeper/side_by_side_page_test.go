@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func (t *comparison) write(b *testing.B, file string) {
 	}
 }
 
-const columns = "CPU is that of all processes between a client and the service, a lock's store included, per 1000 requests; memory is theirs. *Overlaps* are executions that began while another of their key ran; *out of order* ran out of the order in which they were sent, on whatever connections, which the network and the scheduler do too. Both are sums over all rounds, of so many thousand requests. *Failed* had no answer, or another than 200, and is shown if there were any."
+const columns = "CPU is that of all processes between a client and the service, a lock's store included, per 1000 requests; memory is theirs. *Overlaps* are executions that began while another of their key ran; *late* ran after a request of their key that came after them, where it is known which came first, by tickets; *swapped* ran out of the order in which clients sent them, on whatever connections, which the network and the scheduler do too. These are sums over all rounds, of so many thousand requests. *Failed* had no answer, or another than 200, and is shown if there were any."
 
 func (t *comparison) writeAims(page *bytes.Buffer) {
 	fmt.Fprintf(page, "## lanekeeper against the others\n\nRatios of rounds that lie beside each other: the median, and its 95 %% interval in brackets. Where several are named, the best of them in that round counts. A bound inside the interval is a *tie*.\n\n")
@@ -64,15 +65,15 @@ func (t *comparison) writeWorkload(page *bytes.Buffer, w workload) {
 		return
 	}
 	fmt.Fprintf(page, "## %s\n\n%s.\n\n", strings.ToUpper(w.name[:1])+w.name[1:], strings.ToUpper(w.what[:1])+w.what[1:])
-	fmt.Fprintf(page, "| | requests/s | p50 ms | p99 ms | longest ms | CPU ms | memory MB | overlaps | out of order | of thousands |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	fmt.Fprintf(page, "| | requests/s | p50 ms | p99 ms | longest ms | CPU ms | memory MB | overlaps | late | swapped | of thousands |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, name := range t.contenders {
 		rounds := t.rounds[w.name][name]
 		if len(rounds) == 0 {
 			continue
 		}
-		requests, failed, overlaps, out := 0, 0, 0, 0
+		requests, failed, overlaps, late, out := 0, 0, 0, 0, 0
 		for _, r := range rounds {
-			requests, failed, overlaps, out = requests+r.requests, failed+r.failed, overlaps+r.overlaps, out+r.out
+			requests, failed, overlaps, late, out = requests+r.requests, failed+r.failed, overlaps+r.overlaps, late+r.broken, out+r.out
 		}
 		shown := name
 		if strings.HasPrefix(name, alone) {
@@ -81,12 +82,16 @@ func (t *comparison) writeWorkload(page *bytes.Buffer, w workload) {
 		if failed > 0 {
 			shown += fmt.Sprintf(" (%d failed)", failed)
 		}
+		known := "–"
+		if rounds[0].ordered {
+			known = strconv.Itoa(late)
+		}
 		cpu, memory := "", ""
 		if v := medianOf(rounds, cpuPer); v > 0 {
 			cpu, memory = figure(v*1e6), fmt.Sprintf("%.0f", medianOf(rounds, func(r round) float64 { return float64(r.memory) / 1e6 }))
 		}
-		fmt.Fprintf(page, "| %s | %.0f | %s | %s | %s | %s | %s | %d | %d | %.0f |\n", shown, medianOf(rounds, rateOf),
-			figure(medianOf(rounds, p50Of)/1e6), figure(medianOf(rounds, p99Of)/1e6), figure(medianOf(rounds, longestOf)/1e6), cpu, memory, overlaps, out, float64(requests)/1000)
+		fmt.Fprintf(page, "| %s | %.0f | %s | %s | %s | %s | %s | %d | %s | %d | %.0f |\n", shown, medianOf(rounds, rateOf),
+			figure(medianOf(rounds, p50Of)/1e6), figure(medianOf(rounds, p99Of)/1e6), figure(medianOf(rounds, longestOf)/1e6), cpu, memory, overlaps, known, out, float64(requests)/1000)
 	}
 	page.WriteByte('\n')
 }
