@@ -58,9 +58,15 @@ func againstPlain(b *testing.B, delay time.Duration) {
 	b.ReportMetric(median(p99), "p99-ratio")
 }
 
+// endless is the order whose requests never end, at serveAfter.
+const endless = "endless"
+
 // serveAfter answers every request after a while.
 func serveAfter(listener net.Listener, delay time.Duration) {
 	server := &fasthttp.Server{NoDefaultServerHeader: true, Handler: func(ctx *fasthttp.RequestCtx) {
+		if string(ctx.Path()) == "/orders/"+endless {
+			select {}
+		}
 		if delay > 0 {
 			time.Sleep(delay)
 		}
@@ -147,9 +153,15 @@ func runChild(what string) {
 		if err := plain.Start(listener); err != nil {
 			panic(err)
 		}
-	case "lanekeeper", actionNone, actionShed:
+	case "lanekeeper", "wide", actionNone, actionShed:
 		config := benchConfig(target)
-		if kind != "lanekeeper" {
+		switch kind {
+		case "lanekeeper":
+		case "wide": // room for all who wait, for as long as the benchmark takes
+			config.MaxConnections, config.MaxInflight = 1<<17, 1<<17
+			lane := &config.Routes[0].Lane
+			lane.MaxDepth, lane.QueueTimeout, lane.UpstreamTimeout = 1<<17, time.Hour, time.Hour
+		default:
 			hotLane(&config.Routes[0].Lane, kind)
 		}
 		p, err := proxy.New(config, queue.New(queue.Config{MaxQueued: 1 << 20, MaxQueuedBytes: 1 << 30, MaxLanes: 1 << 20, Tags: 1}), slog.New(slog.DiscardHandler))
@@ -197,6 +209,7 @@ type round struct {
 // load is a closed loop of POSTs.
 type load struct {
 	connections, keys int
+	next              *atomic.Int64 // the keys in turn, those of one round after those of the one before; nil: from the first on
 	body              []byte
 	length            time.Duration
 }
@@ -217,7 +230,11 @@ func (c *child) round(b *testing.B, l load) round {
 			for i := 0; time.Since(start) < l.length; i++ {
 				request.Reset()
 				request.Header.SetMethod("POST")
-				request.SetRequestURI("http://" + c.address + "/orders/" + strconv.Itoa((n*1000+i)%l.keys) + "/items")
+				key := n*1000 + i
+				if l.next != nil {
+					key = int(l.next.Add(1))
+				}
+				request.SetRequestURI("http://" + c.address + "/orders/" + strconv.Itoa(key%l.keys) + "/items")
 				request.SetBodyRaw(l.body)
 				at := time.Now()
 				if err := client.Do(request, response); err != nil || response.StatusCode() != 200 {

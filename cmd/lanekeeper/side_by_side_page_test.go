@@ -33,10 +33,11 @@ func (t *comparison) write(b *testing.B, file string) {
 	var page bytes.Buffer
 	fmt.Fprintf(&page, "# Side by side\n\n")
 	fmt.Fprintf(&page, "Written by this command, which also makes the plot. It compares lanekeeper with other things that can stand between clients and a service, and with services that take a lock for each request.\n\n")
-	fmt.Fprintf(&page, "```text\ngo test ./cmd/lanekeeper -run '^$' -bench SideBySide -benchtime %dx -side.round %v -timeout 2h -side.write \"$PWD/configs/guide/%s\"\n```\n\n", b.N, *sideRound, filepath.Base(file))
+	fmt.Fprintf(&page, "```text\ngo test ./cmd/lanekeeper -run '^$' -bench SideBySide -benchtime 1x -side.rounds %d -side.round %v -timeout 2h -side.write \"$PWD/configs/guide/%s\"\n```\n\n", *sideRounds, *sideRound, filepath.Base(file))
 	fmt.Fprintf(&page, "%s: %s. %s. Clients, service, stores and what is compared share these cores, on loopback, so a figure says little by itself: compare it with others of its table. Medians of %d rounds of %v, which alternate, after one that is not counted; each round begins with new connections. %s\n\n",
-		time.Now().Format("2 January 2006"), machine(), strings.Join(versions(), ", "), b.N, *sideRound, columns)
+		time.Now().Format("2 January 2006"), machine(), strings.Join(versions(), ", "), *sideRounds, *sideRound, columns)
 	fmt.Fprintf(&page, "![Requests per second, by workload](%s)\n\nGrey: executions of one key overlapped; bars that reach the edge are cut off there.\n\n", filepath.Base(picture))
+	t.writeSummary(&page)
 	t.writeAims(&page)
 	for _, w := range workloads {
 		t.writeWorkload(&page, w)
@@ -50,6 +51,50 @@ func (t *comparison) write(b *testing.B, file string) {
 }
 
 const columns = "CPU is that of all processes between a client and the service, a lock's store included, per 1000 requests; memory is theirs. *Overlaps* are executions that began while another of their key ran; *late* ran after a request of their key that came after them, where it is known which came first, by tickets; *swapped* ran out of the order in which clients sent them, on whatever connections, which the network and the scheduler do too. These are sums over all rounds, of so many thousand requests. *Failed* had no answer, or another than 200, and is shown if there were any."
+
+// writeSummary writes a line for each contender: the one table for who reads no other.
+func (t *comparison) writeSummary(page *bytes.Buffer) {
+	fmt.Fprintf(page, "## In short\n\n| | 1 ms: requests/s | p99 ms | CPU ms per 1000 | Zipf 1.1: requests/s | one hot key: requests/s | longest wait ms | overlaps, of all workloads | late |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, name := range t.contenders {
+		usual, zipf, hot := t.rounds["1 ms"][name], t.rounds["Zipf 1.1"][name], t.rounds["hot key"][name]
+		if len(usual) == 0 || len(zipf) == 0 || len(hot) == 0 {
+			continue
+		}
+		overlaps, late := 0, 0
+		for _, w := range workloads {
+			for _, r := range t.rounds[w.name][name] {
+				overlaps, late = overlaps+r.overlaps, late+r.broken
+			}
+		}
+		fmt.Fprintf(page, "| %s | %.0f | %s | %s | %.0f | %.0f | %s | %d | %s |\n", emphasized(name), medianOf(usual, rateOf), figure(medianOf(usual, p99Of)/1e6), cpuShown(usual),
+			medianOf(zipf, rateOf), medianOf(hot, rateOf), figure(medianOf(hot, longestOf)/1e6), overlaps, lateShown(usual, late))
+	}
+	page.WriteByte('\n')
+}
+
+// emphasized is ours in bold.
+func emphasized(name string) string {
+	if strings.HasPrefix(name, alone) {
+		return "**" + name + "**"
+	}
+	return name
+}
+
+// lateShown is a count of late ones, if the order of arrival was known.
+func lateShown(rounds []round, late int) string {
+	if !rounds[0].ordered {
+		return "–"
+	}
+	return strconv.Itoa(late)
+}
+
+// cpuShown is in milliseconds per 1000 requests, if there is anything in between.
+func cpuShown(rounds []round) string {
+	if v := medianOf(rounds, cpuPer); v > 0 {
+		return figure(v * 1e6)
+	}
+	return ""
+}
 
 func (t *comparison) writeAims(page *bytes.Buffer) {
 	fmt.Fprintf(page, "## lanekeeper against the others\n\nRatios of rounds that lie beside each other: the median, and its 95 %% interval in brackets. Where several are named, the best of them in that round counts. A bound inside the interval is a *tie*.\n\n")
@@ -75,23 +120,16 @@ func (t *comparison) writeWorkload(page *bytes.Buffer, w workload) {
 		for _, r := range rounds {
 			requests, failed, overlaps, late, out = requests+r.requests, failed+r.failed, overlaps+r.overlaps, late+r.broken, out+r.out
 		}
-		shown := name
-		if strings.HasPrefix(name, alone) {
-			shown = "**" + name + "**"
-		}
+		shown := emphasized(name)
 		if failed > 0 {
 			shown += fmt.Sprintf(" (%d failed)", failed)
 		}
-		known := "–"
-		if rounds[0].ordered {
-			known = strconv.Itoa(late)
-		}
-		cpu, memory := "", ""
-		if v := medianOf(rounds, cpuPer); v > 0 {
-			cpu, memory = figure(v*1e6), fmt.Sprintf("%.0f", medianOf(rounds, func(r round) float64 { return float64(r.memory) / 1e6 }))
+		memory := ""
+		if v := medianOf(rounds, func(r round) float64 { return float64(r.memory) }); v > 0 {
+			memory = fmt.Sprintf("%.0f", v/1e6)
 		}
 		fmt.Fprintf(page, "| %s | %.0f | %s | %s | %s | %s | %s | %d | %s | %d | %.0f |\n", shown, medianOf(rounds, rateOf),
-			figure(medianOf(rounds, p50Of)/1e6), figure(medianOf(rounds, p99Of)/1e6), figure(medianOf(rounds, longestOf)/1e6), cpu, memory, overlaps, known, out, float64(requests)/1000)
+			figure(medianOf(rounds, p50Of)/1e6), figure(medianOf(rounds, p99Of)/1e6), figure(medianOf(rounds, longestOf)/1e6), cpuShown(rounds), memory, overlaps, lateShown(rounds, late), out, float64(requests)/1000)
 	}
 	page.WriteByte('\n')
 }

@@ -15,9 +15,10 @@ import (
 )
 
 var (
-	sideRound = flag.Duration("side.round", 1500*time.Millisecond, "BenchmarkSideBySide: how long a round is")
-	sideWrite = flag.String("side.write", "", "BenchmarkSideBySide: the page to write, FILE.md; its plot is FILE.svg")
-	sideOnly  = flag.String("side.only", "", "BenchmarkSideBySide: only workloads whose name matches")
+	sideRound  = flag.Duration("side.round", 1500*time.Millisecond, "BenchmarkSideBySide: how long a round is")
+	sideRounds = flag.Int("side.rounds", 7, "BenchmarkSideBySide: how many rounds count")
+	sideWrite  = flag.String("side.write", "", "BenchmarkSideBySide: the page to write, FILE.md; its plot is FILE.svg")
+	sideOnly   = flag.String("side.only", "", "BenchmarkSideBySide: only workloads whose name matches")
 )
 
 // BenchmarkSideBySide compares lanekeeper with whatever else stands between clients and a
@@ -26,7 +27,7 @@ var (
 // each round by what the witness saw, and fails if lanekeeper broke an order. ns/op means
 // nothing here; what it found is in its log, and in the page that -side.write writes:
 //
-//	go test ./cmd/lanekeeper -run '^$' -bench SideBySide -benchtime 7x -timeout 1h -side.write "$PWD/configs/guide/side-by-side.md"
+//	go test ./cmd/lanekeeper -run '^$' -bench SideBySide -benchtime 1x -timeout 2h -side.write "$PWD/configs/guide/side-by-side.md"
 func BenchmarkSideBySide(b *testing.B) {
 	// What has no Witness-Delay takes 0.5 to 1.5 ms, or, one time in a hundred, 20 ms more.
 	service, history := startWitness(b, loadtest.WitnessConfig{
@@ -40,7 +41,7 @@ func BenchmarkSideBySide(b *testing.B) {
 		c.answers(b)
 		table.contenders = append(table.contenders, c.name)
 	}
-	for n := range b.N + 1 {
+	for n := range *sideRounds + 1 {
 		for _, w := range workloads {
 			if !only.MatchString(w.name) {
 				continue
