@@ -47,7 +47,7 @@ Exit code 130: interrupted.` + adminHelp,
 		Example: `  lanekeeper events --since 10m
   lanekeeper events -f
   lanekeeper events -f -o json | jq -r 'select(.event == "lease-ended").attributes.lease'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if follow && o.output == "yaml" {
 				return errors.New("--output yaml does not go with --follow: want table or json")
