@@ -1,9 +1,9 @@
 package main
 
 import (
-	"net"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
