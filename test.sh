@@ -22,7 +22,7 @@ for i in "${!commands[@]}"; do
 done
 [ -e /usr/share/java/zookeeper.jar ] || missing+=(zookeeper)
 [ -e /usr/share/java/jakarta-servlet-api.jar ] || missing+=(libjakarta-servlet-api-java)
-[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java prometheus)
+[ -e /usr/share/java/postgresql.jar ] || missing+=(libpostgresql-jdbc-java)
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql)
 if [ ${#missing[@]} -gt 0 ]; then
 	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

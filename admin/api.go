@@ -78,7 +78,8 @@ type API struct {
 //	GET  /api/v1/events?stream=status,lanes,events
 //	                                    the cluster's, as the dashboard wants it. SSE events: status (Numbers),
 //	                                    members (Members), ring (Ring with runs), lanes ({lanes:[LaneRow],
-//	                                    keys:[Key],silent}), event (Event). All there is first, then status
+//	                                    keys:[Key],silent}), event (Event), silent ([{node,why}]: whose events
+//	                                    are missing, when that changes). All there is first, then status
 //	                                    and lanes each second, and members and ring when they change. status
 //	                                    stands for status, members and ring
 //	GET  /api/v1/status                 the same as ?stream=status

@@ -25,6 +25,7 @@ const (
 	BoardRing    = "ring"    // Ring, with runs
 	BoardLanes   = "lanes"   // Board
 	BoardEvent   = "event"   // Event
+	BoardSilent  = "silent"  // []Silent: whose events are missing, each time that these are others
 )
 
 // Board is the lanes of a cluster that somebody looks at first.
@@ -51,7 +52,7 @@ type boards struct {
 	status shared[Status]
 	lanes  shared[Lanes]
 	keys   shared[Keys]
-	events shared[[]Event]
+	events shared[Events]
 }
 
 type shared[T any] struct {
@@ -106,14 +107,14 @@ func (b *boards) board(ctx context.Context) Board {
 	return Board{Lanes: lanes.Lanes, Total: lanes.Total, Keys: keys.Keys, Silent: lanes.Silent}
 }
 
-// past is the cluster's newest events, oldest first.
-func (b *boards) past(ctx context.Context) []Event {
+// past is the cluster's newest events, oldest first, and who has not told its own.
+func (b *boards) past(ctx context.Context) Events {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	query := url.Values{"limit": {strconv.Itoa(boardPast)}}
-	return b.events.fresh(func() []Event {
+	return b.events.fresh(func() Events {
 		own, _ := b.api.eventsHere(nil, query)
-		return wide(ctx, b.api, own, "/api/v1/events", mergeEvents, query).Events
+		return wide(ctx, b.api, own, "/api/v1/events", mergeEvents, query)
 	})
 }
 
@@ -123,6 +124,7 @@ type board struct {
 	of                    *boards
 	status, lanes, events bool
 	members, ring         string            // as they were told
+	silent                []string          // whose events are missing, as was told
 	seen                  map[string]uint64 // the last event of each node that was told
 	after                 time.Time         // events before that are known to the reader
 }
@@ -198,23 +200,41 @@ func (b *board) run(r *http.Request) {
 			case <-r.Context().Done():
 				return
 			case <-b.journal.ended:
+				b.last()
 				return
 			}
 		}
 	}
 }
 
-// look is what is new.
-func (b *board) look(ctx context.Context) (string, error) {
+// last tells what this node's journal has got in the second in which it ends: nobody will ask
+// for that later. The others have a next node to be asked by.
+func (b *board) last() {
+	if !b.events {
+		return
+	}
 	var text strings.Builder
+	if own, problem := b.of.api.eventsHere(nil, nil); problem == nil && b.tell(own.Events, sayTo(&text)) == nil {
+		b.write(text.String()) //nolint:errcheck // it is over anyway
+	}
+}
+
+// sayTo writes SSE events.
+func sayTo(text *strings.Builder) func(name string, value any) error {
 	id := time.Now().UnixMilli()
-	say := func(name string, value any) error {
+	return func(name string, value any) error {
 		data, err := json.Marshal(value)
 		if err == nil {
-			fmt.Fprintf(&text, "id: %d\nevent: %s\ndata: %s\n\n", id, name, data)
+			fmt.Fprintf(text, "id: %d\nevent: %s\ndata: %s\n\n", id, name, data)
 		}
 		return err
 	}
+}
+
+// look is what is new.
+func (b *board) look(ctx context.Context) (string, error) {
+	var text strings.Builder
+	say := sayTo(&text)
 	var err error
 	if b.status {
 		err = cmp.Or(b.changed(say), say(BoardStatus, b.of.numbers(ctx)))
@@ -223,15 +243,36 @@ func (b *board) look(ctx context.Context) (string, error) {
 		err = say(BoardLanes, b.of.board(ctx))
 	}
 	if b.events && err == nil {
-		events, missed := b.news(b.of.past(ctx))
-		if missed > 0 {
-			err = say(EventMissed, map[string]uint64{"missed": missed})
-		}
-		for _, e := range events {
-			err = cmp.Or(err, say(BoardEvent, e))
-		}
+		past := b.of.past(ctx)
+		err = cmp.Or(b.tellSilent(past.Silent, say), b.tell(past.Events, say))
 	}
 	return text.String(), err
+}
+
+// tell tells those events that are news.
+func (b *board) tell(all []Event, say func(string, any) error) error {
+	events, missed := b.news(all)
+	var err error
+	if missed > 0 {
+		err = say(EventMissed, map[string]uint64{"missed": missed})
+	}
+	for _, e := range events {
+		err = cmp.Or(err, say(BoardEvent, e))
+	}
+	return err
+}
+
+// tellSilent tells whose events are missing, if that has changed. Why changes all the time.
+func (b *board) tellSilent(silent []Silent, say func(string, any) error) error {
+	names := make([]string, len(silent))
+	for i, s := range silent {
+		names[i] = s.Node
+	}
+	if slices.Equal(names, b.silent) {
+		return nil
+	}
+	b.silent = names
+	return say(BoardSilent, list(silent))
 }
 
 // changed says members and ring if they are others than before. How many requests wait at this

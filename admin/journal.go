@@ -100,11 +100,15 @@ type Events struct {
 }
 
 const (
-	journalEvents = 1024
+	journalEvents = EventsKept
 	journalBytes  = 1 << 20
 	eventBytes    = 256     // that an event takes beside its texts
 	textBytesMax  = 1 << 10 // of one text in an event
 )
+
+// EventsKept is how many events a node keeps, at most. A larger gap between the numbers of two
+// is between two of its processes.
+const EventsKept = 1024
 
 // Journal keeps the newest events of a node, as many as fit, in memory. Its Handler
 // takes them out of the log. Readers come to it with the number of the last event that

@@ -207,7 +207,7 @@ func description(t *testing.T) []byte {
 	if err := encoder.Encode(object{
 		"openapi": "3.1.0",
 		"info": object{"title": "lanekeeper admin API", "version": "1",
-			"description": "Names, units and meanings stay as they are; new ones may come. What a node does not know is null. Keys are written as Lanekeeper-Key writes them. Of the stream of a board, status is a Numbers, members a Members, ring a Ring, lanes a Board and event an Event."},
+			"description": "Names, units and meanings stay as they are; new ones may come. What a node does not know is null. Keys are written as Lanekeeper-Key writes them. Of the stream of a board, status is a Numbers, members a Members, ring a Ring, lanes a Board, event an Event and silent a list of Silent."},
 		"paths":      paths,
 		"security":   []any{object{}, object{"token": []any{}}},
 		"components": object{"schemas": d.schemas, "securitySchemes": object{"token": object{"type": "http", "scheme": "bearer", "description": "of admin.token_file"}}},

@@ -120,8 +120,11 @@ func (w *Why) tell() {
 		where += fmt.Sprintf(", which is %s's (epoch %d).", w.Owner, w.Epoch)
 	}
 	lane := fmt.Sprintf("Its lane is %s; %s.", w.LaneState, waiting(w.Waiting))
-	if w.LaneState == StateIdle {
+	switch w.LaneState {
+	case StateIdle:
 		lane = "Nothing of it waits or runs there."
+	case StateOK: // which sounds wrong where somebody asks why
+		lane = fmt.Sprintf("In its lane %s.", waiting(w.Waiting))
 	}
 	w.Text = []string{where, lane}
 	for _, r := range w.Reasons {

@@ -141,7 +141,7 @@ var needs = regexp.MustCompile(`\b(docker|kubectl|systemctl|apt-get|dpkg|rpm)\b|
 // a network of its own, where all ports are free. A page's blocks run one after the other,
 // for a page that starts no node with one on this machine, and a service behind it. A line that begins with "lanekeeper serve" or "lanekeeper witness"
 // stays while the block runs. Mutants: an unknown flag in any block; a command that exits
-// with 1.
+// with 1; a cluster.min_members that the nodes of local.yaml never have.
 func TestCommandsRun(t *testing.T) {
 	if runtime.GOOS != "linux" || os.Getuid() != 0 || exec.Command("unshare", "-n", "-p", "-f", "true").Run() != nil {
 		if os.Getenv("CI") == "true" {
@@ -172,7 +172,7 @@ func runPage(t *testing.T, page, bin string) {
 			continue
 		}
 		ran++
-		script.WriteString(stays.ReplaceAllString(unindented(block[1]), "up $1"))
+		script.WriteString(stays.ReplaceAllString(unindented(block[1]), "${1}up $2"))
 		script.WriteString("\ndown\n")
 	}
 	if ran == 0 {
@@ -202,7 +202,7 @@ func unindented(block string) string {
 }
 
 // stays is a line of a program that goes on until it is stopped.
-var stays = regexp.MustCompile(`(?m)^ *(?:\./)?lanekeeper ((?:serve|witness --|witness$|witness +&|witness +#).*?)(?: +&)?(?: +#.*)?$`)
+var stays = regexp.MustCompile(`(?m)^ *((?:[A-Z]+=\S+ )?)(?:\./)?lanekeeper ((?:serve|witness --|witness$|witness +&|witness +#).*?)(?: +&)?(?: +#.*)?$`)
 
 // preamble makes the network, the service, and the words that the blocks use.
 const preamble = `
@@ -212,7 +212,7 @@ pids=()
 up() {
 	lanekeeper "$@" >/dev/null 2>>errors &
 	pids+=($!)
-	local port=7941/livez
+	local port=${N:-}7941/livez # as configs/local.yaml has it
 	if [ "$1" = witness ]; then port=7950/; fi
 	for _ in $(seq 100); do
 		if curl -s -o /dev/null "http://127.0.0.1:$port"; then return; fi

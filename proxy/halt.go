@@ -41,7 +41,7 @@ func (c *call) halt(cause string) {
 
 // waited says what a request has waited for in vain.
 func (c *call) waited() string {
-	text := fmt.Sprintf("it waited %s behind %d others", c.patience, c.depth)
+	text := fmt.Sprintf("it waited %s for its turn; when it came, %d waited before it", c.patience, c.depth)
 	if h, ok := c.proxy.lanes.Halted(c.place.Partition, c.key); ok {
 		text += "; " + (&queue.HaltedError{Halt: h}).Error()
 	}

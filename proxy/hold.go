@@ -81,6 +81,7 @@ func (c *call) hold(since time.Time, legible bool) {
 	toHead := c.ctx.IsHead()
 	leave := c.proxy.background.enter(held.wire)
 	held.wire.SetDeadline(until) //nolint:errcheck // a dead connection fails the read
+	traced := c.traceID()        // of a request whose head may be another's by then
 	one := &holding{until: until, wire: held.wire}
 	forget := c.proxy.holds.enter(c.ticket.ID, one) // from here on it can be released
 	go func() {                                     // ends with the connection, at the latest when Stop closes it
@@ -92,8 +93,11 @@ func (c *call) hold(since time.Time, legible bool) {
 			c.route.metrics.holdExpired.Inc()
 		case holds && !time.Now().Before(until):
 			c.route.metrics.holdExpired.Inc()
-			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request",
-				"event", "hold-expired", "route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor)
+			line := []any{"event", "hold-expired", "route", c.route.Name, "ticket", c.ticket.ID.String(), "hold_for", c.lane.HoldFor}
+			if traced != "" {
+				line = append(line, "trace_id", traced)
+			}
+			c.proxy.log.Warn("a held lane is released although the upstream may still be working on its request", line...)
 		}
 		held.close()
 		if counted {

@@ -30,7 +30,8 @@ type link struct {
 // upstream's time begins after.
 func (c *call) connect() (*upstream.Target, *problem) {
 	up := c.route.upstream
-	until := time.Now().Add(up.ConnectTimeout)
+	began := time.Now()
+	until := began.Add(up.ConnectTimeout)
 	if patient := c.arrived.Add(c.patience); patient.After(until) {
 		until = patient
 	}
@@ -40,8 +41,12 @@ func (c *call) connect() (*upstream.Target, *problem) {
 	err := up.Acquire(&l.lease, &upstream.Request{Key: c.key, Until: until, Measured: c.mode != bypass})
 	c.postpone(l.lease.Waited)
 	if err != nil {
+		problem, to, dialled := notConnected(up, err), l.lease.Target, began.Add(l.lease.Waited)
 		*l = link{}
-		return nil, notConnected(up, err)
+		if problem.kind == upstreamConnect { // else there was no target to be had
+			c.tellUnsent(to, dialled, problem)
+		}
+		return nil, problem
 	}
 	l.wire = l.lease.Conn.(*wire)
 	l.wire.sent = 0

@@ -19,7 +19,7 @@ import (
 
 // A request has up to three kinds of span: SERVER for its whole life at the node that
 // it came to, INTERNAL for its wait in the lane, and CLIENT for each time that it is sent
-// to an upstream. The last two are children of the first, also when another node has the
+// to an upstream, or cannot be since there is no connection. The last two are children of the first, also when another node has the
 // lane: the head that is forwarded says whose children they are, as it would to a service.
 //
 // Neither the path nor the query is in a span, as that is where keys are: http.route
@@ -107,7 +107,18 @@ func (c *call) endWait(problem *problem) {
 }
 
 // beginSend starts the span of an exchange with an upstream.
-func (c *call) beginSend(to *upstream.Target) {
+func (c *call) beginSend(to *upstream.Target) { c.beginClient(to, time.Time{}) }
+
+// tellUnsent makes the span of one that came to nothing, since there was no connection.
+func (c *call) tellUnsent(to *upstream.Target, since time.Time, problem *problem) {
+	if c.trace != nil {
+		c.beginClient(to, since)
+		c.endClient(problem)
+	}
+}
+
+// beginClient starts a CLIENT span at a time; zero is now.
+func (c *call) beginClient(to *upstream.Target, since time.Time) {
 	t := c.trace
 	if t == nil || t.server != nil && !t.server.IsRecording() {
 		return
@@ -128,7 +139,7 @@ func (c *call) beginSend(to *upstream.Target) {
 	if c.fence != 0 {
 		attributes = append(attributes, traceFence.Int64(int64(c.fence))) //nolint:gosec // fences fit, see Cluster
 	}
-	_, t.client = c.config.Tracer.Start(t.ctx, t.name(""), trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
+	_, t.client = c.config.Tracer.Start(t.ctx, t.name(""), trace.WithSpanKind(trace.SpanKindClient), trace.WithTimestamp(since), trace.WithAttributes(attributes...))
 }
 
 // endSend ends it, unless the response goes on: then it ends with the request.

@@ -3,6 +3,9 @@ package proxy_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -16,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"lanekeeper/proxy"
+	"lanekeeper/proxy/upstream"
 )
 
 const (
@@ -426,6 +430,112 @@ func TestSpansAcrossTheHop(t *testing.T) {
 			got := x.all("Traceparent")
 			if want := "00-" + theTrace + "-" + parent.String() + "-01"; len(got) != 1 || got[0] != want {
 				t.Errorf("the upstream got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// A target to which there is no connection is one that was tried: the time that it took, and
+// that it failed, are a span, as often as it was tried.
+//
+// Mutants: a failed connect has no CLIENT span; it has one that begins where it ends; it is no
+// error; a wait for a free target is one as well.
+func TestSpansOfARefusedConnection(t *testing.T) {
+	for name, request := range map[string]string{
+		"a lane":  "GET /orders/7/a HTTP/1.1\r\nHost: a\r\n\r\n",
+		"bypass":  "PUT /else HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody",
+		"upgrade": upgradeRequest,
+		"upload":  "POST /else HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n",
+	} {
+		bubble(t, name, func(t *testing.T) {
+			s, tracer := tracing(t, sdktrace.AlwaysSample())
+			n := start(t, func(c *proxy.Config) {
+				c.Tracer = tracer
+				c.Upstreams[0].Circuit = upstream.Circuit{Failures: 1, OpenFor: time.Hour}
+				c.Upstreams[0].Dial = func(string) (net.Conn, error) {
+					time.Sleep(time.Second)
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}
+				}
+			})
+			if m := n.open().ask("GET", request); m.status() != 502 {
+				t.Fatalf("got %q", m.head)
+			}
+			time.Sleep(2 * lingerTime) // an upload's request ends later than its answer
+			client := s.one(trace.SpanKindClient)
+			if took := client.EndTime().Sub(client.StartTime()); took != time.Second || client.Status().Code != codes.Error {
+				t.Errorf("it took %s: %v", took, client.Status())
+			}
+			s.says(client, map[string]any{"error.type": "upstream-connect", "server.address": "app", "http.response.status_code": nil})
+			s.child(client, s.one(trace.SpanKindServer))
+			if m := n.open().ask("GET", "GET /else HTTP/1.1\r\nHost: a\r\n\r\n"); m.status() != 503 { // the circuit is open
+				t.Errorf("got %q", m.head)
+			}
+			synctest.Wait()
+			s.one(trace.SpanKindClient)
+		})
+	}
+}
+
+const lingerTime = time.Second // proxy's
+
+// An upload that is answered while its client is still sending is over for the upstream
+// then, however long the client is waited for.
+//
+// Mutant: the CLIENT span lasts until the client has ended.
+func TestSpansOfAnUploadThatLingers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, tracer := tracing(t, sdktrace.AlwaysSample())
+		script := newScript(t, nil)
+		script.head = func(x *exchange) { x.ok("") } // before the body
+		n := start(t, func(c *proxy.Config) {
+			only(script)(c)
+			c.Tracer = tracer
+		})
+		c := n.open()
+		io.WriteString(c.conn, "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n"+strings.Repeat("u", 69_999)) //nolint:errcheck // the response is missing then
+		if m := c.response("POST"); m.status() != 200 {
+			t.Fatalf("got %q", m.head)
+		}
+		time.Sleep(2 * lingerTime)
+		client, server := s.one(trace.SpanKindClient), s.one(trace.SpanKindServer)
+		if took := client.EndTime().Sub(client.StartTime()); took != 0 {
+			t.Errorf("the upstream took %s", took)
+		}
+		if took := server.EndTime().Sub(server.StartTime()); took < lingerTime {
+			t.Errorf("the client was waited for for %s: this shows nothing", took)
+		}
+		s.says(client, map[string]any{"http.response.status_code": int64(200), "error.type": nil})
+	})
+}
+
+// The line that says that an order is at risk names the trace that the request came with,
+// recorded or not, though its client was answered long before.
+//
+// Mutants: it names none; it is looked for in the connection's present request.
+func TestAnExpiredHoldNamesItsTrace(t *testing.T) {
+	for name, sampler := range map[string]sdktrace.Sampler{"nobody traces": nil, "recorded": sdktrace.AlwaysSample()} {
+		bubble(t, name, func(t *testing.T) {
+			n := start(t, func(c *proxy.Config) {
+				c.Access = proxy.AccessNone
+				if sampler != nil {
+					_, c.Tracer = tracing(t, sampler)
+				}
+			})
+			c := n.open()
+			c.write("POST", "/orders/7/a", parented("01"), "")
+			if m := c.response("POST"); m.status() != 504 {
+				t.Fatalf("got %q", m.head)
+			}
+			c.write("POST", "/other", http.Header{"Traceparent": {"00-" + strings.Repeat("a", 32) + "-" + theParent + "-01"}}, "")
+			time.Sleep(time.Hour)
+			expired := ""
+			for line := range strings.Lines(n.log.String()) {
+				if strings.Contains(line, `"hold-expired"`) {
+					expired += line
+				}
+			}
+			if strings.Count(expired, "\n") != 1 || !strings.Contains(expired, `"trace_id":"`+theTrace+`"`) {
+				t.Errorf("the log has %s", expired)
 			}
 		})
 	}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -164,6 +165,9 @@ func (c *call) answerUpload(client net.Conn, body *uploadBody) {
 func (c *call) endUpstream() {
 	c.link.close()
 	c.free()
+	if c.trace != nil {
+		c.endClient(cmp.Or(c.problem, c.broke))
+	}
 }
 
 // uploadBody is a body on its way from the client to the upstream.

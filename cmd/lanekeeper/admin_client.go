@@ -243,6 +243,9 @@ func (c *adminClient) refused(response *http.Response, body []byte) error {
 	case http.StatusForbidden, http.StatusMisdirectedRequest:
 		return &exitError{code: exitAdmin, err: err}
 	case http.StatusNotFound, http.StatusConflict:
+		if problem.Type == "urn:lanekeeper:problem:no-route" { // only the port for traffic says that
+			return &exitError{code: exitAdmin, err: fmt.Errorf("%s is where a lanekeeper takes requests for the service: --admin is the node's admin.listen", c.base)}
+		}
 		return &exitError{code: exitNegative, err: err}
 	}
 	return &exitError{code: exitFailure, err: err}

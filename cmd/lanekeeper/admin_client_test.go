@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -102,6 +103,13 @@ func TestAdminClientExitCodes(t *testing.T) {
 	defer witness.Close()
 	closed := httptest.NewServer(nil)
 	closed.Close()
+	traffic := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"type":"urn:lanekeeper:problem:no-route","status":404,"detail":"no route matches"}`) //nolint:errcheck // the test fails then
+	}))
+	defer traffic.Close()
+	// Mutants killed, of the usage errors: cobra's NoArgs in place of ours; a key behind lanes
+	// is no key. Of the port for traffic: its problem is told as if it were an answer.
 	for _, test := range []struct {
 		args string
 		code int
@@ -127,7 +135,13 @@ func TestAdminClientExitCodes(t *testing.T) {
 		{"members --admin http://me@lk-0:7942", exitUsage, "--admin http://me@lk-0:7942: want http://host:port or https://host:port"},
 		{"members --admin http://lk-0:7942/api", exitUsage, "--admin http://lk-0:7942/api: want http://host:port or https://host:port"},
 		{"members -o xml", exitUsage, "--output xml: want table, wide, json or yaml"},
-		{"members lk-0", exitUsage, `unknown command "lk-0" for "lanekeeper members"`},
+		{"members lk-0", exitUsage, `lanekeeper members takes no argument, and was given "lk-0": see lanekeeper members --help`},
+		{"drain lk-0", exitUsage, `lanekeeper drain takes no argument, and was given "lk-0": a member is meant by --node lk-0`},
+		{"serve lk.yaml", exitUsage, `lanekeeper serve takes no argument, and was given "lk.yaml": a file is meant by --config lk.yaml`},
+		{"why", exitUsage, "lanekeeper why of which key? Write SPACE/KEY, such as order/A-1042; lanekeeper lanes list shows which there are"},
+		{"lanes order/7", exitUsage, "to see a lane: lanekeeper lanes show order/7; to see why it stands: lanekeeper why order/7"},
+		{"lanes stop", exitUsage, "there is no lanekeeper lanes stop: see lanekeeper lanes --help"},
+		{"status --admin " + traffic.URL, exitAdmin, traffic.URL + " is where a lanekeeper takes requests for the service: --admin is the node's admin.listen"},
 	} {
 		reached = false
 		code, _, errs := runArgs(t, strings.Fields(test.args)...)

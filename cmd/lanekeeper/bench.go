@@ -71,7 +71,7 @@ Exit code 0: it went well. 98: an order was seen broken. 99: a --max was crossed
 		Example: `  lanekeeper bench --target http://127.0.0.1:7940 --rate 2000/s --duration 1m --keys 10000 --skew zipf:1.1
   lanekeeper bench --rate 500/s --keys 50 --check-order --max p99=250ms --max errors=0.1% --html report.html
   lanekeeper bench --model closed --connections 64 --requests 100000 --skew single`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b.out, b.err = cmd.OutOrStdout(), cmd.ErrOrStderr()
 			if err := b.prepare(cmd.Flags().Changed("connections")); err != nil {

@@ -82,7 +82,7 @@ type ObserveConfig struct {
 type AdminConfig struct {
 	Listen       string   `json:"listen" doc:"host:port; on any address but loopback a token is required"`
 	TokenFile    string   `json:"token_file" doc:"file with bearer tokens, one a line: clients send one, any is accepted; required unless listen is loopback"`
-	AllowedHosts []string `json:"allowed_hosts" doc:"names and addresses, without port, by which requests may call this node; others are refused, lest a web page reach it by a name of its own"`
+	AllowedHosts []string `json:"allowed_hosts" doc:"names and addresses, without port, by which requests may call this node, beside the IP address in listen; others are refused, lest a web page reach it by a name of its own"`
 	UI           bool     `json:"ui" doc:"serve the dashboard under /ui/. Its files are for everybody who may reach the port; what it shows wants the token, for which it asks"`
 	Pprof        bool     `json:"pprof" doc:"serve the profiles of Go's net/http/pprof under /debug/pprof/; wants token_file"`
 

@@ -46,7 +46,7 @@ func (c *checker) checkAdmin() {
 	if admin.TokenFile != "" && admin.TLS == (TLSConfig{}) {
 		c.warnf("admin.tls", "admin.listen (%s) can be reached from other machines, and tokens are sent to it in plain text: give cert_file and key_file, unless the network is yours alone", admin.Listen)
 	}
-	if local {
+	if local && admin.ownAddress() == "" {
 		c.warnf("admin.allowed_hosts", "admin.listen (%s) can be reached from other machines, but only by names of this one: add those that they use", admin.Listen)
 	}
 }

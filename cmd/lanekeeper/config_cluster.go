@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -132,7 +133,7 @@ func checkHostName(host string) error {
 // adminConfig reads the token file of a configuration that Load found no error
 // in; see clusterSettings for why so late.
 func (c *Config) adminConfig() (admin.Config, error) {
-	config := admin.Config{AllowedHosts: c.Admin.AllowedHosts, UI: c.Admin.UI, Pprof: c.Admin.Pprof}
+	config := admin.Config{AllowedHosts: c.Admin.hosts(), UI: c.Admin.UI, Pprof: c.Admin.Pprof}
 	if c.Admin.TokenFile == "" {
 		return config, nil
 	}
@@ -142,6 +143,25 @@ func (c *Config) adminConfig() (admin.Config, error) {
 	}
 	config.Tokens = tokens
 	return config, nil
+}
+
+// hosts are what a request's Host may be: what the list says, and the very address of listen. A
+// page can give a name of its own any address, but no browser sends an address as the Host of
+// a page that has a name.
+func (a *AdminConfig) hosts() []string {
+	if host := a.ownAddress(); host != "" && !slices.Contains(a.AllowedHosts, host) {
+		return append(slices.Clone(a.AllowedHosts), host)
+	}
+	return a.AllowedHosts
+}
+
+// ownAddress is the IP address in listen, or empty if that is a name, or every address.
+func (a *AdminConfig) ownAddress() string {
+	host, _, err := net.SplitHostPort(a.Listen)
+	if ip := net.ParseIP(host); err != nil || ip == nil || ip.IsUnspecified() {
+		return ""
+	}
+	return host
 }
 
 // strict reports whether any route rests on the coordinator.

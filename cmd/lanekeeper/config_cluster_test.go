@@ -92,6 +92,7 @@ func TestConfigShowsNoSecrets(t *testing.T) {
 	}
 }
 
+// Mutants killed: the address of listen is no host of the node; every address is one.
 func TestConfigForAdmin(t *testing.T) {
 	config, err := mustLoad(t, someApp).adminConfig()
 	if want := (admin.Config{AllowedHosts: []string{"localhost", "127.0.0.1", "[::1]"}, UI: true}); err != nil || !reflect.DeepEqual(config, want) {
@@ -99,8 +100,14 @@ func TestConfigForAdmin(t *testing.T) {
 	}
 	file := secretFile(t, "token", "0123456789abcdef\n")
 	config, err = mustLoad(t, "admin: {token_file: "+file+", allowed_hosts: [lk-0]}\n"+someApp).adminConfig()
-	if want := (admin.Config{Tokens: []string{"0123456789abcdef"}, AllowedHosts: []string{"lk-0"}, UI: true}); err != nil || !reflect.DeepEqual(config, want) {
+	if want := (admin.Config{Tokens: []string{"0123456789abcdef"}, AllowedHosts: []string{"lk-0", "127.0.0.1"}, UI: true}); err != nil || !reflect.DeepEqual(config, want) {
 		t.Errorf("got %+v, %v, want %+v", config, err, want)
+	}
+	for listen, want := range map[string]string{"127.0.0.2:7942": "127.0.0.2", "[::1]:7942": "", "[fd00::1]:7942": "fd00::1", ":7942": "", "0.0.0.0:7942": "", "[::]:7942": "", "localhost:7942": ""} {
+		hosts := (&AdminConfig{Listen: listen, AllowedHosts: []string{"a", "::1"}}).hosts()
+		if all := strings.Join(hosts[2:], " "); all != want {
+			t.Errorf("%s: got %q beside the list, want %q", listen, all, want)
+		}
 	}
 	_, err = mustLoad(t, "admin: {token_file: "+file+"x}\n"+someApp).adminConfig()
 	if want := "admin.token_file: stat " + file + "x: no such file or directory"; errorText(err) != want {

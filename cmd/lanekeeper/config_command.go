@@ -35,7 +35,7 @@ A value is taken from the first of: a flag, the environment variable
 LANEKEEPER_<PATH> (server.listen is LANEKEEPER_SERVER_LISTEN), the file, the
 default. Within the file a value may say ${VAR}, ${VAR:-default} or
 ${file:/path}; $$ is a dollar sign.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 	}
 	command.AddCommand(configInitCommand(), configShowCommand(), configDiffCommand(), configSchemaCommand(), configDocsCommand(), configMigrationCommand())
 	return command
@@ -53,7 +53,7 @@ An existing file is kept, unless --force is given.`,
 		Example: `  lanekeeper config init                        # writes lanekeeper.yaml
   lanekeeper config init --output - | less
   lanekeeper config schema > lanekeeper.schema.json   # so that an editor completes and checks it`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output == "-" {
 				_, err := cmd.OutOrStdout().Write(configs.Sidecar)
@@ -84,7 +84,7 @@ in which lanekeeper itself may create none (stores.postgres.create_table: false)
 They may be run again.`,
 		Example: `  lanekeeper config migration | psql "$DSN"
   lanekeeper config migration --table payments.lanekeeper_records`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !tableName.MatchString(table) {
 				return &exitError{code: exitUsage, err: fmt.Errorf("%q is not the name of a table: at most 54 letters, digits and _, with or without a schema and a dot", table)}
@@ -131,7 +131,7 @@ the environment; with one, the output is itself a valid file.`,
 		Example: `  lanekeeper config show --config lanekeeper.yaml
   lanekeeper config show --config lanekeeper.yaml --origin   # and where each value comes from
   lanekeeper config show -o json | jq .server`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if format != "yaml" && format != "json" {
 				return fmt.Errorf("--output %s: want yaml or json", format)
@@ -174,7 +174,8 @@ func configDiffCommand() *cobra.Command {
 		Short: "Say what two files do differently",
 		Long: `Say what two files do differently once defaults are filled in; comments, order
 of settings and spelling do not count. Routes and upstreams are compared by
-name. Exits with 0 if there is no difference, with 5 if there is one.`,
+name; of one that only one file has, what it inherits from defaults is left
+out. Exits with 0 if there is no difference, with 5 if there is one.`,
 		Example: `  lanekeeper config diff prod.yaml staging.yaml
   ~ server.max_body: 1MiB -> 4MiB
   - routes[legacy].upstream: old`,
@@ -204,7 +205,7 @@ func configSchemaCommand() *cobra.Command {
 		Long: `Write the JSON Schema (draft-07) of the file, for editors. The first lines of
 a file that config init wrote tell editors to look for it beside that file.`,
 		Example: `  lanekeeper config schema > lanekeeper.schema.json`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return failure(writeSchema(cmd.OutOrStdout())) },
 	}
 }
@@ -214,7 +215,7 @@ func configDocsCommand() *cobra.Command {
 		Use:     "docs",
 		Short:   "Write a Markdown table of every setting",
 		Example: `  lanekeeper config docs > CONFIG.md`,
-		Args:    cobra.NoArgs,
+		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			writeDocs(cmd.OutOrStdout())
 			return nil

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -124,9 +125,11 @@ func (c *Config) leaves(byName bool) []leaf {
 	return found
 }
 
-// differences lists what a and b do differently, one line each.
+// differences lists what a and b do differently, one line each. Of a route or an upstream that
+// only one of them has it leaves out what the defaults say: that is what nobody wrote.
 func differences(a, b *Config) []string {
 	before, after := a.leaves(true), b.leaves(true)
+	gone, added := own(before, a, b), own(after, b, a)
 	values := make(map[string]string)
 	for _, l := range after {
 		values[l.Path] = l.Value
@@ -134,17 +137,47 @@ func differences(a, b *Config) []string {
 	var lines []string
 	for _, l := range before {
 		switch value, stays := values[l.Path]; {
-		case !stays:
+		case !stays && gone(l):
 			lines = append(lines, fmt.Sprintf("- %s: %s", l.Path, l.Value))
-		case value != l.Value:
+		case stays && value != l.Value:
 			lines = append(lines, fmt.Sprintf("~ %s: %s -> %s", l.Path, l.Value, value))
 		}
 		delete(values, l.Path)
 	}
 	for _, l := range after {
-		if _, isNew := values[l.Path]; isNew {
+		if _, isNew := values[l.Path]; isNew && added(l) {
 			lines = append(lines, fmt.Sprintf("+ %s: %s", l.Path, l.Value))
 		}
 	}
 	return lines
+}
+
+// own returns what of a configuration's leaves is its own, if another one lacks them: all but
+// what a route, or an upstream, that the other has not at all inherits.
+func own(leaves []leaf, of, other *Config) func(leaf) bool {
+	inherited := make(map[string]string)
+	for _, l := range leaves {
+		if setting, ok := strings.CutPrefix(l.Path, "defaults."); ok {
+			inherited["routes."+setting] = l.Value
+		}
+	}
+	base := Config{Upstreams: []UpstreamConfig{defaultUpstream()}}
+	for _, l := range base.leaves(false) {
+		if setting, ok := strings.CutPrefix(l.Path, "upstreams[0]."); ok {
+			inherited["upstreams."+setting] = l.Value
+		}
+	}
+	whole := make(map[string]bool)
+	for _, r := range of.Routes {
+		whole["routes["+r.Name] = !slices.ContainsFunc(other.Routes, func(o RouteConfig) bool { return o.Name == r.Name })
+	}
+	for _, u := range of.Upstreams {
+		whole["upstreams["+u.Name] = !slices.ContainsFunc(other.Upstreams, func(o UpstreamConfig) bool { return o.Name == u.Name })
+	}
+	return func(l leaf) bool {
+		element, setting, _ := strings.Cut(l.Path, "].")
+		list, _, _ := strings.Cut(element, "[")
+		value, is := inherited[list+"."+setting]
+		return !whole[element] || !is || value != l.Value
+	}
 }

@@ -213,7 +213,8 @@ func TestConfigShowCommand(t *testing.T) {
 	}
 }
 
-// Mutants killed: elements are compared by index; what only b has is left out.
+// Mutants killed: elements are compared by index; what only b has is left out; of a route
+// that only one has, all that it inherits is listed.
 func TestConfigDiff(t *testing.T) {
 	t.Chdir(t.TempDir())
 	route := func(name string) string {
@@ -225,6 +226,8 @@ func TestConfigDiff(t *testing.T) {
 		"c.yaml": "server: {max_body: 2MiB, trusted_proxies: [10.0.0.0/8]}\n" + someUpstream + "routes:\n" + route("y") + route("x"),
 		"d.yaml": someUpstream + "routes:\n" + strings.Replace(route("x"), "host: x", "path: /x", 1) + route("y"),
 		"e.yaml": "nothing: 1\n",
+		"f.yaml": strings.Replace(someUpstream, "}]", "}, {name: new, targets: [\"http://127.0.0.1:1\"], balance: key_hash}]", 1) + "defaults: {lane: {max_depth: 9}}\nroutes:\n" + route("x") +
+			"  - {name: z, match: {path: /z}, upstream: new, key: {space: z, from: [{header: Z}]}, lane: {max_depth: 9, hold_for: 1m}}\n",
 	} {
 		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -240,6 +243,11 @@ func TestConfigDiff(t *testing.T) {
 		{"c.yaml", exitNegative, "~ server.trusted_proxies: [] -> [10.0.0.0/8]\n~ server.max_body: 1MiB -> 2MiB\n~ routes: [x, y] -> [y, x]\n"},
 		{"d.yaml", exitNegative, "- routes[x].match.host: x\n+ routes[x].match.path: /x\n"},
 		{"e.yaml", exitConfig, ""},
+		{"f.yaml", exitNegative, "~ upstreams: [app] -> [app, new]\n~ defaults.lane.max_depth: 64 -> 9\n~ routes[x].lane.max_depth: 64 -> 9\n" +
+			"- routes[y].name: y\n- routes[y].match.host: y\n- routes[y].upstream: app\n- routes[y].lane.exclusive: []\n- routes[y].lane.shared: []\n- routes[y].lane.bypass: [*]\n" +
+			"~ routes: [x, y] -> [x, z]\n" +
+			"+ upstreams[new].name: new\n+ upstreams[new].targets: [http://127.0.0.1:1]\n+ upstreams[new].balance: key_hash\n" +
+			"+ routes[z].name: z\n+ routes[z].match.path: /z\n+ routes[z].upstream: new\n+ routes[z].key.space: z\n+ routes[z].key.from[0].header: Z\n+ routes[z].lane.hold_for: 1m\n"},
 	} {
 		if code, out, _ := runArgs(t, "config", "diff", "a.yaml", test.b); code != test.code || out != test.want {
 			t.Errorf("%s: got %d\n%swant %d\n%s", test.b, code, out, test.code, test.want)

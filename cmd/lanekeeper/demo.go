@@ -38,7 +38,7 @@ Everything runs in this process, over real sockets on loopback ports that are
 free, and ends by itself. Nothing need be installed.
 
 Exit code 0: lanekeeper kept the order. 98: it did not.`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer restore()
@@ -285,6 +285,9 @@ func (d *demo) print(without, with *demoRun, noise *loadtest.Noise) {
 	row("requests per second", func(r *demoRun) string { return fmt.Sprintf("%.0f", r.result.Throughput()) })
 	w.Flush()
 	fmt.Fprintf(d.out, "\nRequests go over many connections, and %.2f %% of pairs swap on this machine with no proxy at all.\n", 100*noise.Share())
+	if late := with.report.Count(loadtest.SendSwap); late > 0 {
+		fmt.Fprintf(d.out, "%d reached lanekeeper after one that was sent later, over another connection or node, and ran in that order: what is to be second has to be sent after the first's answer.\n", late)
+	}
 }
 
 // verdict says what was seen, in one sentence.

@@ -34,7 +34,7 @@ Exit code 0: it drains, or with --wait, is drained. 6: --timeout passed, and
 something is left; the node goes on draining. 5: the node refuses.` + adminHelp,
 		Example: `  lanekeeper drain --wait --timeout 25s
   draining lk-1: readiness off … ring left (v89) … 57 tickets in 9 lanes … 4 … 0   done in 6.4s`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {
@@ -69,7 +69,7 @@ func undrainCommand() *cobra.Command {
 		Long: `Undrain lets a node that drains, or has drained, take partitions again.
 
 Exit code 5: the node refuses, such as one whose process is ending.` + adminHelp,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {

@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os/signal"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,10 +33,11 @@ the lines of their logs that are events, whatever log.level says, by time. A nod
 keeps the newest thousand or so, in memory: one that is started anew has none of
 before.
 
-With -f it shows those of the node that is asked alone, and goes on with each event that comes, until it is interrupted. When the
-node is started anew, or the connection breaks, it says so and tries again; what
-has happened meanwhile is shown then. If the node has let go of some, it says
-how many. With -o json it then writes one event per line.
+With -f it goes on with each event that comes to any node, until it is interrupted.
+A member that does not answer is named, and so is one that does so again; what has
+happened there meanwhile is shown then. When the node that is asked is started anew,
+or the connection breaks, it says so and tries again. If a node has let go of some
+events, it says how many. With -o json it then writes one event per line.
 
 Keys are as the log has them: hashed, or as log.keys says.
 
@@ -47,7 +47,7 @@ Exit code 130: interrupted.` + adminHelp,
 		Example: `  lanekeeper events --since 10m
   lanekeeper events -f
   lanekeeper events -f -o json | jq -r 'select(.event == "lease-ended").attributes.lease'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if follow && o.output == "yaml" {
 				return errors.New("--output yaml does not go with --follow: want table or json")
@@ -63,16 +63,18 @@ Exit code 130: interrupted.` + adminHelp,
 			if since > 0 {
 				from = time.Now().Add(-since)
 			}
-			if follow && o.node != "" {
-				return errors.New("--follow shows what the node of --admin tells, and does not go with --node")
-			}
 			if !follow {
 				return showEvents(cmd, &o, client, from)
+			}
+			if o.node != "" { // else a name that nobody has would be waited for
+				if _, err := client.ask(cmd.Context(), http.MethodGet, "events", url.Values{"limit": {"1"}}, new(admin.Events)); err != nil {
+					return err
+				}
 			}
 			ctx, restore := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer restore()
 			p := &eventPrinter{out: cmd.OutOrStdout(), json: o.output == "json", headers: !o.noHeaders, from: from}
-			f := &follower{client: client.patient(), notes: cmd.ErrOrStderr(), event: p.event, pause: followPause, silence: 3 * admin.Heartbeat}
+			f := &follower{client: client.patient(), only: o.node, notes: cmd.ErrOrStderr(), event: p.event, pause: followPause, silence: 3 * admin.Heartbeat}
 			return f.run(ctx)
 		},
 	}
@@ -213,21 +215,26 @@ func (c *adminClient) patient() *adminClient {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DisableKeepAlives, transport.ResponseHeaderTimeout = true, adminTimeout
 	patient := *c
+	patient.node = "" // a stream is of the whole cluster
 	patient.http = &http.Client{Transport: transport, CheckRedirect: c.http.CheckRedirect}
 	return &patient
 }
 
-// follower reads a node's stream of events, and comes back when it breaks.
+// follower reads a cluster's events from a node's stream, and comes back when it breaks. Each
+// time it asks first for all that there are, since a stream begins with the newest alone. Events
+// are known by their nodes and numbers, so each is told once, and none is lost unseen.
 type follower struct {
 	client  *adminClient
+	only    string // a node whose events are wanted; empty: all
 	notes   io.Writer
 	event   func(e *admin.Event, data []byte) error
 	pause   time.Duration // before it comes back
 	silence time.Duration // after which a stream is taken for broken
 
-	reached bool   // the node has answered at least once
-	lost    bool   // it has been said that the stream is
-	last    uint64 // the event seen last; 0: none
+	reached bool              // the node has answered at least once
+	lost    bool              // it has been said that the stream is
+	seen    map[string]uint64 // of each node, the event seen last
+	mute    []string          // members that do not answer, as has been said
 }
 
 // errStreamEnded is no failure: the node ends, or there is no way to it for now.
@@ -265,14 +272,14 @@ func passes(err error) bool {
 func (f *follower) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	request, err := f.client.request(ctx, http.MethodGet, "events", url.Values{})
+	if err := f.past(ctx); err != nil {
+		return err
+	}
+	request, err := f.client.request(ctx, http.MethodGet, "events", url.Values{"stream": {"events"}})
 	if err != nil {
 		return err
 	}
 	request.Header.Set("Accept", "text/event-stream")
-	if f.last > 0 {
-		request.Header.Set("Last-Event-ID", strconv.FormatUint(f.last, 10))
-	}
 	response, err := f.client.send(request)
 	if err != nil {
 		return err
@@ -339,21 +346,71 @@ func (f *follower) read(lines *bufio.Scanner, heard func()) error {
 
 func (f *follower) message(kind string, data []byte) error {
 	switch kind {
-	case "": // what the stream begins with, and heartbeats
-		return nil
-	case admin.EventMissed:
-		var gone struct {
-			Missed uint64 `json:"missed"`
+	case admin.BoardEvent:
+		return f.tell(data)
+	case admin.BoardSilent:
+		var silent []admin.Silent
+		if json.Unmarshal(data, &silent) != nil {
+			return f.client.stranger("what is no event")
 		}
-		if json.Unmarshal(data, &gone) == nil {
-			fmt.Fprintf(f.notes, "! %d events are missing here: the node did not keep them long enough\n", gone.Missed)
-		}
-		return nil
+		f.tellSilent(silent)
 	}
+	return nil // what the stream begins with, heartbeats, and what is missing, which tell sees itself
+}
+
+// past asks for all events that the nodes have kept.
+func (f *follower) past(ctx context.Context) error {
+	var all struct {
+		Events []json.RawMessage `json:"events"`
+		Silent []admin.Silent    `json:"silent"`
+	}
+	if _, err := f.client.ask(ctx, http.MethodGet, "events", nil, &all); err != nil {
+		return err
+	}
+	f.tellSilent(all.Silent)
+	for _, data := range all.Events {
+		if err := f.tell(data); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell tells an event, unless it has been.
+func (f *follower) tell(data []byte) error {
 	var e admin.Event
 	if json.Unmarshal(data, &e) != nil {
 		return f.client.stranger("what is no event")
 	}
-	f.last = e.ID
+	last, known := f.seen[e.Node]
+	if known && e.ID <= last {
+		return nil
+	}
+	if f.seen == nil {
+		f.seen = make(map[string]uint64)
+	}
+	f.seen[e.Node] = e.ID
+	if f.only != "" && f.only != e.Node {
+		return nil
+	}
+	if gap := e.ID - last - 1; known && gap > 0 && gap < admin.EventsKept {
+		fmt.Fprintf(f.notes, "! %d events of %s are missing here: it did not keep them long enough\n", gap, printable(e.Node))
+	}
 	return f.event(&e, data)
+}
+
+// tellSilent notes who has become silent, and who is so no more.
+func (f *follower) tellSilent(silent []admin.Silent) {
+	var mute []string
+	for _, s := range silent {
+		if mute = append(mute, s.Node); !slices.Contains(f.mute, s.Node) {
+			fmt.Fprintf(f.notes, "! %s does not answer, and its events are missing: %s\n", printable(s.Node), printable(s.Why))
+		}
+	}
+	for _, node := range f.mute {
+		if !slices.Contains(mute, node) {
+			fmt.Fprintf(f.notes, "! %s answers again, or is a member no more\n", printable(node))
+		}
+	}
+	f.mute = mute
 }

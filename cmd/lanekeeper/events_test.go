@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -130,9 +131,9 @@ func (f *following) note(want string) {
 // A node's events as somebody sees them who follows it, over its end and its next
 // process: each once, and those from before that somebody came.
 //
-// Mutants killed: Last-Event-ID is not sent, or is of no use after a restart; the
-// journal is empty for those who come late; the stream holds up a node's end; the key is
-// shown although log.keys says hash.
+// Mutants killed: the journal is empty for those who come late; the last events of the
+// node's end are not told; the stream holds up that end; the key is shown although log.keys
+// says hash.
 func TestEventsOfANode(t *testing.T) {
 	u := newHoldingUpstream(t)
 	address := freeAddress(t)
@@ -208,20 +209,31 @@ func (p *process) cmdWait() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// A stream that breaks is taken up where it was; what the node has no more is said; and
-// what is nobody's stream is no reason to try for ever.
+// A stream that breaks is taken up where it was, of every node by itself; what a node has no
+// more is said, and who does not answer; what is nobody's stream is no reason to try for ever.
 //
 // Mutants killed: a silent connection is waited for; a refusal is tried again; what was
-// refused for want of a place is not.
+// refused for want of a place is not; an event that is known is told again, or one of another
+// node for it; a gap is not said; nobody is asked for what came before the stream.
 func TestFollowerComesBack(t *testing.T) {
-	event := func(id string) string {
-		return "id: " + id + "\nevent: key-hot\ndata: {\"id\":" + id + ",\"event\":\"key-hot\",\"message\":\"\u009b\",\"attributes\":{}}\n\n"
+	event := func(node, id string) string {
+		return `{"id":` + id + `,"node":"` + node + `","event":"key-hot","message":"` + "\u009b" + `","attributes":{}}`
 	}
-	var asked []string
+	said := func(node, id string) string { return "id: 1\nevent: event\ndata: " + event(node, id) + "\n\n" }
+	past := []string{
+		`{"events":[` + event("lk-1", "70") + `,` + event("lk-0", "7") + `]}`,
+		`{"events":[` + event("lk-1", "70") + `,` + event("lk-0", "8") + `,` + event("lk-1", "71") + `]}`,
+		`{"events":[]}`,
+		`{"events":[` + event("lk-0", "99") + `],"silent":[{"node":"lk-1","why":"` + "\u009b" + `"}]}`,
+		`{"events":[` + event("lk-1", "172") + `,` + event("lk-0", "40000") + `]}`,
+	}
+	streams := 0
 	answers := []func(w http.ResponseWriter, r *http.Request){
-		func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "retry: 2000\n\n"+event("7")) },
+		func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "retry: 2000\n\n"+said("lk-0", "7")+said("lk-0", "8"))
+		},
 		func(w http.ResponseWriter, r *http.Request) { // nothing more comes
-			io.WriteString(w, event("8"))
+			io.WriteString(w, said("lk-1", "71")+said("lk-1", "72"))
 			http.NewResponseController(w).Flush() //nolint:errcheck // the test fails then
 			<-r.Context().Done()
 		},
@@ -230,7 +242,7 @@ func TestFollowerComesBack(t *testing.T) {
 			io.WriteString(w, `{"type":"urn:lanekeeper:problem:too-many-streams","status":503,"detail":"full"}`)
 		},
 		func(w http.ResponseWriter, _ *http.Request) {
-			io.WriteString(w, "event: missed\ndata: {\"missed\":90}\n\n"+event("99"))
+			io.WriteString(w, "event: missed\ndata: {\"missed\":90}\n\nevent: silent\ndata: []\n\n")
 		},
 		func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusUnauthorized)
@@ -238,9 +250,13 @@ func TestFollowerComesBack(t *testing.T) {
 		},
 	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.Header.Get("Last-Event-ID"))
+		if r.URL.Query().Get("stream") != "events" {
+			io.WriteString(w, past[streams])
+			return
+		}
 		w.Header().Set("Content-Type", "text/event-stream")
-		answers[len(asked)-1](w, r)
+		streams++
+		answers[streams-1](w, r)
 	}))
 	defer server.Close()
 	o := adminOptions{address: server.URL, output: "table"}
@@ -250,22 +266,67 @@ func TestFollowerComesBack(t *testing.T) {
 	}
 	var out, notes strings.Builder
 	p := &eventPrinter{out: &out, headers: true}
-	f := &follower{client: client.patient(), notes: &notes, event: p.event, pause: time.Millisecond, silence: 2 * time.Second}
+	var told []string
+	f := &follower{client: client.patient(), notes: &notes, pause: time.Millisecond, silence: 2 * time.Second, event: func(e *admin.Event, data []byte) error {
+		told = append(told, e.Node+" "+strconv.FormatUint(e.ID, 10))
+		return p.event(e, data)
+	}}
 	exit, _ := f.run(t.Context()).(*exitError) //nolint:errorlint // as run returns it
 	if exit == nil || exit.code != exitAdmin {
 		t.Errorf("got %v", exit)
 	}
-	if want := []string{"", "7", "8", "8", "99"}; !slices.Equal(asked, want) {
-		t.Errorf("asked for what came after %q, want %q", asked, want)
+	if want := []string{"lk-1 70", "lk-0 7", "lk-0 8", "lk-1 71", "lk-1 72", "lk-0 99", "lk-1 172", "lk-0 40000"}; !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 	base := "! " + server.URL
 	if want := base + ": the stream has ended; trying again\n" + base + " answers again\n" +
-		base + ": the stream has ended: nothing came for 2s; trying again\n" + base + " answers again\n" +
-		"! 90 events are missing here: the node did not keep them long enough\n" + base + ": the stream has ended; trying again\n"; notes.String() != want {
+		base + ": the stream has ended: nothing came for 2s; trying again\n" +
+		"! lk-1 does not answer, and its events are missing: ?\n! 90 events of lk-0 are missing here: it did not keep them long enough\n" +
+		base + " answers again\n! lk-1 answers again, or is a member no more\n" + base + ": the stream has ended; trying again\n" +
+		"! 99 events of lk-1 are missing here: it did not keep them long enough\n"; notes.String() != want {
 		t.Errorf("got\n%swant\n%s", &notes, want)
 	}
-	if table := strings.Split(out.String(), "\n"); len(table) != 5 || !strings.HasPrefix(table[0], "TIME ") || strings.Contains(out.String(), "\u009b") {
+	if table := strings.Split(out.String(), "\n"); len(table) != 10 || !strings.HasPrefix(table[0], "TIME ") || strings.Contains(out.String(), "\u009b") {
 		t.Errorf("got\n%s", &out)
+	}
+}
+
+// Whichever node is asked tells of all of them, as it happens, and of who does not answer.
+//
+// Mutants killed: the stream is of the node that is asked alone; who is silent is not said;
+// --node shows all.
+func TestEventsOfACluster(t *testing.T) {
+	c := startMembers(t, 3, newBlocking(t).URL, "")
+	all := follow(t, "--admin", c.admins[0], "-o", "json")
+	one := follow(t, "--admin", c.admins[0], "-o", "json", "--node", "n3")
+	started := map[string]bool{}
+	for len(started) < 3 {
+		e, _ := all.until("started")
+		started[e.Node] = true
+	}
+	c.cli(t, exitOK, "draining n2", "drain", "--wait", "--node", "n2", "--admin", c.admins[2])
+	if e, _ := all.until("drain-begun"); e.Node != "n2" {
+		t.Errorf("%s drains", e.Node)
+	}
+	c.cli(t, exitOK, "draining n3", "drain", "--node", "n3", "--admin", c.admins[2])
+	if e, _ := one.until("drain-begun"); e.Node != "n3" {
+		t.Errorf("of n3 alone: %s drains", e.Node)
+	}
+	c.cli(t, exitNegative, "no live member", "events", "-f", "--node", "n9", "--admin", c.admins[0])
+	c.nodes[2].signal(syscall.SIGSTOP)
+	all.note("n3 does not answer, and its events are missing")
+	c.nodes[2].signal(syscall.SIGCONT)
+	all.note("n3 answers again")
+	c.nodes[0].signal(syscall.SIGTERM)
+	for {
+		if e, _ := all.until("drain-done"); e.Node == "n1" {
+			break
+		}
+	}
+	for !strings.Contains(all.errors.Text(), "the stream has ended") { // after what it says of the others, which it has left
+		if !all.errors.Scan() {
+			t.Fatal("nobody says that the stream has ended")
+		}
 	}
 }
 

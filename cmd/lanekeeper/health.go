@@ -25,7 +25,7 @@ without a shell, where a health check can only run a binary.
 Exit code 0: yes. 5: no, and why on standard output. 1: the node does not answer.`,
 		Example: `  lanekeeper health
   lanekeeper health --live --address http://10.1.4.8:7941`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path := "/readyz"
 			if live {

@@ -32,7 +32,7 @@ The keys are written as they are, whatever log.keys says.` + adminHelp,
 		Example: `  lanekeeper keys
   lanekeeper keys --sort rate -o wide
   lanekeeper keys -o json | jq -r '.hot[] | .space + "/" + .key'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			order, ok := keyOrders[by]
 			if !ok {

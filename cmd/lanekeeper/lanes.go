@@ -19,8 +19,16 @@ func lanesCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "lanes",
 		Short: "Show lanes, stop them, and let them go on",
-		Args:  cobra.NoArgs,
-		// Without one cobra would take an action that there is not for a call for help.
+		// Without it cobra would take an action that there is not for a call for help.
+		Args: func(_ *cobra.Command, args []string) error {
+			switch {
+			case len(args) == 0:
+				return nil
+			case keyText.MatchString(args[0]):
+				return fmt.Errorf("to see a lane: lanekeeper lanes show %s; to see why it stands: lanekeeper why %[1]s", args[0])
+			}
+			return fmt.Errorf("there is no lanekeeper lanes %s: see lanekeeper lanes --help", args[0])
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	command.AddCommand(
@@ -76,7 +84,7 @@ is the one that did it, or that request's.
 The keys are written as they are, whatever log.keys says.` + adminHelp,
 		Example: `  lanekeeper lanes list --stopped
   lanekeeper lanes list -o json | jq -r '.lanes[] | select(.state == "halted") | .space + "/" + .key'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if limit < 0 {
 				return errors.New("--limit is how many, at most")
@@ -187,7 +195,7 @@ node that it came to. TRACE is the id of its W3C trace.
 
 Exit code 5: nothing of the key waits or runs.` + adminHelp,
 		Example: "  lanekeeper lanes show order/A-1042",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			space, key, err := parseKey(args[0])
 			if err != nil {
@@ -259,7 +267,7 @@ func lanesReliefCommand(action, short, long string) *cobra.Command {
 The key is written as for locate. Any node of the cluster may be asked: it hands the
 question on to the key's owner.` + adminHelp,
 		Example: "  lanekeeper lanes " + action + " order/A-1042 --ticket 0197a3c8-7c1e-7a40-8000-4b1d2f6a9c03 --reason 'fixed by hand'",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			space, key, err := parseKey(args[0])
 			if err != nil {

@@ -183,5 +183,8 @@ func laneText(l *admin.Lane) string {
 	if l.Ticket != "" {
 		text += fmt.Sprintf(", head %s %s (ticket %s)", l.TicketState, seconds(l.Seconds), l.Ticket)
 	}
+	if l.Depth > 0 && l.WaitSeconds == 0 { // no turn of it has ended yet
+		return text + ", est. wait unknown"
+	}
 	return text + ", est. wait " + seconds(l.WaitSeconds)
 }

@@ -22,7 +22,7 @@ A dash is what the node that answers does not know.` + adminHelp,
 		Example: `  lanekeeper members
   lanekeeper members -o wide
   lanekeeper members -o json | jq -r '.members[] | select(.state == "alive").name'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {

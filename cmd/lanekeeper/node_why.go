@@ -186,9 +186,13 @@ func (e *explainer) head() {
 		return
 	}
 	left := max(route.Lane.UpstreamTimeout-head.Age, 0).Seconds()
+	then := ""
+	if route.Lane.AfterTimeout == proxy.Hold {
+		then = fmt.Sprintf(" Then the lane is held for up to %s, unless the service has answered or closed by then.", seconds(route.Lane.HoldFor.Seconds()))
+	}
 	e.add(admin.Reason{
 		Code: admin.WhyUpstream, Ticket: ticket, Who: []string{route.Upstream}, Seconds: head.Age.Seconds(), Left: &left,
-		Text: fmt.Sprintf("Ticket %s has been at its upstream %s for %s; it is given up %s from now.", ticket, route.Upstream, seconds(head.Age.Seconds()), seconds(left)),
+		Text: fmt.Sprintf("Ticket %s has been at its upstream %s for %s; it is given up %s from now.%s", ticket, route.Upstream, seconds(head.Age.Seconds()), seconds(left), then),
 		Advice: fmt.Sprintf("See what %s does with it. A request that waits can be taken out: %s --ticket …; one that runs cannot.",
 			route.Upstream, e.cli("cancel")),
 	})

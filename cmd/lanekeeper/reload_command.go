@@ -31,14 +31,16 @@ other: wait until these lanes are empty, or use --force, if the order of the key
 in use may break in that moment. The node knows nothing of the lanes of others:
 change such rules when the space is idle on all of them.
 
-In a cluster, reload one node after the other. Requests that are forwarded between
+In a cluster, reload one node after the other, each with a file of its own that says
+the same: it is said which still run another configuration. Requests that are forwarded between
 nodes with the one and with the other configuration run by the route of that name
 at the key's owner.
 
 Exit code 3: the node refuses, and its configuration stays as it was.` + adminHelp,
 		Example: `  lanekeeper reload
+  lanekeeper reload --node lk-1
   lanekeeper reload -o json | jq -r '.changed[]'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {
@@ -59,6 +61,7 @@ Exit code 3: the node refuses, and its configuration stays as it was.` + adminHe
 				return err
 			}
 			tellReloaded(cmd, &done)
+			client.tellBehind(cmd, &done)
 			return writeStatus(cmd, &o, answer)
 		},
 	}
@@ -85,4 +88,21 @@ func tellReloaded(cmd *cobra.Command, done *admin.Reloaded) {
 		fmt.Fprintf(out, "%s: no order is promised across the change for the %s in use\n", printable(use.Space), plural(use.Lanes, "lane"))
 	}
 	fmt.Fprintf(out, "%s: %s in force (config %s -> %s)\n", name, plural(len(done.Changed), "change"), printable(done.Before), printable(done.Config))
+}
+
+// tellBehind tells which of the others run another configuration than the node that has just
+// read its own, as they say themselves: gossip would be late with it.
+func (c *adminClient) tellBehind(cmd *cobra.Command, done *admin.Reloaded) {
+	whole := *c
+	whole.node = "" // all of them
+	var status admin.Status
+	if _, err := whole.ask(cmd.Context(), http.MethodGet, "status", nil, &status); err != nil {
+		return // the reload is what was wanted, and that is done
+	}
+	for i := range status.Nodes {
+		if n := &status.Nodes[i]; n.Node != done.Node && n.Config != done.Config {
+			name := printable(n.Node)
+			fmt.Fprintf(cmd.ErrOrStderr(), "! %s runs another config (%s): lanekeeper reload --node %s has it read its own file\n", name, printable(n.Config), name)
+		}
+	}
 }

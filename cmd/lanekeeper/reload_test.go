@@ -226,11 +226,12 @@ func TestANodeWithoutAFileIsNotReloaded(t *testing.T) {
 }
 
 // Mutants killed: a refusal's exit code is 5; its problems are left out; --force is left
-// out; what force did is left out.
+// out; what force did is left out; who runs another configuration is not said.
 func TestReloadCommand(t *testing.T) {
 	c := newFakeCluster()
 	c.reloaded = admin.Reloaded{Node: "lk-1", Config: "b", Before: "a", Changed: []string{"~ log.level: info -> warn"}, Warnings: []string{"f:1:1: warning: x"}}
 	c.forced = admin.Reloaded{Node: "lk-1", Config: "c", Before: "b", Changed: []string{"one", "two"}, Unordered: []admin.SpaceUse{{Space: "order", Lanes: 2, Requests: 9}}}
+	c.statuses[0].Config = "b"
 	address := c.serve(t)
 	for name, want := range map[string]struct {
 		args        []string
@@ -240,7 +241,8 @@ func TestReloadCommand(t *testing.T) {
 	}{
 		"plain": {nil, nil, 0, "", "f:1:1: warning: x\n~ log.level: info -> warn\nlk-1: 1 change in force (config a -> b)\n"},
 		"json":  {[]string{"-o", "json"}, nil, 0, "{\n", "f:1:1: warning: x\n~ log.level: info -> warn\nlk-1: 1 change in force (config a -> b)\n"},
-		"force": {[]string{"--force"}, &admin.ReloadError{Slug: admin.LanesInUse}, 0, "", "one\ntwo\norder: no order is promised across the change for the 2 lanes in use\nlk-1: 2 changes in force (config b -> c)\n"},
+		"force": {[]string{"--force"}, &admin.ReloadError{Slug: admin.LanesInUse}, 0, "", "one\ntwo\norder: no order is promised across the change for the 2 lanes in use\nlk-1: 2 changes in force (config b -> c)\n" +
+			"! lk-0 runs another config (b): lanekeeper reload --node lk-0 has it read its own file\n"},
 		"invalid": {nil, &admin.ReloadError{Slug: admin.ConfigInvalid, Detail: "why", Problems: []string{"f:1:2: error: x", "f:3:4: error: y"}}, 3, "",
 			"f:1:2: error: x\nf:3:4: error: y\nlanekeeper: why; the configuration stays as it was\n"},
 		"restart": {nil, &admin.ReloadError{Slug: admin.RestartNeeded, Detail: "why", Problems: []string{"f:1:2: node.name"}}, 3, "",

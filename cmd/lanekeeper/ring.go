@@ -23,7 +23,7 @@ hash. A dash is what the node that answers does not know.` + adminHelp,
 		Example: `  lanekeeper ring
   lanekeeper ring --partitions --no-headers | awk '$2 != $3'   # what is moving
   lanekeeper ring -o json | jq -r .hash`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {

@@ -35,8 +35,11 @@ configuration has errors. 1: a port could not be opened.`,
 		Example: `  lanekeeper serve --config lanekeeper.yaml
   lanekeeper serve --upstream http://127.0.0.1:8080 --key header:X-Order-Id
   lanekeeper serve --upstream http://127.0.0.1:8080 --key 'path:/orders/{id}/{rest...}'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" && (quick.Upstream == "" || quick.Key == "") {
+				return errors.New("serve wants --config FILE, or without one both --upstream http://host:port and --key header:X-Order-Id, or where else requests carry their key")
+			}
 			opts := LoadOptions{File: file, Flags: map[string]string{}}
 			if quick != (Quick{}) {
 				opts.Quick = &quick
@@ -71,8 +74,6 @@ configuration has errors. 1: a port could not be opened.`,
 	command.MarkFlagsMutuallyExclusive("config", "upstream")
 	command.MarkFlagsMutuallyExclusive("watch", "upstream")
 	command.MarkFlagsMutuallyExclusive("config", "key")
-	command.MarkFlagsRequiredTogether("upstream", "key")
-	command.MarkFlagsOneRequired("config", "upstream")
 	return command
 }
 

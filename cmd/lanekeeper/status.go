@@ -24,7 +24,7 @@ the last second or so.` + adminHelp,
 		Example: `  lanekeeper status
   lanekeeper status --node lk-1
   lanekeeper status -o json | jq .numbers`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := o.client()
 			if err != nil {

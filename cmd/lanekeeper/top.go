@@ -41,7 +41,7 @@ ends; so it does for -o json and yaml.` + adminHelp,
 		Example: `  lanekeeper top
   lanekeeper top --admin http://10.1.4.8:7942 --token-file token --sort wait
   lanekeeper top --once --no-headers | head -3`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if keyOrders[by] == nil {
 				return fmt.Errorf("--sort %s: want depth, rate or wait", by)

@@ -38,7 +38,7 @@ target means that another node had the request.` + adminHelp,
 		Example: `  lanekeeper unknown --since 1h
   lanekeeper unknown -o wide --limit 20
   lanekeeper unknown -o json | jq -r '.unknown[] | [.ticket, .space, .key] | @tsv'`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if since < 0 {
 				return errors.New("--since is how long ago, such as 10m")

@@ -25,7 +25,7 @@ table; with -o json they are data.
 Exit code 5: nothing of the key waits or runs, and nothing stops it.` + adminHelp,
 		Example: `  lanekeeper why order/7
   lanekeeper why order/7 -o json | jq -r '.reasons[].code'`,
-		Args: cobra.ExactArgs(1),
+		Args: oneKey,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			space, key, err := parseKey(args[0])
 			if err != nil {

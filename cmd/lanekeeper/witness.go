@@ -54,7 +54,7 @@ executed, and the history says so: it can no longer pass a check.`,
 		Example: `  lanekeeper witness --delay 20ms --jitter 30ms --seed 1
   curl -X POST -H 'Witness-Key: order:7' http://127.0.0.1:7950/orders/7
   lanekeeper witness check http://127.0.0.1:7950`,
-		Args: cobra.NoArgs,
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if recordsMax < 1 {
 				return fmt.Errorf("--max-records %d: must be at least 1", recordsMax)

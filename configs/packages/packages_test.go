@@ -39,6 +39,7 @@ var files = []string{
 	"/usr/lib/sysusers.d/lanekeeper.conf",
 	"/usr/share/bash-completion/completions/lanekeeper",
 	"/usr/share/doc/lanekeeper/CHANGELOG.md",
+	"/usr/share/doc/lanekeeper/examples/local.yaml",
 	"/usr/share/doc/lanekeeper/examples/strict.yaml",
 	"/usr/share/fish/vendor_completions.d/lanekeeper.fish",
 }
