@@ -533,6 +533,7 @@ func seeMoving(t *testing.T) *sight {
 	s.ask(0, []string{"undrain"})
 	s.until(2, []string{"why", "order/0"}, "which is n1's", "Nothing stops it")
 	c.nodes[0].signal(syscall.SIGSTOP)
+	s.until(2, []string{"why", "order/0"}, "does not answer n3")
 	s.says("A node that stands still: nobody else knows its lanes.", 2, exitOK,
 		[]string{"What of it waits or runs there is not known.", "n1, which has the key, does not answer n3", "Its keys go to others when those take it for dead"}, []string{"why", "order/0"})
 	if codes := codesOf(s.why(2, "order", "0")); codes != "silent" {
