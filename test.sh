@@ -3,7 +3,8 @@
 # function of its members, and of files that users copy, which run the program as they
 # have it. Then, without it, which is fast enough for many seeds, the
 # simulation of whole nodes, strict nodes with each kind of store, nodes that spill keys,
-# clients that name and number their requests, and the dashboard in a browser.
+# clients that name and number their requests, the dashboard in a browser, and what an
+# operator sees of a cluster in trouble.
 # What the tests of real servers and clients need is installed from Debian's packages
 # where that is possible (as root); elsewhere those tests say what is missing and are
 # skipped. With CI=true a skipped one is a failure.
@@ -58,4 +59,4 @@ flags=("$@")
 plain='^lanekeeper/(ring|configs(/(clients|docker|kubernetes|packages|systemd))?)$'
 raced "$@" $(go list ./... | grep -vE "$plain")
 go test -timeout 10m "$@" $(go list ./... | grep -E "$plain")
-go test -timeout 10m -run '^Test(Simulation$|Strict|Spilled|Named|Dashboard$)' "$@" ./cmd/lanekeeper
+go test -timeout 10m -run '^Test(Simulation$|Strict|Spilled|Named|Dashboard$|Seen$)' "$@" ./cmd/lanekeeper

@@ -127,6 +127,8 @@ type Status struct {
 	Upstream   Latencies `json:"upstream"`            // from the first byte sent to the last byte read
 	LogLevel   string    `json:"log_level"`
 
+	Dead []string `json:"dead,omitzero"` // members that this node takes for dead, and has not forgotten yet
+
 	Nodes   []Status `json:"nodes,omitzero"`   // of all that answered, by name
 	Numbers *Numbers `json:"numbers,omitzero"` // of all of them together
 	Silent  []Silent `json:"silent,omitzero"`  // members that gave no answer

@@ -17,6 +17,7 @@ const (
 	StateBlocked = "blocked" // a former owner may still run a request of the key
 	StateDrained = "drained" // the partition is another node's by now: what is here runs to its end
 	StateIdle    = "idle"    // there is no lane: nothing waits or runs
+	StateUnknown = "unknown" // its owner, who alone knows it, did not answer
 )
 
 // LaneHold is an operator's hold of a lane: nothing begins in it until it is released.
@@ -164,10 +165,21 @@ func mergeLane(_ *http.Request, _ url.Values, all []LanePage, silent []Silent) L
 	}
 	page := *best
 	page.Spilled, page.Silent = []SpilledKey{}, silent
+	if page.State == StateIdle && silence(silent, page.Owner) != nil {
+		page.State = StateUnknown
+	}
 	for i := range all {
 		page.Spilled = append(page.Spilled, all[i].Spilled...)
 	}
 	return page
+}
+
+// silence is what a member is silent for, nil if it is not.
+func silence(silent []Silent, node string) *Silent {
+	if i := slices.IndexFunc(silent, func(s Silent) bool { return s.Node == node }); i >= 0 {
+		return &silent[i]
+	}
+	return nil
 }
 
 func better(a, b *LanePage) bool {

@@ -3,9 +3,11 @@ package admin
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -64,6 +66,8 @@ func (n *Numbers) warn(all []Status) {
 	for _, s := range n.Silent {
 		add("%s did not answer: %s", s.Node, s.Why)
 	}
+	all = slices.SortedFunc(slices.Values(all), func(a, b Status) int { return cmp.Compare(a.Node, b.Node) })
+	n.warnOfDead(all)
 	if n.Violations > 0 {
 		add("the order was seen broken %d times", n.Violations)
 	}
@@ -72,14 +76,35 @@ func (n *Numbers) warn(all []Status) {
 		if r := s.LastReload; r != nil && !r.Successful {
 			add("%s did not reload its configuration: %s", s.Node, r.Failure)
 		}
-		if s.Lease != nil && s.Lease.Away != "" {
-			add("%s cannot reach the coordinator: %s", s.Node, s.Lease.Away)
+		away := s.Lease != nil && s.Lease.Away != ""
+		if away {
+			add("%s has no lease from the coordinator, and refuses strict requests: %s", s.Node, s.Lease.Away)
 		}
 		if s.DrainingSince == nil {
 			for _, why := range s.NotReady {
+				if away && strings.HasSuffix(why, s.Lease.Away) {
+					continue // that is said
+				}
 				add("%s is not ready: %s", s.Node, why)
 			}
 		}
+	}
+}
+
+// warnOfDead says who is taken for dead, and by whom: after a split each side says so of the other.
+func (n *Numbers) warnOfDead(all []Status) {
+	by := make(map[string][]string)
+	for i := range all {
+		for _, name := range all[i].Dead {
+			by[name] = append(by[name], all[i].Node) // in order
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		verb := "takes"
+		if len(by[name]) > 1 {
+			verb = "take"
+		}
+		n.Warnings = append(n.Warnings, fmt.Sprintf("%s %s %s for dead", strings.Join(by[name], ", "), verb, name))
 	}
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -19,6 +20,7 @@ const (
 	WhyLentTurn    = "lent-turn"    // the turn is lent to another node
 	WhySequenceGap = "sequence-gap" // requests of a producer wait for a number that has not come
 	WhyAside       = "aside"        // requests wait at another node than the owner, for a turn that it lends
+	WhySilent      = "silent"       // the owner, who alone knows it, did not answer
 	WhyNoOwner     = "no-owner"     // nobody owns the partition
 	WhyNotReady    = "not-ready"    // the owner is not ready
 	WhyNothing     = "nothing"      // nothing stops the key
@@ -38,7 +40,7 @@ type Why struct {
 	Target       string `json:"target"`          // for whom the partition is meant
 	Partitioned  string `json:"partition_state"` // at the owner: foreign, claiming, owned, draining
 
-	LaneState string      `json:"lane_state"` // as in the list of lanes; idle: nothing waits or runs
+	LaneState string      `json:"lane_state"` // as in the list of lanes; idle: nothing waits or runs; unknown: the owner did not answer
 	Head      *LaneTicket `json:"head"`       // that all others wait for; null: there is none
 	Waiting   int         `json:"waiting"`    // tickets
 
@@ -51,7 +53,7 @@ type Why struct {
 // Reason is one thing that a key waits for.
 type Reason struct {
 	Node    string   `json:"node"`         // who says so
-	Code    string   `json:"code"`         // upstream, hold, operator, halt, lease, predecessor, claim, lent-turn, sequence-gap, aside, no-owner, not-ready, nothing
+	Code    string   `json:"code"`         // upstream, hold, operator, halt, lease, predecessor, claim, lent-turn, sequence-gap, aside, silent, no-owner, not-ready, nothing
 	Ticket  string   `json:"ticket"`       // whose doing it is; empty: none's
 	Who     []string `json:"who"`          // members or targets that are waited for
 	Seconds float64  `json:"seconds"`      // for so long; 0 = not known
@@ -78,7 +80,7 @@ func (a *api) whyHere(r *http.Request, query url.Values) (Why, *problem) {
 func mergeWhy(_ *http.Request, _ url.Values, all []Why, silent []Silent) Why {
 	best := 0
 	for i := range all {
-		if all[i].rank() > all[best].rank() {
+		if cmp.Or(cmp.Compare(all[i].rank(), all[best].rank()), cmp.Compare(all[i].Epoch, all[best].Epoch)) > 0 {
 			best = i
 		}
 	}
@@ -89,14 +91,42 @@ func mergeWhy(_ *http.Request, _ url.Values, all []Why, silent []Silent) Why {
 			why.Reasons = append(why.Reasons, all[i].Reasons...)
 		}
 	}
+	why.ownerless()
 	if len(why.Reasons) > 1 {
 		why.Reasons = slices.DeleteFunc(why.Reasons, func(r Reason) bool { return r.Code == WhyNothing })
 	}
 	why.tell()
 	for _, s := range silent {
+		if s.Node == why.Owner {
+			continue // that is said
+		}
 		why.Text = append(why.Text, "What "+s.Node+" knows of it is missing here: "+s.Why+".")
 	}
 	return why
+}
+
+// ownerless adds what nobody can say who was asked: that the owner is silent, or that there is none.
+func (w *Why) ownerless() {
+	if s := silence(w.Silent, w.Owner); s != nil {
+		if w.LaneState == StateIdle {
+			w.LaneState = StateUnknown
+		}
+		w.Reasons = slices.Insert(w.Reasons, 0, Reason{
+			Node: w.Node, Code: WhySilent, Who: []string{s.Node},
+			Text:   fmt.Sprintf("%s, which has the key, does not answer %s: %s.", s.Node, w.Node, s.Why),
+			Advice: fmt.Sprintf("See whether %s runs, and whether it can be reached. Its keys go to others when those take it for dead, which lanekeeper members says.", s.Node),
+		})
+		return
+	}
+	if w.Owner == "" && len(w.Reasons) == 0 {
+		text := "Nobody who answers knows an owner of the partition."
+		r := Reason{Node: w.Node, Code: WhyNoOwner, Who: []string{}, Text: text, Advice: "See lanekeeper members: who does not answer, and is not dead, has to be waited for."}
+		if w.Target != "" && w.Target != w.Node {
+			r.Who = []string{w.Target}
+			r.Text += fmt.Sprintf(" It is meant for %s.", w.Target)
+		}
+		w.Reasons = append(w.Reasons, r)
+	}
 }
 
 func (w *Why) rank() int {
@@ -122,7 +152,11 @@ func (w *Why) tell() {
 	lane := fmt.Sprintf("Its lane is %s; %s.", w.LaneState, waiting(w.Waiting))
 	switch w.LaneState {
 	case StateIdle:
-		lane = "Nothing of it waits or runs there."
+		if lane = "Nothing of it waits or runs there."; w.Owner == "" {
+			lane = "Nothing of it waits or runs, as far as is known."
+		}
+	case StateUnknown:
+		lane = "What of it waits or runs there is not known."
 	case StateOK: // which sounds wrong where somebody asks why
 		lane = fmt.Sprintf("In its lane %s.", waiting(w.Waiting))
 	}

@@ -77,8 +77,11 @@ func (h *Hop) Ask(ctx context.Context, to ring.Member, a *Ask) (*Told, error) {
 	if err == nil {
 		told, err = p.put(ctx, c, frame)
 	}
-	if err != nil && ctx.Err() != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
 		return nil, ErrSilent
+	case err != nil && p.life.Err() != nil: // meanwhile: what broke then says nothing
+		return nil, ErrNoMember
 	}
 	return told, err
 }

@@ -12,11 +12,11 @@ type Use struct {
 	Space    string
 	Lanes    int // keys
 	Requests int // that wait or run
-	Halted   int // of the lanes, how many are halted
+	Halted   int // of the lanes, how many are halted, or held by an operator
 }
 
 func (u Use) String() string {
-	return fmt.Sprintf("%s: %d lanes, %d requests, %d halted", u.Space, u.Lanes, u.Requests, u.Halted)
+	return fmt.Sprintf("%s: %d lanes, %d requests, %d halted or held", u.Space, u.Lanes, u.Requests, u.Halted)
 }
 
 // InUseError refuses a configuration by which requests would go to other lanes than those

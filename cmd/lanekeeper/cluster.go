@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -266,7 +267,23 @@ var (
 	errNotJoined = errors.New("this node has not found the other members of its cluster yet")
 	errTooFew    = errors.New("fewer members than cluster.min_members are there")
 	errMovedAway = errors.New("this node stood still, and lost the request's key meanwhile")
+	errUnleased  = errors.New("this node has no valid lease from the coordinator, and nothing strict runs without one")
+	errUntitled  = errors.New("the coordinator has not said yet that this node has the key, and nothing strict runs before")
 )
+
+// company is Ready for operators, who may know who the members are.
+func (c *cluster) company() error {
+	err := c.Ready()
+	if !errors.Is(err, errTooFew) {
+		return err
+	}
+	gone := c.dead()
+	err = fmt.Errorf("it sees %d of at least %d members (cluster.min_members)", len(c.view.Load().Members), c.settings.minMembers)
+	if len(gone) > 0 {
+		err = fmt.Errorf("%w, and takes %s for dead", err, strings.Join(gone, ", "))
+	}
+	return err
+}
 
 // Ready implements proxy.Cluster.
 func (c *cluster) Ready() error {
@@ -325,7 +342,18 @@ func (c *cluster) Strict(partition int) (fence uint64, validFor time.Duration, e
 		time.Sleep(guardEvery)
 		fence, validFor, err = c.owners.Strict(partition)
 	}
-	return fence, validFor, err
+	return fence, validFor, toClients(err)
+}
+
+// toClients is why there is no fence, for those who know nothing of how nodes are built.
+func toClients(err error) error {
+	switch {
+	case errors.Is(err, ownership.ErrLeaseEnded):
+		return errUnleased
+	case errors.Is(err, ownership.ErrNoTitle):
+		return errUntitled
+	}
+	return err
 }
 
 // OwnersConfig implements proxy.Cluster.
@@ -482,12 +510,15 @@ func (c *cluster) leased() error {
 	case lease.ValidFor > 0:
 		return fmt.Errorf("%d partitions that this node owns are not on record yet", untitled)
 	case lease.Cause != nil:
-		return lease.Cause
+		return c.away(lease.Cause)
 	case lease.ID != "":
-		return fmt.Errorf("the lease ended %s ago", (-lease.ValidFor).Round(time.Second))
+		return c.away(fmt.Errorf("the lease ended %s ago", (-lease.ValidFor).Round(time.Second)))
 	}
-	return errors.New("no lease yet")
+	return c.away(errors.New("no lease yet"))
 }
+
+// away says which store it is that gives no lease.
+func (c *cluster) away(cause error) error { return fmt.Errorf("%s: %w", c.settings.store, cause) }
 
 // collectors are the cluster's metrics.
 func (c *cluster) collectors() []prometheus.Collector {

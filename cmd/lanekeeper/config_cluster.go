@@ -28,6 +28,7 @@ type clusterSettings struct {
 	forgetAfter    time.Duration
 	acquireTimeout time.Duration // of the coordinator
 	leaseValid     time.Duration // of its leases, from a renewal on; 0: not known
+	store          string        // the coordinator, for people
 	wary           bool          // never alone while others may be there
 
 	nativeHistograms bool // also as Prometheus' native histograms
@@ -101,6 +102,9 @@ func (c *Config) clusterSettings() (*clusterSettings, error) {
 	}
 	s.acquireTimeout = time.Duration(c.Coordinator.AcquireTimeout)
 	s.leaseValid = c.Coordinator.validFor()
+	if store, ok := c.Coordinator.store(); ok {
+		s.store = store.kind + " at " + userinfo.ReplaceAllString(strings.Join(store.addresses, ", "), "//***@")
+	}
 	s.wary = c.strict() // alone it could only wait for the leases of those it does not see
 	return s, nil
 }

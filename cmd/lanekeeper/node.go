@@ -355,7 +355,7 @@ func (n *node) liveChecks() []admin.Check {
 func (n *node) readyChecks() []admin.Check {
 	checks := n.liveChecks()
 	if n.cluster != nil {
-		checks = append(checks, admin.Check{Name: "cluster", Run: n.cluster.Ready})
+		checks = append(checks, admin.Check{Name: "cluster", Run: n.cluster.company})
 	}
 	if n.cluster != nil && n.reloads.present.Load().strict {
 		checks = append(checks, admin.Check{Name: "coordinator", Run: n.cluster.leased})

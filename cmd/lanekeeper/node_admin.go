@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -51,9 +52,23 @@ func (n *node) Status() admin.Status {
 		s.Members, s.RingVersion = len(view.Members), view.Version
 		s.InRing = self.Member == c.self && self.State == membership.Active
 		s.Owned, s.Moving = counts.Owned, counts.Claiming+counts.Draining
-		s.Lease = c.lease()
+		s.Lease, s.Dead = c.lease(), c.dead()
 	}
 	return s
+}
+
+// dead is whom this node takes for dead.
+func (c *cluster) dead() (names []string) {
+	if c.view.Load().Version == 0 {
+		return nil // it has not joined yet
+	}
+	for _, m := range c.members.View().Dead {
+		if m.State == membership.Dead {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }
 
 // lease is what this node has from the coordinator, nil without one.
@@ -69,7 +84,7 @@ func (c *cluster) lease() *admin.Lease {
 		l.Renewed = &renewed
 	}
 	if lease.Cause != nil {
-		l.Away = lease.Cause.Error()
+		l.Away = c.away(lease.Cause).Error()
 	}
 	return l
 }

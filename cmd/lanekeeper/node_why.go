@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,29 +91,27 @@ func (e *explainer) cluster() {
 	if c == nil {
 		return
 	}
-	if err := c.Ready(); err != nil {
-		e.add(admin.Reason{Code: admin.WhyNotReady, Text: fmt.Sprintf("%s takes no part: %v.", e.node.config.name(), err), Advice: "See lanekeeper members, and whether the nodes reach each other."})
+	self := e.node.config.name()
+	alone := c.company()
+	if alone != nil {
+		e.add(admin.Reason{Code: admin.WhyNotReady, Text: fmt.Sprintf("%s takes no part: %v.", self, alone), Advice: "See lanekeeper members, and whether the nodes reach each other by cluster.gossip and cluster.peer."})
 	}
 	state := c.owners.State(e.at.Partition)
 	switch {
 	case state.Role == ownership.Claiming:
-		e.add(claim(state, e.node.config.name()))
-	case e.at.Owner == "" && e.at.Target == e.node.config.name():
-		e.add(admin.Reason{Code: admin.WhyNoOwner, Who: namesOf(state.Silent), Text: "Nobody is known to own the partition, and this node may not take it yet.", Advice: "See lanekeeper members: who does not answer, and is not dead, has to be waited for."})
+		e.add(claim(state, self))
+	case e.at.Owner == "" && e.at.Target == self && alone == nil:
+		e.add(e.ownerless(state))
 	}
 	if state.WaitsFor != "" {
 		e.add(admin.Reason{
 			Code: admin.WhyLease, Who: []string{state.WaitsFor},
-			Text:   fmt.Sprintf("The lease %s of another node has to end first: something of the partition may still run under it.", state.WaitsFor),
+			Text:   fmt.Sprintf("%s waits for the end of another node's lease, %s, under which something of the partition may still run.", self, state.WaitsFor),
 			Advice: "It ends by itself, coordinator.lease_ttl after its node was last heard of.",
 		})
 	}
-	if lease, strict := c.owners.Lease(); strict && e.mine() && e.strict() && lease.ValidFor <= 0 {
-		text := "This node has no valid lease, so that it runs nothing strict."
-		if lease.Cause != nil {
-			text = fmt.Sprintf("This node has no valid lease, so that it runs nothing strict: %v.", lease.Cause)
-		}
-		e.add(admin.Reason{Code: admin.WhyLease, Text: text, Advice: "See whether the coordinator can be reached from this node."})
+	if lease, led := c.owners.Lease(); led && e.mine() && e.strict() {
+		e.lease(lease, state)
 	}
 	if e.snapshot.Blocked {
 		who := namesOf(c.owners.On(e.at.Partition, string(e.lane)))
@@ -126,6 +125,42 @@ func (e *explainer) cluster() {
 		e.add(admin.Reason{
 			Code: admin.WhyPredecessor, Who: []string{e.node.config.name()}, Ticket: e.snapshot.Head().ID.String(),
 			Text: fmt.Sprintf("%s was the owner before, and still has %s of the key: the new owner waits for the end of that.", e.node.config.name(), plural(n, "request")),
+		})
+	}
+}
+
+// ownerless is why this node, for whom the partition is meant, does not ask for it yet.
+func (e *explainer) ownerless(state ownership.State) admin.Reason {
+	r := admin.Reason{
+		Code: admin.WhyNoOwner, Who: namesOf(state.Silent),
+		Text:   fmt.Sprintf("Nobody is known to own the partition, and %s, for whom it is meant, may not take it yet", e.node.config.name()),
+		Advice: "See lanekeeper members: who does not answer, and is not dead, has to be waited for.",
+	}
+	if len(r.Who) > 0 {
+		r.Text += ": it has not heard from " + strings.Join(r.Who, ", ")
+	}
+	r.Text += "."
+	return r
+}
+
+// lease is why the owner may run nothing strict.
+func (e *explainer) lease(lease ownership.Lease, state ownership.State) {
+	self, store := e.node.config.name(), e.node.cluster.settings.store
+	switch {
+	case lease.ValidFor <= 0:
+		cause := "it has ended"
+		if lease.Cause != nil {
+			cause = lease.Cause.Error()
+		}
+		e.add(admin.Reason{
+			Code: admin.WhyLease, Who: []string{store},
+			Text:   fmt.Sprintf("%s has no valid lease from the coordinator, %s, and runs nothing strict without one: %s.", self, store, cause),
+			Advice: fmt.Sprintf("See whether that store runs, and %s reaches it. Until then the key's strict requests are answered 503 no-owner.", self),
+		})
+	case state.Title.Tenure == 0 && state.WaitsFor == "":
+		e.add(admin.Reason{
+			Code: admin.WhyLease, Who: []string{store},
+			Text: fmt.Sprintf("The coordinator, %s, has not said yet that %s has the partition, which runs nothing strict of it before.", store, self),
 		})
 	}
 }
@@ -153,9 +188,11 @@ func (e *explainer) route() *proxy.Route {
 	return e.node.proxy.RouteOf(e.snapshot.Head().Tag)
 }
 
+// strict reports whether any request of the key's space rests on the coordinator, also if none is there:
+// those that are refused without a lease are in no lane.
 func (e *explainer) strict() bool {
-	r := e.route()
-	return r != nil && r.Lane.Strict
+	space, _, _ := strings.Cut(string(e.lane), ":")
+	return slices.ContainsFunc(e.node.proxy.Config().Routes, func(r proxy.Route) bool { return r.Key.Space == space && r.Lane.Strict })
 }
 
 // head is the turn that everything else waits for.

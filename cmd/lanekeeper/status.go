@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,6 +74,18 @@ func driftWarnings(s *admin.Status) (warnings []string) {
 	return warnings
 }
 
+// deadOf is who is taken for dead by any node, and was not asked.
+func deadOf(nodes []admin.Status, silent []admin.Silent) (names []string) {
+	for i := range nodes {
+		names = append(names, nodes[i].Dead...)
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool {
+		return slices.ContainsFunc(nodes, func(s admin.Status) bool { return s.Node == name }) ||
+			slices.ContainsFunc(silent, func(s admin.Silent) bool { return s.Node == name })
+	})
+}
+
 func statusTable(status *admin.Status, now time.Time, wide bool) *table {
 	t := &table{header: []string{"NODE", "STATE", "PARTITIONS", "LANES", "QUEUED", "OLDEST", "RUNNING", "HELD", "HALTED", "HOT", "REQ/S", "WAIT", "UPSTREAM"}}
 	if wide {
@@ -99,6 +112,9 @@ func statusTable(status *admin.Status, now time.Time, wide bool) *table {
 			cells = append(cells, fmt.Sprint(s.Moving), orDash(s.Config), orDash(s.Version), orDash(s.LogLevel), orDash(s.Incarnation))
 		}
 		t.add(mark, cells...)
+	}
+	for _, name := range deadOf(nodes, status.Silent) {
+		t.add(failing, name, "dead", "–", "–", "–", "–", "–", "–", "–", "–", "–", "–", "–")
 	}
 	for _, s := range status.Silent {
 		t.add(failing, s.Node, "no answer", "–", "–", "–", "–", "–", "–", "–", "–", "–", "–", "–")

@@ -95,7 +95,7 @@ func keepBusy(t *testing.T, targets []string) {
 // Mutants killed: an action wants no word typed; nothing is said of the last event on coming back;
 // a hidden page goes on reading; the token is stored; a paused page goes on; quiet text is paler; the
 // ring has no name; the banner comes and goes; a key is written as HTML; a tile grows each other second;
-// locate asks for another key; the policy forgets styles; resume holds.
+// locate asks for another key; the policy forgets styles; resume holds; a key whose owner is silent has no requests.
 func TestDashboard(t *testing.T) {
 	if raceDetector {
 		t.Skip("test.sh runs it without the race detector: what it looks at is a page")
@@ -122,8 +122,12 @@ func TestDashboard(t *testing.T) {
 	guarded := guardedNode(t, service.URL, token)
 	keepBusy(t, c.targets)
 
+	var pids []int
+	for _, p := range c.nodes {
+		pids = append(pids, p.cmd.Process.Pid)
+	}
 	stage, err := json.Marshal(map[string]any{
-		"chromium": chromium, "admins": c.admins, "targets": c.targets, "files": c.files, "service": service.URL,
+		"chromium": chromium, "admins": c.admins, "targets": c.targets, "files": c.files, "service": service.URL, "pids": pids,
 		"guarded": guarded, "token": token, "cli": os.Args[0], "env": map[string]string{runVariable: "1"},
 	})
 	if err != nil {

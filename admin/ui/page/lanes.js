@@ -105,7 +105,7 @@ function Facts({ page }) {
     ["Est. wait", "What a request that came now would wait.", seconds(page.wait_seconds_estimate)],
     ["Owner", "The node that has the lane.", html`<${Member} name=${page.owner} />`],
     ["Partition", "In which partition the key is, of all.", `${page.partition} of ${page.partitions}`],
-    ["Epoch", "Rises each time the partition's owner changes.", count(page.epoch)],
+    ["Epoch", "Rises with each new owner.", count(page.epoch)],
     ["Route", "Of the head, or of what halted the lane.", page.route || dash],
   ];
   return html`<dl class="facts">${facts.map(([title, says, value]) => html`<div key=${title}><dt><${Hint} says=${says}>${title}<//></dt><dd>${value}</dd></div>`)}</dl>`;
@@ -140,7 +140,7 @@ export function LanePage({ space, lane }) {
       <thead><tr>${ticketColumns.map(([title, kind, says]) => html`<th key=${title} scope="col" class=${kind}><${Hint} says=${says}>${title}<//></th>`)}<th scope="col"><span class="unseen">What you can do</span></th></tr></thead>
       <tbody>${page.tickets.map((t) => html`<tr key=${t.ticket + t.lent_to}>${ticketColumns.map(([title, kind, , show]) => html`<td key=${title} class=${kind}>${show(t)}</td>`)}
         <td>${t.lent_to ? html`<span class="quiet">lent to ${t.lent_to}</span>` : t.state === "waiting" && html`<button type="button" class="act" aria-label=${"Cancel ticket " + t.ticket} onClick=${() => act("cancel", page, t.ticket, again)}>Cancel</button>`}</td></tr>`)}</tbody>
-    </table>${page.tickets.length === 0 && html`<p class="empty">No request of this key waits or runs.</p>`}</div>
+    </table>${page.state === "idle" && html`<p class="empty">No request of this key waits or runs.</p>`}</div>
     ${page.more > 0 && html`<p class="note">${count(page.more)} more behind them.</p>`}
     ${page.spilled?.length > 0 && html`<h3>Elsewhere</h3><ul>${page.spilled.map((s) => html`<li key=${s.node}>${s.node}: ${count(s.waiting)} wait, ${count(s.running)} run${s.has_turn ? ", it has the turn" : ""}</li>`)}</ul>`}`}
   </section>`;

@@ -19,7 +19,7 @@ export function Banner() {
   const manner = all.length === 0 ? (n ? "good" : "plain") : bad ? "bad" : "warn";
   return html`<div class=${"banner " + manner} role="status" aria-live="polite" id="banner">
     <span class="sign" aria-hidden="true">${manner === "good" ? "✓" : manner === "plain" ? "…" : "!"}</span>
-    ${all.length === 0 ? html`<p>${n ? "Nothing is amiss." : "Asking the node."}</p>` : html`<ul>${all.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`}
+    ${all.length === 0 ? html`<p>${n ? "All nodes are well." : "Asking the node."}</p>` : html`<ul>${all.map((text) => html`<li key=${text}>${text}</li>`)}</ul>`}
   </div>`;
 }
 
