@@ -3,6 +3,7 @@ package loadtest
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"strconv"
@@ -119,6 +120,12 @@ type Rules struct {
 	Shared   []string // methods that may run together; nil means GET and HEAD
 	Examples int      // kept per kind; 0 means 5
 	Noise    *Noise   // shown beside SendSwap; see MeasureNoise
+
+	// Excuse says of two executions of a key that what was found of them is none of
+	// the faults that are looked for; late is the one that began later. A finding that
+	// rests on several pairs is excused if each of them is. It is asked of overlaps
+	// and inversions alone; nil excuses nothing.
+	Excuse func(kind Kind, late, early *Execution) bool
 }
 
 // Check judges the evidence. It is pure, and takes time n log n: a million
@@ -332,8 +339,15 @@ func (c *checker) sweep() {
 				other = longestExclusive
 			}
 			if other != nil && other.end > it.start {
-				c.found(Overlap, func() string {
-					return fmt.Sprintf("%s overlaps %s", c.say(&c.evidence.Executions[other.execution]), c.sayShort(e))
+				pairs := func(yield func(int32) bool) {
+					for j := range key[:i] {
+						if o := &key[j]; o.end > it.start && !(o.shared && it.shared) && !yield(o.execution) {
+							return
+						}
+					}
+				}
+				c.foundPairs(Overlap, it.execution, other.execution, pairs, func(first *Execution) string {
+					return fmt.Sprintf("%s overlaps %s", c.say(first), c.sayShort(e))
 				})
 			}
 			if longest == nil || it.end > longest.end {
@@ -381,7 +395,7 @@ type point struct {
 // inversions finds the points that began after a point of their key and group
 // whose rank is above their limit, unless both are shared. It reports each once,
 // with the earlier point of the highest rank.
-func inversions(points []point, sharedSwap bool, judged func(n int), found func(late, early *point)) {
+func inversions(points []point, sharedSwap bool, judged func(n int), found func(late, early *point, pairs iter.Seq[int32])) {
 	slices.SortFunc(points, func(a, b point) int {
 		return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.group, b.group), cmp.Compare(a.start, b.start), cmp.Compare(a.execution, b.execution))
 	})
@@ -408,7 +422,13 @@ func inversions(points []point, sharedSwap bool, judged func(n int), found func(
 					other = highestExclusive
 				}
 				if other != nil && other.rank.compare(p.limit) > 0 {
-					found(p, other)
+					found(p, other, func(yield func(int32) bool) {
+						for k := range group[:i] {
+							if o := &group[k]; o.rank.compare(p.limit) > 0 && !(o.shared && p.shared && sharedSwap) && !yield(o.execution) {
+								return
+							}
+						}
+					})
 				}
 			}
 			for ; i < same; i++ {
@@ -434,9 +454,9 @@ func (c *checker) judgeTickets() {
 			})
 		}
 	}
-	inversions(points, true, func(n int) { c.judged(TicketInversion, n) }, func(late, early *point) {
-		c.found(TicketInversion, func() string {
-			l, e := &c.evidence.Executions[late.execution], &c.evidence.Executions[early.execution]
+	inversions(points, true, func(n int) { c.judged(TicketInversion, n) }, func(late, early *point, pairs iter.Seq[int32]) {
+		c.foundPairs(TicketInversion, late.execution, early.execution, pairs, func(e *Execution) string {
+			l := &c.evidence.Executions[late.execution]
 			return fmt.Sprintf("%s, ticket %s, ran after %s, ticket %s", c.say(l), l.Ticket, c.sayShort(e), e.Ticket)
 		})
 	})
@@ -531,10 +551,13 @@ func (c *checker) judgeTime(kind Kind) {
 }
 
 // sayTimes returns what reports a late point; format takes by how much.
-func (c *checker) sayTimes(kind Kind, format string) func(late, early *point) {
-	return func(late, early *point) {
-		c.found(kind, func() string {
-			l, e := &c.evidence.Executions[late.execution], &c.evidence.Executions[early.execution]
+func (c *checker) sayTimes(kind Kind, format string) func(late, early *point, pairs iter.Seq[int32]) {
+	return func(late, early *point, pairs iter.Seq[int32]) {
+		c.foundPairs(kind, late.execution, early.execution, pairs, func(e *Execution) string {
+			l := &c.evidence.Executions[late.execution]
+			if e != &c.evidence.Executions[early.execution] {
+				return fmt.Sprintf("%s ran after %s, although it comes first", c.say(l), c.sayShort(e))
+			}
 			by := seconds(int64(early.rank.hi - late.limit.hi))
 			return fmt.Sprintf("%s ran after %s, and "+format, c.say(l), c.sayShort(e), by)
 		})
@@ -564,6 +587,26 @@ func (c *checker) judgeRequests() {
 }
 
 func (c *checker) judged(kind Kind, n int) { c.report.find(kind).Judged += n }
+
+// foundPairs counts a finding that rests on pairs of executions, of which worst is one,
+// as excused or not. It says the first pair that is not excused.
+func (c *checker) foundPairs(kind Kind, late, worst int32, pairs iter.Seq[int32], say func(early *Execution) string) {
+	executions := c.evidence.Executions
+	if c.rules.Excuse != nil && c.report.find(kind).Verdict {
+		worst = -1
+		for early := range pairs {
+			if !c.rules.Excuse(kind, &executions[late], &executions[early]) {
+				worst = early
+				break
+			}
+		}
+	}
+	if worst < 0 {
+		c.report.find(kind).Excused++
+		return
+	}
+	c.found(kind, func() string { return say(&executions[worst]) })
+}
 
 // found counts a finding, and says it if there is still room for an example.
 func (c *checker) found(kind Kind, say func() string) {

@@ -68,6 +68,7 @@ type Traffic struct {
 	Depth       int           // Pipelined: unanswered requests per connection; 0 = 8
 	Connections int           // open at once; 0 = DefaultConnections
 	Pinned      bool          // Spaced, Open: a key's requests take the connections of one target, the key's number modulo theirs
+	Own         bool          // Closed, Pipelined: a connection keeps to one key, its own number modulo Keys, so that a key that stands still costs the others no load
 
 	Duration time.Duration   // sending stops after it; 0 = DefaultDuration
 	Stop     <-chan struct{} // sending stops when it is closed; nil = never
@@ -246,6 +247,8 @@ func (t Traffic) validated() ([]string, error) {
 		return nil, fmt.Errorf("share of reads %v is outside [0, 1]", t.Reads)
 	case t.Pinned && t.Connections < len(t.Targets):
 		return nil, errors.New("pinned traffic needs a connection to each target")
+	case t.Own && (t.Mode == Spaced || t.Mode == Open):
+		return nil, errors.New("spaced and open traffic has no connections of a key's own")
 	case t.Gap < 0 || t.Duration < 0 || t.Timeout < 0:
 		return nil, errors.New("gap, duration and timeout must not be negative")
 	case t.Producer != "" && t.Mode != Spaced && t.Mode != Open:
@@ -442,6 +445,9 @@ func sleepUntil(ctx context.Context, t time.Time) bool {
 func (r *run) sendInWindow(ctx context.Context, w *wire, number int) {
 	random := rand.New(rand.NewPCG(r.Seed, uint64(number)+1))
 	draw := r.keyDraw(random)
+	if r.Own {
+		draw = func() int { return number % r.Keys }
+	}
 	var buffer []byte
 	for first := true; ; first = false {
 		select {

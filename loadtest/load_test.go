@@ -211,6 +211,47 @@ func TestPipelinedDoesNotWait(t *testing.T) {
 	})
 }
 
+// TestOwnKeys: a connection keeps to its key, so that one that stands still has no other
+// requests wait.
+//
+// Mutant: all connections draw.
+func TestOwnKeys(t *testing.T) {
+	history := NewHistory(NewClock(), 0)
+	w, err := NewWitness(WitnessConfig{}, history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Start(ln); err != nil {
+		t.Fatal(err)
+	}
+	defer stop(t, w)
+	traffic := Traffic{Targets: []string{"http://" + ln.Addr().String()}, Mode: Pipelined, Keys: 3, Connections: 6, Requests: 600, Own: true}
+	result, err := traffic.Run(t.Context())
+	if err != nil || result.OK != 600 {
+		t.Fatal(err, result)
+	}
+	keys, of := make(map[string]int), make(map[int64]string)
+	for _, s := range result.Sent {
+		if of[s.Connection] == "" {
+			of[s.Connection] = s.Key
+			keys[s.Key]++
+		}
+		if of[s.Connection] != s.Key {
+			t.Fatalf("connection %d has %s and %s", s.Connection, of[s.Connection], s.Key)
+		}
+	}
+	if len(keys) != 3 || len(of) != 6 {
+		t.Errorf("%d connections have %v", len(of), keys)
+	}
+	if traffic.Mode = Open; traffic.Validate() == nil {
+		t.Error("open traffic may not have connections of its keys' own")
+	}
+}
+
 func readRequest(t *testing.T, br *bufio.Reader) *http.Request {
 	t.Helper()
 	request, err := http.ReadRequest(br)

@@ -29,6 +29,7 @@ type Finding struct {
 	Count    int      `json:"count"`
 	Judged   int      `json:"judged"` // how many could have been found: 0 means the evidence is silent
 	Subject  string   `json:"subject"`
+	Excused  int      `json:"excused,omitempty"` // by Rules.Excuse, and not in Count
 	Examples []string `json:"examples,omitempty"`
 }
 
@@ -43,6 +44,9 @@ func (r *Report) find(kind Kind) *Finding {
 
 // Count returns how often kind was found.
 func (r *Report) Count(kind Kind) int { return r.find(kind).Count }
+
+// Excused returns how often kind was found and excused.
+func (r *Report) Excused(kind Kind) int { return r.find(kind).Excused }
 
 // Judged returns how many executions or requests kind could have been found in.
 func (r *Report) Judged(kind Kind) int { return r.find(kind).Judged }
@@ -122,6 +126,8 @@ func (r *Report) writeFinding(w io.Writer, f Finding) {
 	switch {
 	case f.Judged == 0:
 		fmt.Fprintf(w, "%s\t–\tnot seen: %s\n", f.Kind, f.Subject)
+	case f.Verdict && f.Excused > 0:
+		fmt.Fprintf(w, "%s\t%d\tof %d %s, and %d that are excused\n", f.Kind, f.Count, f.Judged, f.Subject, f.Excused)
 	case f.Verdict:
 		fmt.Fprintf(w, "%s\t%d\tof %d %s\n", f.Kind, f.Count, f.Judged, f.Subject)
 	case f.Kind == SendSwap && r.noise != nil:

@@ -19,6 +19,7 @@ import (
 var (
 	errStray   = errors.New("the server sent an answer nobody asked for")
 	errClosing = errors.New("the server closed the connection before answering")
+	errBehind  = errors.New("the server closed the connection with its answer to a request before it")
 	errAnswer  = errors.New("no answer in time")
 )
 
@@ -248,7 +249,7 @@ func (w *wire) read(conn net.Conn) error {
 			w.free() <- w
 		}
 		if closing {
-			return errClosing
+			return errBehind
 		}
 	}
 }

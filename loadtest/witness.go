@@ -36,6 +36,10 @@ type WitnessConfig struct {
 	// key, at whichever replica, is answered 409 and not executed. One without a
 	// fence, or a key, is.
 	Fenced bool
+
+	// Obedient has the witness end what it does by Lanekeeper-Deadline, as a service
+	// does that keeps to it.
+	Obedient bool
 }
 
 // delayMax bounds what a request may ask for by Witness-Delay.
@@ -176,6 +180,9 @@ func (w *Witness) execute(ctx *fasthttp.RequestCtx) {
 	}
 
 	delay, err := w.delay(header.Peek("Witness-Delay"), key, client, seq, n)
+	if err == nil && w.config.Obedient {
+		delay = w.inTime(delay, header.Peek("Lanekeeper-Deadline"))
+	}
 	if err == nil && delay > 0 && !w.wait(delay) {
 		return // cut: the record keeps no end, the connection is gone
 	}
@@ -207,6 +214,14 @@ func (w *Witness) wait(delay time.Duration) bool {
 	case <-w.host.quit:
 		return false
 	}
+}
+
+// inTime is a delay that ends by a deadline. One that cannot be read is none.
+func (w *Witness) inTime(delay time.Duration, deadline []byte) time.Duration {
+	if at, err := time.Parse(time.RFC3339, string(deadline)); err == nil {
+		return max(0, min(delay, time.Until(at)))
+	}
+	return delay
 }
 
 // delay is the service time of one request. Numbered requests draw from what

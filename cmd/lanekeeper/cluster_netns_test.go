@@ -90,13 +90,16 @@ func (n *network) mend(a, b int) {
 }
 
 // inHub runs f where clients are. Sockets stay there.
-func (n *network) inHub(f func() error) error {
+func (n *network) inHub(f func() error) error { return n.in(n.hub, f) }
+
+// in runs f in a namespace.
+func (n *network) in(namespace string, f func() error) error {
 	done := make(chan error, 1)
 	go func() {
 		// The thread is not given back, and so ends with the goroutine: it may
 		// be in another namespace than all others.
 		runtime.LockOSThread()
-		file, err := os.Open("/run/netns/" + n.hub)
+		file, err := os.Open("/run/netns/" + namespace)
 		if err == nil {
 			defer file.Close()
 			err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET)
@@ -126,13 +129,6 @@ func (n *network) client(timeout time.Duration) *http.Client {
 
 // startInNetwork starts a member on each host, in front of a witness in the hub.
 func startInNetwork(t *testing.T, n *network, service loadtest.WitnessConfig, extra string) *testCluster {
-	t.Helper()
-	return startInNetworkWith(t, n, service, extra, "best_effort", func(int) string { return "" })
-}
-
-// startInNetworkWith does the same with a guarantee, and the section that each node's
-// configuration has on the coordinator.
-func startInNetworkWith(t *testing.T, n *network, service loadtest.WitnessConfig, extra, guarantee string, coordinator func(node int) string) *testCluster {
 	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), history: loadtest.NewHistory(loadtest.NewClock(), 0)}
 	witness, err := loadtest.NewWitness(service, c.history)
@@ -168,13 +164,13 @@ cluster:
   rejoin: 2s
 %s
 upstreams: [{name: app, targets: ["http://10.77.0.254:7950"]}]
-defaults: {lane: {max_depth: 10000, queue_timeout: 10s, guarantee: %s}}
+defaults: {lane: {max_depth: 10000, queue_timeout: 10s}}
 routes:
   - name: order
     match: {path: "/orders/{id}/{rest...}"}
     upstream: app
     key: {space: order, from: [{path: id}]}
-%s`, i+1, secret, strings.Join(seeds, ", "), extra, guarantee, coordinator(i)))
+`, i+1, secret, strings.Join(seeds, ", "), extra))
 		c.files = append(c.files, file)
 		c.targets = append(c.targets, "http://"+n.address(i)+":7940")
 		c.nodes = append(c.nodes, launchIn(t, file, "ip", "netns", "exec", n.hosts[i]))

@@ -1,0 +1,276 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"lanekeeper/loadtest"
+)
+
+const (
+	// healing is for how long after a split order may still be broken: until there is one
+	// ring again, and until a suspicion of the split's last moments has come to nothing.
+	healing = 10 * time.Second
+	// onItsWay is what a call may take from a node's death, or its awakening, to its
+	// service, on a busy machine.
+	onItsWay = 2 * time.Second
+	// serving is the time at the end in which each key must be served.
+	serving = 3 * time.Second
+)
+
+// Why a request has no answer.
+const (
+	killed  = "of a killed node"
+	behind  = "behind the last answer of a connection"
+	crossed = "crossed the close of one"
+	neither = "for no reason"
+)
+
+// excuses is what the README's failure tables allow an episode, by its diary. A claim that
+// nothing ran, a duplicate, a loss and a crossed answer are never excused, nor is whatever
+// a single node does to the order of what it sends.
+type excuses struct {
+	diary  []*entry
+	strict bool
+	grace  bool // the store grants nothing for a while after it lost its data
+	once   map[string]*loadtest.Execution
+}
+
+// excuse implements loadtest.Rules.
+func (x *excuses) excuse(kind loadtest.Kind, late, early *loadtest.Execution) bool {
+	return slices.ContainsFunc(x.diary, func(e *entry) bool {
+		if x.strict {
+			return e.name == "store lost" && x.lostStore(e, kind, late, early)
+		}
+		switch e.name {
+		case "kill":
+			return x.killed(e, kind, late, early)
+		case "stop":
+			return x.stopped(e, late) || x.stopped(e, early)
+		case "split", "one-way loss", "stall":
+			return e.happenedTo(late) != e.happenedTo(early) && late.Start >= e.began && late.Start <= e.end+int64(healing)
+		}
+		return false
+	})
+}
+
+// happenedTo is whether it did to the node that sent an execution.
+func (e *entry) happenedTo(of *loadtest.Execution) bool {
+	return slices.ContainsFunc(e.nodes, func(i int) bool { return of.Witness == nodeName(i) })
+}
+
+// lostStore: what a store that lost its data, and has no grace, lets two nodes do at once
+// is theirs to do until the first one's lease has ended by its own clock: then the fence
+// alone decides.
+func (x *excuses) lostStore(e *entry, kind loadtest.Kind, late, early *loadtest.Execution) bool {
+	const allowed = int64(2*strictTTL + 5*time.Second)
+	return kind == loadtest.Overlap && !x.grace && late.Start >= e.struck-allowed && early.Start <= e.struck+allowed &&
+		(early.End == 0 || early.End >= e.struck) && late.Start <= e.struck+allowed
+}
+
+// killed: a call that a dead node had sent may overlap with the next of its key.
+func (x *excuses) killed(e *entry, kind loadtest.Kind, late, early *loadtest.Execution) bool {
+	return kind == loadtest.Overlap && early.Witness == nodeName(e.nodes[0]) && late.Start > e.began &&
+		early.Start <= e.struck+int64(onItsWay) && (early.End == 0 || early.End >= e.began)
+}
+
+// stopped: of all that a node had that stood still, the one call of each key that was
+// being sent.
+func (x *excuses) stopped(e *entry, of *loadtest.Execution) bool {
+	if of.Witness != nodeName(e.nodes[0]) || of.Start > e.end+int64(onItsWay) || of.End != 0 && of.End < e.began {
+		return false
+	}
+	name := fmt.Sprint(e.began, of.Key)
+	if x.once[name] == nil {
+		x.once[name] = of
+	}
+	return x.once[name] == of
+}
+
+// outcome is what is kept of an episode, and a line of the report.
+type outcome struct {
+	Seed       uint64         `json:"seed"`
+	Guarantee  string         `json:"guarantee"`
+	Store      string         `json:"store,omitempty"`
+	Nodes      int            `json:"nodes"`
+	MinMembers int            `json:"min_members"`
+	Seconds    float64        `json:"seconds"`
+	Requests   int            `json:"requests"`
+	Executions int            `json:"executions"`
+	Statuses   map[int]int    `json:"statuses"`
+	Findings   map[string]int `json:"findings"`   // every kind that is a verdict
+	Excused    map[string]int `json:"excused"`    // by kind
+	Unanswered map[string]int `json:"unanswered"` // by why
+	Events     map[string]int `json:"events"`
+	Reached    map[string]int `json:"reached"`
+}
+
+func newOutcome(p plan) *outcome {
+	return &outcome{
+		Seed: p.seed, Guarantee: p.guarantee, Store: p.store, Nodes: p.nodes, MinMembers: p.least, Statuses: make(map[int]int),
+		Findings: make(map[string]int), Excused: make(map[string]int), Unanswered: make(map[string]int),
+		Events: make(map[string]int), Reached: make(map[string]int),
+	}
+}
+
+// broken is how many findings nothing excuses.
+func (o *outcome) broken() (n int) {
+	for _, count := range o.Findings {
+		n += count
+	}
+	return n + o.Unanswered[neither]
+}
+
+// verdicts are the kinds that fail an episode.
+var verdicts = []loadtest.Kind{
+	loadtest.Overlap, loadtest.TicketInversion, loadtest.ConnectionInversion, loadtest.RealtimeInversion, loadtest.Duplicate,
+	loadtest.Loss, loadtest.Ghost, loadtest.Crossed, loadtest.FenceRegression, loadtest.Malformed,
+}
+
+// judge holds what both ends saw against the diary.
+func (k *episode) judge(from int64) *outcome {
+	o := newOutcome(k.plan)
+	o.Seconds = time.Duration(k.history.Clock().Now() - from).Seconds()
+	evidence := k.history.Evidence()
+	evidence.Sent = k.sent
+	x := &excuses{diary: k.diary, strict: k.plan.store != "", grace: k.plan.store == "redis", once: make(map[string]*loadtest.Execution)}
+	report := loadtest.Check(evidence, loadtest.Rules{Examples: 5, Excuse: x.excuse})
+	o.Requests, o.Executions = len(evidence.Sent), len(evidence.Executions)
+	for _, kind := range verdicts {
+		o.Findings[string(kind)] = report.Count(kind)
+		if n := report.Excused(kind); n > 0 {
+			o.Excused[string(kind)] = n
+		}
+	}
+	for _, e := range k.diary {
+		o.Events[e.name]++
+	}
+	k.answers(o, evidence)
+	k.reached(o)
+	if evidence.Refused > 0 || report.Vacuous() || k.plan.store != "" && report.Judged(loadtest.FenceRegression) == 0 {
+		k.t.Errorf("too little was judged")
+	}
+	if o.broken() > 0 || k.t.Failed() {
+		k.t.Errorf("seed %d: what nothing excuses:\n%s", k.plan.seed, report)
+		for _, e := range k.diary {
+			k.t.Log(e)
+		}
+	}
+	return o
+}
+
+// answers counts what clients were told, and looks at who was told nothing.
+func (k *episode) answers(o *outcome, evidence loadtest.Evidence) {
+	type request struct {
+		client, key string
+		seq         int64
+	}
+	unread := make(map[request]string) // by why
+	for i := range evidence.Sent {
+		s := &evidence.Sent[i]
+		o.Statuses[s.Status]++
+		if s.Problem != "" {
+			o.Reached[s.Problem]++
+		}
+		if s.Status != 0 {
+			continue
+		}
+		why := k.whyUnanswered(s)
+		o.Unanswered[why]++
+		switch {
+		case why == behind || why == crossed:
+			unread[request{s.Client, s.Key, s.Seq}] = why
+		case why == neither && o.Unanswered[why] <= 5:
+			k.t.Logf("unanswered: %s %s seq %d, sent %.3f: %s", s.Client, s.Key, s.Seq, float64(s.SentAt)/1e9, s.Err)
+		}
+	}
+	for i := range evidence.Executions {
+		e := &evidence.Executions[i]
+		if why := unread[request{e.Client, e.Key, e.Seq}]; why != "" {
+			o.Unanswered[neither]++
+			k.t.Logf("unanswered, %s, and it ran: %s %s seq %d", why, e.Client, e.Key, e.Seq)
+		}
+	}
+}
+
+// whyUnanswered: a client whose node was killed has nobody left to answer it. Nobody reads
+// what comes after an answer that closes its connection, and what crosses the closing of idle
+// connections by a node that leaves, as with any HTTP server: such requests have not run.
+func (k *episode) whyUnanswered(s *loadtest.Sent) string {
+	if strings.HasSuffix(s.Err, "with its answer to a request before it") {
+		return behind
+	}
+	node := k.ingress[s.Client]
+	for _, e := range k.diary {
+		switch {
+		case e.name == "kill" && e.nodes[0] == node && s.SentAt <= e.struck+int64(onItsWay) && e.struck-s.SentAt < int64(time.Minute):
+			return killed
+		case e.left[node].ended > 0 && s.SentAt >= e.left[node].asked && s.SentAt <= e.left[node].ended:
+			return crossed
+		}
+	}
+	return neither
+}
+
+// reached counts how often what seldom happens did.
+func (k *episode) reached(o *outcome) {
+	client := k.n.client(2 * time.Second)
+	for i, up := range k.up {
+		if up {
+			moves, _ := strconv.ParseFloat(metric(k.n.metrics(client, i), "lanekeeper_partition_moves_total"), 64)
+			o.Reached["partition moves"] += int(moves)
+		}
+	}
+	for lie, n := range k.lies.told {
+		o.Reached[lie] += n
+	}
+	o.Reached["fence refused"] = int(k.history.LowerFences())
+	o.Reached["packets lost"] = int(k.wires.dropped.Load())
+	o.Reached["packets late"] = int(k.wires.delayed.Load())
+	o.Reached["packets doubled"] = int(k.wires.twice.Load())
+	o.Reached["packets"] = int(k.wires.passed.Load())
+}
+
+// served holds that each key is served when all is over.
+func (k *episode) served() {
+	since := k.history.Clock().Now() - int64(serving)
+	var last int64
+	for i := range k.sent {
+		last = max(last, k.sent[i].SentAt)
+	}
+	since = min(since, last-int64(serving))
+	keys := make(map[string]bool)
+	for i := range k.sent {
+		if s := &k.sent[i]; s.SentAt >= since && s.Status == 200 {
+			keys[s.Key] = true
+		}
+	}
+	if len(keys) < k.plan.keys() {
+		k.t.Errorf("when all was over, %d of %d keys were served", len(keys), k.plan.keys())
+	}
+}
+
+func add(into, from map[string]int) {
+	for name, n := range from {
+		into[name] += n
+	}
+}
+
+func counts(all map[string]int) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		if all[name] > 0 {
+			parts = append(parts, fmt.Sprintf("%s %d", name, all[name]))
+		}
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
