@@ -471,6 +471,7 @@ func seeCoordinator(t *testing.T) *sight {
 	}
 	s.says("Of a key of a route of best effort: it goes on.", 1, exitNegative, []string{"Nothing stops it"}, []string{"why", "plain/0"})
 	s.answers("What a client of a strict route is told.", 1, "/orders/0/pay", <-post(c.targets[1]+"/orders/0/pay", "x"), "503", "no-owner", "no valid lease from the coordinator", `"executed":"no"`)
+	s.until(1, []string{"events", "--node", "n2"}, "coordinator-away")
 	s.says("When it began, of one node.", 1, exitOK, []string{"coordinator-away", "strict requests are refused"}, []string{"events", "--node", "n2"}, "coordinator-away")
 	return s
 }
@@ -503,6 +504,7 @@ func seeLease(t *testing.T) *sight {
 		t.Errorf("why: %s", codes)
 	}
 	s.says("Who is missing.", 1, exitOK, []string{"n1    dead", "! n2, n3 take n1 for dead"}, []string{"status"})
+	s.until(2, []string{"events", "--node", "n3"}, "member-died", "lease-awaited")
 	s.says("Since when, and for which lease; the other event says that it is over.", 2, exitOK, []string{"lease-awaited"}, []string{"events", "--node", "n3"}, "member-died", "lease-awaited")
 	return s
 }
