@@ -138,5 +138,5 @@ func differ(was, now string) string {
 
 const seenHead = `# What you see at three in the morning
 
-Five situations, and what the commands print in them. A test brings three real nodes into each, runs these commands, and holds this page against what they print: figures, tickets and times differ, the rest is so. The key is ` + "`order/0`" + ` throughout; ask any node. [By what you see](troubleshooting.md) is the list of symptoms.
+Something is stuck, held, split, wrong, lost or on its way, and this is what the commands print. A test brings three real nodes into each situation, runs the commands, and holds this page against them: figures, tickets, times and addresses are of one run, the rest is so. Where a cluster is whole, any node can be asked. [What is wrong, by what you see](troubleshooting.md) starts from symptoms.
 `

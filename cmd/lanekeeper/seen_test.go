@@ -231,6 +231,9 @@ func TestSeen(t *testing.T) {
 		}
 	})
 	if !*seenWrite {
+		if page, err := os.ReadFile(seenPage); err != nil || !strings.HasPrefix(string(page), seenHead) || strings.Count(string(page), "\n## ") != len(situations) {
+			t.Errorf("the page does not begin as the test has it, or has other sections: %v", err)
+		}
 		return
 	}
 	var page strings.Builder
@@ -320,7 +323,7 @@ func startSeen(t *testing.T) (*testCluster, *blocking) {
 
 // A service that does not answer: the head is at it, for so long, and who waits is counted.
 //
-// Mutants: the head's reason names no upstream; why does not ask the owner.
+// Mutants: the head's reason names no upstream; of the nodes' answers the first is taken.
 func seeStuck(t *testing.T) *sight {
 	c, service := startSeen(t)
 	s := newSight(t, "The service does not answer", "Requests of one key hang, others go on: `app` has taken a request of `order/0`, and does nothing.", c, service.URL, seenService)
@@ -369,8 +372,7 @@ func seeHeld(t *testing.T) *sight {
 
 // A split: one node of three hears nothing of the others, which hear nothing of it.
 //
-// Mutants: Ready does not look at Enough; an owner that is silent counts as one with nothing to do; who is taken
-// for dead is not said.
+// Mutants: Ready does not look at Enough; a claim says nothing of who is silent; who is taken for dead is not said.
 func seeSplit(t *testing.T) *sight {
 	n := newNetwork(t, 3)
 	c := startInNetwork(t, n, loadtest.WitnessConfig{}, "  min_members: 2\n")
@@ -419,7 +421,7 @@ func seeSplit(t *testing.T) *sight {
 
 // A wrong file: before a node has it, at its start, and when it is reloaded; and one that only differs.
 //
-// Mutants: a reload's failure is not kept; members say nothing of another config.
+// Mutants: status says nothing of a reload that failed; members say nothing of another config.
 func seeConfig(t *testing.T) *sight {
 	c, service := startSeen(t)
 	s := newSight(t, "A configuration is wrong", "Somebody has written `max_dept` into the file of `n2`.", c, service.URL, seenService)
@@ -448,7 +450,8 @@ func seeConfig(t *testing.T) *sight {
 
 // The store of strict routes is gone.
 //
-// Mutants: a lane without requests counts as not strict; a lease that is lost has no cause; the store is not named.
+// Mutants: a lane without requests counts as not strict; a lease that is lost has no cause; status does not name
+// the store; the client is told how the program is built.
 func seeCoordinator(t *testing.T) *sight {
 	store := locktest.Redis(t)
 	service := newBlocking(t)
@@ -468,6 +471,7 @@ func seeCoordinator(t *testing.T) *sight {
 	}
 	s.says("Of a key of a route of best effort: it goes on.", 1, exitNegative, []string{"Nothing stops it"}, []string{"why", "plain/0"})
 	s.answers("What a client of a strict route is told.", 1, "/orders/0/pay", <-post(c.targets[1]+"/orders/0/pay", "x"), "503", "no-owner", "no valid lease from the coordinator", `"executed":"no"`)
+	s.until(1, []string{"events", "--node", "n2"}, "coordinator-away")
 	s.says("When it began, of one node.", 1, exitOK, []string{"coordinator-away", "strict requests are refused"}, []string{"events", "--node", "n2"}, "coordinator-away")
 	return s
 }
@@ -500,6 +504,7 @@ func seeLease(t *testing.T) *sight {
 		t.Errorf("why: %s", codes)
 	}
 	s.says("Who is missing.", 1, exitOK, []string{"n1    dead", "! n2, n3 take n1 for dead"}, []string{"status"})
+	s.until(2, []string{"events", "--node", "n3"}, "member-died", "lease-awaited")
 	s.says("Since when, and for which lease; the other event says that it is over.", 2, exitOK, []string{"lease-awaited"}, []string{"events", "--node", "n3"}, "member-died", "lease-awaited")
 	return s
 }
@@ -515,7 +520,7 @@ func codesOf(why admin.Why) string {
 
 // Keys that change hands: what is waited for, and that it ends by itself.
 //
-// Mutants: a predecessor is not named; a claim says nothing of who is silent.
+// Mutants: a predecessor is not named; that the owner is silent is no reason.
 func seeMoving(t *testing.T) *sight {
 	c, service := startSeen(t)
 	s := newSight(t, "A key changes hands", "`n1` drains while it runs a request of `order/0`; later it stands still.", c, service.URL, seenService)
