@@ -47,7 +47,7 @@ var events = map[string]event{
 func ofStore(name string) bool { return strings.HasPrefix(name, "store") }
 
 // often are events that come twice in a deck.
-var often = []string{"kill", "stop", "slow upstream", "lying upstream"}
+var often = []string{"kill", "stop", "split", "slow upstream", "lying upstream"}
 
 // deck is all events in an order, those that come often twice.
 func (k *episode) deck(r *rand.Rand) (names []string) {
