@@ -73,8 +73,10 @@ func newPlan(seed uint64, store string, length time.Duration) plan {
 // Mutants, each seen red in an episode of 40 s or a minute at 6000 requests a second: a
 // new owner does not wait for what the old one still runs (overlaps); a connection that
 // the upstream closed says executed "no" (false denials); the hop sends again what a dead
-// owner had (duplicates); the store lets others follow a holder whose lease lasts
-// (overlaps, and what fences had to refuse).
+// owner had (duplicates); the store lets others follow a holder whose lease lasts, or a
+// node takes its lease for endless (overlaps, and what fences had to refuse). Not seen: a
+// node that only leaves out the last look at its lease, which the end of its titles and the
+// guard after a pause make up for; TestStrictStoreIsAway is for that.
 //
 // The seed says what happens, not when to the microsecond. A short run is a sample;
 //
