@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -47,7 +48,7 @@ var events = map[string]event{
 func ofStore(name string) bool { return strings.HasPrefix(name, "store") }
 
 // often are events that come twice in a deck.
-var often = []string{"kill", "stop", "slow upstream", "lying upstream"}
+var often = []string{"kill", "stop", "split", "slow upstream", "lying upstream"}
 
 // deck is all events in an order, those that come often twice.
 func (k *episode) deck(r *rand.Rand) (names []string) {
@@ -255,9 +256,19 @@ func stopNode(k *episode, e *entry, r *rand.Rand) bool {
 // sides divides the nodes: a few, less than half of them, and the others.
 func (k *episode) sides(e *entry, r *rand.Rand) (few, others []int) {
 	order := r.Perm(len(k.nodes))
+	slices.SortStableFunc(order, func(a, b int) int { // who is not there comes last
+		return cmp.Compare(awayness(k.isUp(a)), awayness(k.isUp(b)))
+	})
 	n := 1 + r.IntN((k.plan.nodes-1)/2)
 	e.nodes = order[:n]
 	return order[:n], order[n:]
+}
+
+func awayness(up bool) int {
+	if up {
+		return 0
+	}
+	return 1
 }
 
 // between are troubles from some nodes to others, and back if both is true.
@@ -385,7 +396,7 @@ func storeLost(k *episode, e *entry, r *rand.Rand) bool {
 
 // storeShut keeps one node from the store.
 func storeShut(k *episode, e *entry, r *rand.Rand) bool {
-	i := r.IntN(len(k.doors))
+	i := r.IntN(k.plan.nodes)
 	e.nodes = []int{i}
 	k.doors[i].close()
 	defer k.doors[i].open()

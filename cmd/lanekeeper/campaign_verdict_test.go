@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,10 +17,12 @@ import (
 const (
 	// healing is for how long after a split order may still be broken: until there is one
 	// ring again, and until a suspicion of the split's last moments has come to nothing.
-	healing = 10 * time.Second
+	healing = 5 * time.Second
 	// onItsWay is what a call may take from a node's death, or its awakening, to its
 	// service, on a busy machine.
 	onItsWay = 2 * time.Second
+	// unsettled is for how long after a store lost its data a lease that it knew may last.
+	unsettled = 2*strictTTL + 5*time.Second
 	// serving is the time at the end in which each key must be served.
 	serving = 3 * time.Second
 )
@@ -32,6 +35,9 @@ const (
 	neither = "for no reason"
 )
 
+// lateDispatch is what a service's fence had to refuse although the node could have.
+const lateDispatch = "late-dispatch"
+
 // excuses is what the README's failure tables allow an episode, by its diary. A claim that
 // nothing ran, a duplicate, a loss and a crossed answer are never excused, nor is whatever
 // a single node does to the order of what it sends.
@@ -40,25 +46,37 @@ type excuses struct {
 	strict bool
 	grace  bool // the store grants nothing for a while after it lost its data
 	once   map[string]*loadtest.Execution
+	healed int64 // how long after a split the last of what it excuses began
 }
 
 // excuse implements loadtest.Rules.
 func (x *excuses) excuse(kind loadtest.Kind, late, early *loadtest.Execution) bool {
-	return slices.ContainsFunc(x.diary, func(e *entry) bool {
-		if x.strict {
-			return e.name == "store lost" && x.lostStore(e, kind, late, early)
+	healed := int64(-1) // after how long
+	for _, e := range x.diary {
+		switch {
+		case x.strict:
+			if e.name == "store lost" && x.lostStore(e, kind, late, early) {
+				return true
+			}
+		case e.name == "kill" && x.killed(e, kind, late, early), e.name == "stop" && (x.stopped(e, late) || x.stopped(e, early)):
+			return true
+		case e.splits() && e.happenedTo(late) != e.happenedTo(early) && e.during(late.Start):
+			if after := max(0, late.Start-e.end); healed < 0 || after < healed {
+				healed = after
+			}
 		}
-		switch e.name {
-		case "kill":
-			return x.killed(e, kind, late, early)
-		case "stop":
-			return x.stopped(e, late) || x.stopped(e, early)
-		case "split", "one-way loss", "stall":
-			return e.happenedTo(late) != e.happenedTo(early) && late.Start >= e.began && late.Start <= e.end+int64(healing)
-		}
-		return false
-	})
+	}
+	x.healed = max(x.healed, healed)
+	return healed >= 0
 }
+
+// splits is whether some nodes could not hear others.
+func (e *entry) splits() bool {
+	return e.name == "split" || e.name == "one-way loss" || e.name == "stall"
+}
+
+// during is whether order is not promised at a time because of a split.
+func (e *entry) during(at int64) bool { return at >= e.began && at <= e.end+int64(healing) }
 
 // happenedTo is whether it did to the node that sent an execution.
 func (e *entry) happenedTo(of *loadtest.Execution) bool {
@@ -69,9 +87,7 @@ func (e *entry) happenedTo(of *loadtest.Execution) bool {
 // is theirs to do until the first one's lease has ended by its own clock: then the fence
 // alone decides.
 func (x *excuses) lostStore(e *entry, kind loadtest.Kind, late, early *loadtest.Execution) bool {
-	const allowed = int64(2*strictTTL + 5*time.Second)
-	return kind == loadtest.Overlap && !x.grace && late.Start >= e.struck-allowed && early.Start <= e.struck+allowed &&
-		(early.End == 0 || early.End >= e.struck) && late.Start <= e.struck+allowed
+	return kind == loadtest.Overlap && !x.grace && (early.End == 0 || early.End >= e.struck) && late.Start <= e.struck+int64(unsettled)
 }
 
 // killed: a call that a dead node had sent may overlap with the next of its key.
@@ -106,6 +122,8 @@ type outcome struct {
 	Statuses   map[int]int    `json:"statuses"`
 	Findings   map[string]int `json:"findings"`   // every kind that is a verdict
 	Excused    map[string]int `json:"excused"`    // by kind
+	Split      int            `json:"split"`      // executions while a split excuses some orders
+	Healed     float64        `json:"healed"`     // seconds after a split at which the last of what it excuses began
 	Unanswered map[string]int `json:"unanswered"` // by why
 	Events     map[string]int `json:"events"`
 	Reached    map[string]int `json:"reached"`
@@ -148,6 +166,12 @@ func (k *episode) judge(from int64) *outcome {
 			o.Excused[string(kind)] = n
 		}
 	}
+	o.Healed = time.Duration(x.healed).Seconds()
+	for i := range evidence.Executions {
+		if !x.strict && slices.ContainsFunc(k.diary, func(e *entry) bool { return e.splits() && e.during(evidence.Executions[i].Start) }) {
+			o.Split++
+		}
+	}
 	for _, e := range k.diary {
 		o.Events[e.name]++
 	}
@@ -178,6 +202,11 @@ func (k *episode) answers(o *outcome, evidence loadtest.Evidence) {
 		if s.Problem != "" {
 			o.Reached[s.Problem]++
 		}
+		if s.Status == http.StatusConflict && !k.mayBeLate(s) {
+			if o.Findings[lateDispatch]++; o.Findings[lateDispatch] <= 5 {
+				k.t.Logf("%s: %s %s seq %d, sent %.3f, answered %.3f", lateDispatch, s.Client, s.Key, s.Seq, float64(s.SentAt)/1e9, float64(s.AnsweredAt)/1e9)
+			}
+		}
 		if s.Status != 0 {
 			continue
 		}
@@ -197,6 +226,20 @@ func (k *episode) answers(o *outcome, evidence loadtest.Evidence) {
 			k.t.Logf("unanswered, %s, and it ran: %s %s seq %d", why, e.Client, e.Key, e.Seq)
 		}
 	}
+}
+
+// mayBeLate: a node that stood still may have been between the look at its lease and the
+// write, and then the fence has to refuse it, as after the loss of a store without grace.
+func (k *episode) mayBeLate(s *loadtest.Sent) bool {
+	return slices.ContainsFunc(k.diary, func(e *entry) bool {
+		switch e.name {
+		case "stop":
+			return s.SentAt <= e.end && s.AnsweredAt >= e.end && s.AnsweredAt <= e.end+int64(onItsWay)
+		case "store lost":
+			return k.plan.store != "redis" && s.AnsweredAt >= e.struck && s.SentAt <= e.struck+int64(unsettled)
+		}
+		return false
+	})
 }
 
 // whyUnanswered: a client whose node was killed has nobody left to answer it. Nobody reads
