@@ -494,11 +494,11 @@ func TestJSONIsStable(t *testing.T) {
 			`"members":3,"in_ring":false,"ring_version":88,"owned":1366,"moving":2,"lanes":4,"waiting":12,"running":3,"held":1,"lease":{"id":"l-7","valid_seconds":6.5,"age_seconds":90,"untitled":0,"away":"","renewed_seconds":0.5},"last_reload":null,"halted":0,"stopped":0,"hot":0,"oldest_wait_seconds":0,"rate":0,"violations":0,"unknown":0,"lane_wait":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"upstream":{"count":0,"p50_seconds":0,"p99_seconds":0,"buckets":[]},"log_level":""}`,
 		"POST /api/v1/reload": `{"node":"lk-0","config":"9f31c3","before":"9f31c2","changed":[],"warnings":[],"unordered":[]}`,
 		"GET /api/v1/members": `{"cluster":"prod","node":"lk-0","view":7,"min_members":2,"members":[` +
-			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z"},` +
-			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
-			`{"name":"lk-2","incarnation":"3c","state":"draining","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
-			`{"name":"lk-3","incarnation":"","state":"left","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"},` +
-			`{"name":"lk-4","incarnation":"","state":"dead","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z"}]}`,
+			`{"name":"lk-0","incarnation":"1a","state":"alive","address":"10.1.4.7:7943","peer_address":"10.1.4.7:7944","zone":"a","target":1366,"owned":1366,"queued":12,"config":"9f31c2","version":"1.4.0","since":"2026-11-01T12:00:00Z","rtt_seconds":null},` +
+			`{"name":"lk-1","incarnation":"2b","state":"alive","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z","rtt_seconds":null},` +
+			`{"name":"lk-2","incarnation":"3c","state":"draining","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z","rtt_seconds":null},` +
+			`{"name":"lk-3","incarnation":"","state":"left","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z","rtt_seconds":null},` +
+			`{"name":"lk-4","incarnation":"","state":"dead","address":"","peer_address":"","zone":"","target":0,"owned":null,"queued":null,"config":"","version":"","since":"2026-11-01T12:00:00Z","rtt_seconds":null}]}`,
 		"GET /api/v1/ring": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}]}`,
 		"GET /api/v1/ring?partitions": `{"cluster":"prod","node":"lk-0","version":88,"hash":"ab","layout":"cd","partitions":2,"moving":1,"members":[{"name":"lk-0","target":2,"owned":1}],` +
 			`"table":[{"partition":1,"target":"lk-0","owner":"lk-1","epoch":5,"state":"claiming","draining":2}]}`,

@@ -41,6 +41,8 @@ const (
 	boardLanes = 50
 	boardKeys  = 50
 	boardPast  = 200 // events that a stream begins with
+
+	membersEvery = 10 // looks, at most, between two of Members
 )
 
 // boards is what was asked last, for all streams. A part is asked when somebody wants it, and at
@@ -123,7 +125,8 @@ type board struct {
 	stream
 	of                    *boards
 	status, lanes, events bool
-	members, ring         string            // as they were told
+	members, ring         string // as they were told
+	looks                 int
 	silent                []string          // whose events are missing, as was told
 	seen                  map[string]uint64 // the last event of each node that was told
 	after                 time.Time         // events before that are known to the reader
@@ -276,17 +279,19 @@ func (b *board) tellSilent(silent []Silent, say func(string, any) error) error {
 }
 
 // changed says members and ring if they are others than before. How many requests wait at this
-// node, which Members has, changes all the time, and is no change of members.
+// node, and how fast others answer, which Members has, changes all the time, and is no change of
+// members: it is told now and then.
 func (b *board) changed(say func(string, any) error) error {
 	members := b.of.api.cluster.Members()
 	members.Members = list(members.Members)
 	known := members
 	known.Members = slices.Clone(members.Members)
 	for i := range known.Members {
-		known.Members[i].Queued = nil
+		known.Members[i].Queued, known.Members[i].RTT = nil, nil
 	}
 	var err error
-	if now := textOf(known); now != b.members {
+	b.looks++
+	if now := textOf(known); now != b.members || b.looks%membersEvery == 0 {
 		b.members, err = now, say(BoardMembers, members)
 	}
 	ring := b.of.api.ringNow(false, true)

@@ -222,7 +222,8 @@ type Member struct {
 	Queued      *int      `json:"queued"` // requests that wait in its lanes
 	Config      string    `json:"config"` // hash; members with another one may take keys from requests in another way
 	Version     string    `json:"version"`
-	Since       time.Time `json:"since"` // when the answering node saw it come into this state
+	Since       time.Time `json:"since"`       // when the answering node saw it come into this state
+	RTT         *float64  `json:"rtt_seconds"` // that it took to answer the answering node, lately
 }
 
 // Ring is which partitions are meant for whom.

@@ -113,6 +113,7 @@ func (s *stripe) broken(l *link) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l.wire.conn = nil
+	l.wire.round.lost()
 	s.outbox.broken(l)
 }
 
@@ -199,9 +200,13 @@ func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
 		}
 		for {
 			now := time.Now()
-			batch = s.take(l, batch[:0], now, tending)
+			var asked bool
+			if batch, asked = s.take(l, batch[:0], now, tending); asked {
+				l.wire.round.spoil()
+			}
 			if now.Sub(pinged) >= pingEvery {
 				batch, pinged = appendBytes(batch, framePing, nil), now
+				l.wire.round.ping(now)
 			}
 			if len(batch) == 0 {
 				break
@@ -217,10 +222,13 @@ func (s *stripe) writeRequests(l *link, conn net.Conn, quit <-chan struct{}) {
 	}
 }
 
-func (s *stripe) take(l *link, b []byte, now time.Time, tending bool) []byte {
+// take reports whether what is to be written has a PING.
+func (s *stripe) take(l *link, b []byte, now time.Time, tending bool) (_ []byte, asked bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return l.take(b, now, tending)
+	asks := l.asks
+	b = l.take(b, now, tending)
+	return b, asks && !l.asks
 }
 
 // take appends what is to be written, and notes that it is on its way. Payloads
@@ -263,8 +271,11 @@ func (s *stripe) readAnswers(l *link, conn net.Conn, in *bufio.Reader) error {
 		if err != nil {
 			return err
 		}
-		if k == frameResponse {
+		switch k {
+		case frameResponse:
 			payload = frames.own(payload)
+		case framePong: // here, as no rule of the outbox knows time
+			l.wire.round.pong(time.Now())
 		}
 		if err := s.hear(l, k, payload); err != nil {
 			return err

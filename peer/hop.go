@@ -139,6 +139,8 @@ type wire struct {
 	peer *peer
 	kick chan struct{} // holds one element when there is something to write
 	conn net.Conn      // what carries the present one, or nil; guarded by the stripe's mutex
+
+	round round
 }
 
 // New makes a hop that knows no members. It dials nobody before View and is

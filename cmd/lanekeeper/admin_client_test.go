@@ -18,17 +18,17 @@ func TestMembersCommand(t *testing.T) {
 	const remark = "! lk-2 runs another config than lk-0: the same request may get another key there\n"
 	for _, test := range []struct{ args, want string }{
 		{"", `
-NAME  STATE     ADDRESS         PARTITIONS  QUEUED  CONFIG    VERSION  SINCE
-lk-0  alive     10.1.4.7:7943   1365 (50%)  12      9f31c2    1.4.0    3d
-lk-1  alive     10.1.4.8:7943   1365 (50%)  –       9f31c2    1.4.0    3d
-lk-2  draining  10.1.4.9:7943   341 → 0     –       77ab01 ✗  1.4.0    3d
-lk-3  dead      10.1.4.10:7943  –           –       –         –        41s
+NAME  STATE     ADDRESS         PARTITIONS  QUEUED  CONFIG    VERSION  SINCE  RTT
+lk-0  alive     10.1.4.7:7943   1365 (50%)  12      9f31c2    1.4.0    3d     –
+lk-1  alive     10.1.4.8:7943   1365 (50%)  –       9f31c2    1.4.0    3d     430µs
+lk-2  draining  10.1.4.9:7943   341 → 0     –       77ab01 ✗  1.4.0    3d     1.2s
+lk-3  dead      10.1.4.10:7943  –           –       –         –        41s    –
 `},
 		{"--no-headers -o wide", `
-lk-0  alive     10.1.4.7:7943   1365 (50%)  12  9f31c2    1.4.0  3d   a  10.1.4.7:7944  18c2f
-lk-1  alive     10.1.4.8:7943   1365 (50%)  –   9f31c2    1.4.0  3d   a  10.1.4.8:7944  18c2f
-lk-2  draining  10.1.4.9:7943   341 → 0     –   77ab01 ✗  1.4.0  3d   a  10.1.4.9:7944  18c2f
-lk-3  dead      10.1.4.10:7943  –           –   –         –      41s  –  –              –
+lk-0  alive     10.1.4.7:7943   1365 (50%)  12  9f31c2    1.4.0  3d   –      a  10.1.4.7:7944  18c2f
+lk-1  alive     10.1.4.8:7943   1365 (50%)  –   9f31c2    1.4.0  3d   430µs  a  10.1.4.8:7944  18c2f
+lk-2  draining  10.1.4.9:7943   341 → 0     –   77ab01 ✗  1.4.0  3d   1.2s   a  10.1.4.9:7944  18c2f
+lk-3  dead      10.1.4.10:7943  –           –   –         –      41s  –      –  –              –
 `},
 	} {
 		code, out, errs := runArgs(t, strings.Fields("members --admin "+address+" "+test.args)...)
@@ -37,7 +37,7 @@ lk-3  dead      10.1.4.10:7943  –           –   –         –      41s  �
 		}
 	}
 	code, out, errs := runArgs(t, "members", "--admin", address, "-o", "json")
-	if code != exitOK || errs != remark || !strings.HasPrefix(out, "{\n  \"cluster\": \"prod\",\n") || !strings.Contains(out, `      "owned": null,`) {
+	if code != exitOK || errs != remark || !strings.HasPrefix(out, "{\n  \"cluster\": \"prod\",\n") || !strings.Contains(out, `      "owned": null,`) || !strings.Contains(out, `"rtt_seconds": 0.00043`) {
 		t.Errorf("json: got %d, %s\n%s", code, errs, out)
 	}
 	code, out, _ = runArgs(t, "members", "--admin", address, "-o", "yaml")
@@ -48,7 +48,7 @@ lk-3  dead      10.1.4.10:7943  –           –   –         –      41s  �
 	alone.members.Members[0].Since = time.Time{}
 	alone.members.Members = alone.members.Members[:1]
 	_, out, errs = runArgs(t, "members", "--no-headers", "--admin", alone.serve(t))
-	if want := "lk-0  alive  10.1.4.7:7943  1365 (100%)  12  9f31c2  1.4.0  –\n"; out != want {
+	if want := "lk-0  alive  10.1.4.7:7943  1365 (100%)  12  9f31c2  1.4.0  –  –\n"; out != want {
 		t.Errorf("alone: got %q, want %q", out, want)
 	}
 	if want := "! 1 of at least 2 members (cluster.min_members): lk-0 is not ready and runs nothing exclusive\n"; errs != want {

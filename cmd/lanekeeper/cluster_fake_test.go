@@ -55,10 +55,14 @@ func newFakeCluster() *fakeCluster {
 	c := &fakeCluster{owner: "lk-1", journal: admin.NewJournal("lk-0"), ledger: admin.NewLedger("lk-0", 10), statuses: []admin.Status{{Node: "lk-0", Ready: true, InRing: true, Members: 3, Owned: 1365}}}
 	own := member("lk-0", "10.1.4.7", admin.StateAlive)
 	own.Owned, own.Queued = number(1365), number(12)
+	other, near := member("lk-1", "10.1.4.8", admin.StateAlive), 0.00043
+	other.RTT = &near
 	gone := member("lk-2", "10.1.4.9", admin.StateDraining)
+	far := 1.2051
+	gone.RTT = &far
 	gone.Owned, gone.Target, gone.Config = number(341), 0, "77ab01"
 	dead := admin.Member{Name: "lk-3", State: admin.StateDead, Address: "10.1.4.10:7943", Since: time.Now().Add(-41 * time.Second)}
-	c.members = admin.Members{Cluster: "prod", Node: "lk-0", View: 7, MinMembers: 2, Members: []admin.Member{own, member("lk-1", "10.1.4.8", admin.StateAlive), gone, dead}}
+	c.members = admin.Members{Cluster: "prod", Node: "lk-0", View: 7, MinMembers: 2, Members: []admin.Member{own, other, gone, dead}}
 	return c
 }
 

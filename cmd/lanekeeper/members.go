@@ -18,6 +18,7 @@ func membersCommand() *cobra.Command {
 		Long: `Members shows the cluster as one node sees it: who is alive, who gives its
 partitions away, and who left or died lately. PARTITIONS is how many a member
 holds, and the share of all that is; "341 → 0" is on its way from 341 to none.
+RTT is how long it took, in the last second or so, to answer the node that is asked.
 A dash is what the node that answers does not know.` + adminHelp,
 		Example: `  lanekeeper members
   lanekeeper members -o wide
@@ -47,7 +48,7 @@ A dash is what the node that answers does not know.` + adminHelp,
 }
 
 func membersTable(members *admin.Members, now time.Time, wide bool) *table {
-	t := &table{header: []string{"NAME", "STATE", "ADDRESS", "PARTITIONS", "QUEUED", "CONFIG", "VERSION", "SINCE"}}
+	t := &table{header: []string{"NAME", "STATE", "ADDRESS", "PARTITIONS", "QUEUED", "CONFIG", "VERSION", "SINCE", "RTT"}}
 	if wide {
 		t.header = append(t.header, "ZONE", "PEER", "INCARNATION")
 	}
@@ -70,7 +71,13 @@ func membersTable(members *admin.Members, now time.Time, wide bool) *table {
 		if !m.Since.IsZero() {
 			since = roughly(now.Sub(m.Since))
 		}
-		cells := []string{m.Name, m.State, orDash(m.Address), partitions, queued, hash, orDash(m.Version), since}
+		rtt := "–"
+		if m.RTT != nil {
+			if rtt = seconds(*m.RTT); *m.RTT < 0.01 { // as it mostly is
+				rtt = time.Duration(*m.RTT * float64(time.Second)).Round(10 * time.Microsecond).String()
+			}
+		}
+		cells := []string{m.Name, m.State, orDash(m.Address), partitions, queued, hash, orDash(m.Version), since, rtt}
 		if wide {
 			cells = append(cells, orDash(m.Zone), orDash(m.PeerAddress), orDash(m.Incarnation))
 		}

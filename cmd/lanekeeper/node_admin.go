@@ -123,6 +123,9 @@ func (n *node) Members() admin.Members {
 				s := n.Status()
 				member.Owned, member.Queued = &s.Owned, &s.Waiting
 			}
+			if rtt := c.hop.RTT(node.Member).Seconds(); rtt > 0 {
+				member.RTT = &rtt
+			}
 			m.Members = append(m.Members, member)
 		}
 	}

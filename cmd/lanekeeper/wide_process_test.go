@@ -184,6 +184,21 @@ func TestWhoIsSilentIsNamed(t *testing.T) {
 		t.Errorf("after %s: %+v, %d nodes", took, status.Silent, len(status.Nodes))
 	}
 	c.cli(t, exitOK, "n3 did not answer", "status", "--admin", c.admins[0])
+
+	// How fast each of the others answers is known a second after it is connected, and of oneself never.
+	c.await("the round trip to n2", func() bool {
+		var members admin.Members
+		c.get(0, "/api/v1/members", &members)
+		for _, m := range members.Members {
+			if m.Name == "n1" && m.RTT != nil {
+				t.Fatalf("n1 to itself: %v", *m.RTT)
+			}
+			if m.Name == "n2" && m.RTT != nil && *m.RTT > 0 && *m.RTT < 1 {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 // A dashboard gets all there is first, and then each second what is new, of all nodes.
