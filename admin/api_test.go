@@ -18,6 +18,8 @@ import (
 
 // threeNodes is a cluster of which every field of every answer is set.
 type threeNodes struct {
+	asides
+
 	asked         []string // what was asked of it, in order
 	drained       bool
 	refuses       error

@@ -33,6 +33,12 @@ type named struct {
 	name string
 }
 
+// asides is what waits at a node for lent turns.
+type asides struct {
+	asideTicket string // "none" is none, and empty is a cluster in which nobody looks
+	asideErr    error
+}
+
 func (n named) Status() Status {
 	s := n.threeNodes.Status()
 	s.Node = n.name
@@ -77,6 +83,14 @@ func (n named) Hot() Hot {
 func (n named) Relieve(space, key string, r Relief) (Relieved, error) {
 	done, err := n.threeNodes.Relieve(space, key, r)
 	done.Node = n.name
+	if r.Action == Cancel && n.asideTicket != "" {
+		switch {
+		case r.Ticket == n.asideTicket:
+			return done, n.asideErr
+		case n.name == "lk-1":
+			return done, ErrNoTicket
+		}
+	}
 	if n.name != "lk-1" {
 		return done, &ElsewhereError{Node: n.name, Owner: "lk-1"}
 	}
@@ -333,5 +347,47 @@ func TestLatenciesAreAdded(t *testing.T) {
 	}
 	if text, err := json.Marshal(both); err != nil || bytes.Contains(text, []byte("null")) {
 		t.Errorf("%s %v", text, err)
+	}
+}
+
+// A request that waits at another node than the owner is cancelled there, whichever node is asked;
+// one that is nowhere, or runs, is what the owner, or the node that has it, says it is.
+//
+// Mutants: only the owner is asked; a conflict counts for less than that the owner
+// has no such ticket; a node that is named is not the only one.
+func TestWhatWaitsElsewhereIsCancelledThere(t *testing.T) {
+	const ticket, other = "0197a3c8-7c1e-7a40-8000-4b1d2f6a9c03", "0197a3c8-7c1e-7a40-8000-4b1d2f6a9c04"
+	for _, asked := range []string{"lk-0", "lk-1", "lk-2"} {
+		c := newTrio()
+		for _, cluster := range c.clusters {
+			cluster.asideTicket = "none"
+		}
+		c.clusters["lk-2"].asideTicket = ticket
+		cancel := func(query, ticket string) (int, Relieved, string) {
+			var answer struct {
+				Relieved
+				Type string `json:"type"`
+			}
+			status := c.ask(t, asked, "POST", "/api/v1/lanes/order/7/cancel"+query, `{"ticket":"`+ticket+`"}`, &answer)
+			return status, answer.Relieved, strings.TrimPrefix(answer.Type, "urn:lanekeeper:problem:")
+		}
+		if status, done, slug := cancel("", ticket); status != 200 || done.Node != "lk-2" {
+			t.Errorf("%s: %d at %q, %s", asked, status, done.Node, slug)
+		}
+		if status, _, slug := cancel("", other); status != 404 || slug != "no-such-ticket" {
+			t.Errorf("%s, of nobody: %d %s", asked, status, slug)
+		}
+		if status, _, slug := cancel("?node=lk-1", ticket); status != 404 || slug != "no-such-ticket" {
+			t.Errorf("%s, of lk-1 alone: %d %s", asked, status, slug)
+		}
+		c.clusters["lk-2"].asideErr = ErrTicketRuns
+		if status, _, slug := cancel("", ticket); status != 409 || slug != "ticket-runs" {
+			t.Errorf("%s, of one that runs: %d %s", asked, status, slug)
+		}
+		for _, question := range c.asked {
+			if !strings.HasPrefix(question, asked+"→") {
+				t.Errorf("asked on: %s", question)
+			}
+		}
 	}
 }

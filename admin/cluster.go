@@ -336,6 +336,8 @@ type SpilledKey struct {
 	Asked   int    `json:"asked"`    // turns that have been asked for and have not come
 	HasTurn bool   `json:"has_turn"` // one that has, and is not given back
 	Node    string `json:"node"`     // where they wait
+
+	Tickets []string `json:"tickets,omitzero"` // of a lane's page alone: of those that wait or run there, in their order
 }
 
 // HotKey is a key that is hot, with what speaks for it.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"sync"
 )
 
 // Lanes is lanes: all in which nothing begins, and the deepest of the others.
@@ -185,8 +187,15 @@ func (a *api) relieve(action string) answer {
 		}
 		relief.Action = action
 		done, err := a.cluster.Relieve(space, key, relief)
-		if elsewhere := (*ElsewhereError)(nil); errors.As(err, &elsewhere) && elsewhere.Owner != "" && !query.Has("node") && !isAsked(r) {
-			return a.carry(r, query, elsewhere.Owner, body)
+		if elsewhere := (*ElsewhereError)(nil); errors.As(err, &elsewhere) && elsewhere.Owner != "" && !query.Has("node") {
+			status, told, wrong := a.carry(r, query, elsewhere.Owner, body)
+			if action == Cancel && status == http.StatusNotFound {
+				return a.cancelAside(r, query, body, elsewhere.Owner, status, told, wrong)
+			}
+			return status, told, wrong
+		}
+		if errors.Is(err, ErrNoTicket) && !query.Has("node") {
+			return a.cancelAside(r, query, body, "", 0, nil, refusal(err))
 		}
 		if err != nil {
 			return 0, nil, refusal(err)
@@ -194,6 +203,36 @@ func (a *api) relieve(action string) answer {
 		a.log.Info("admin: lane "+action, "remote", r.RemoteAddr)
 		done.Key = escapeKey(done.Key)
 		return http.StatusOK, done, nil
+	}
+}
+
+// cancelAside asks all others but the owner, who has no such ticket: a request of a hot key
+// may wait where it came to. If it is nowhere, the owner's answer counts.
+func (a *api) cancelAside(r *http.Request, query url.Values, body []byte, owner string, status int, answer any, wrong *problem) (int, any, *problem) {
+	ctx, cancel := context.WithTimeout(r.Context(), askWait)
+	defer cancel()
+	r = r.WithContext(ctx)
+	found := make(chan *Told, 1)
+	var wg sync.WaitGroup
+	for _, node := range a.cluster.Others() {
+		if node == owner {
+			continue
+		}
+		wg.Go(func() { // ends with ctx
+			if status, told, wrong := a.carry(r, query, node, body); wrong == nil && status == http.StatusOK || status == http.StatusConflict {
+				select {
+				case found <- told.(*Told):
+				default:
+				}
+			}
+		})
+	}
+	wg.Wait()
+	select {
+	case told := <-found:
+		return told.Status, told, nil
+	default:
+		return status, answer, wrong
 	}
 }
 

@@ -33,8 +33,11 @@ func (c *call) borrow() *problem {
 			c.laneWait = time.Since(c.arrived)
 			return clientGone.because("")
 		}
-		t, opened, onward := c.aside.enter(c.id, c.lane.Strict)
+		t, opened, onward, err := c.aside.enter(c.id, c.lane.Strict)
 		switch {
+		case err != nil:
+			c.laneWait = time.Since(c.arrived)
+			return laneCancelled.because(err.Error())
 		case t != nil:
 			c.lent, c.laneWait = t, time.Since(c.arrived)
 			c.route.metrics.spilled.Inc()

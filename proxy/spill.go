@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,6 +57,8 @@ type spill struct {
 	waiting int           // requests that have not begun
 	running int           // those that have: one, or none
 	runs    queue.ID      // the ticket of the last one
+	looks   queue.ID      // of the one that looks for a turn; zero: none does
+	struck  queue.ID      // of one that is to look for none any more, since an operator says so
 	news    queue.Load    // that came since the last ask
 	turns   []*turn       // asked for, oldest first; the one that is open among them
 	open    *turn         // that requests run in; nil: none
@@ -257,12 +260,20 @@ func (k *spill) more(cluster Cluster) {
 	}
 }
 
+// errStruck is why a request looks for no turn any more.
+var errStruck = errors.New("an operator took it out while it waited for a turn")
+
 // enter begins the first request of those that wait, whose ticket is given, in the open
 // turn, and returns that; or else what is closed when it is to look again, and whether it
 // is to go onward.
-func (k *spill) enter(ticket queue.ID, strict bool) (t *turn, opened <-chan struct{}, onward bool) {
+func (k *spill) enter(ticket queue.ID, strict bool) (t *turn, opened <-chan struct{}, onward bool, _ error) {
 	k.of.mu.Lock()
 	defer k.of.mu.Unlock()
+	k.looks = queue.ID{}
+	if k.struck == ticket {
+		k.struck = queue.ID{}
+		return nil, nil, false, errStruck
+	}
 	if t := k.open; t != nil && strict && !t.call.Here && t.loan.fence == 0 {
 		t.size = t.used // it was lent for requests that need no fence
 	}
@@ -271,11 +282,37 @@ func (k *spill) enter(ticket queue.ID, strict bool) (t *turn, opened <-chan stru
 		k.waiting--
 		k.running++
 		k.runs = ticket
-		return t, nil, false
+		return t, nil, false, nil
 	} else if t != nil {
 		t.look()
 	}
-	return nil, k.opened, k.goesOnward()
+	if onward = k.goesOnward(); !onward {
+		k.looks = ticket
+	}
+	return nil, k.opened, onward, nil
+}
+
+// strike has the request that looks for a turn end, if it has that ticket.
+func (s *spills) strike(key []byte, ticket queue.ID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.keys[string(key)]
+	if k == nil || k.looks != ticket {
+		return false
+	}
+	k.looks, k.struck = queue.ID{}, ticket
+	k.stir()
+	return true
+}
+
+// CancelAside takes a request out that waits here for a turn that the key's owner lends, as
+// queue.Lanes.Cancel does for one in its lane, with the same errors.
+func (p *Proxy) CancelAside(key []byte, ticket queue.ID) error {
+	err := p.lanes.Cancel(queue.Aside, key, ticket)
+	if errors.Is(err, queue.ErrRuns) && p.spills.strike(key, ticket) {
+		return nil // the first one has the turn here, and none of the lane
+	}
+	return err
 }
 
 // leave takes a request out that did not begin.

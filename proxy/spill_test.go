@@ -547,6 +547,81 @@ func TestWhoLeavesWhileItWaitsForATurn(t *testing.T) {
 	})
 }
 
+// An operator takes out what waits for a turn, whether it looks for one or waits behind the
+// one that does; what runs in one cannot be taken back.
+//
+// Mutants: the first is not told; one that runs is cancelled; one that was cancelled once
+// counts as waiting still; a stranger's ticket is found.
+func TestWhatWaitsForATurnIsCancelled(t *testing.T) {
+	bubble(t, "all", func(t *testing.T) {
+		p, _, ingress := startSpilled(t, nil)
+		own := ingress.post("/orders/7/own")
+		x := p.ran("/orders/7/own", ingress)
+		var answers []<-chan *answer
+		for range 3 {
+			_, a := ingress.async("POST", "/orders/7/cancelled", nil, "")
+			answers = append(answers, a)
+			synctest.Wait()
+		}
+		key := []byte("order:7")
+		tickets := func() (ids []queue.ID) {
+			lane, _ := ingress.lanes.Lane(queue.Aside, key)
+			for _, p := range lane.Tickets {
+				ids = append(ids, p.ID)
+			}
+			return ids
+		}
+		all := tickets()
+		if len(all) != 4 {
+			t.Fatalf("%d wait here or run", len(all))
+		}
+		if err := ingress.proxy.CancelAside(key, all[0]); !errors.Is(err, queue.ErrRuns) {
+			t.Errorf("what runs: %v", err)
+		}
+		if err := ingress.proxy.CancelAside(key, queue.ID{1}); !errors.Is(err, queue.ErrNoTicket) {
+			t.Errorf("a stranger: %v", err)
+		}
+		if err := ingress.proxy.CancelAside(key, all[2]); err != nil {
+			t.Errorf("one in the middle: %v", err)
+		}
+		(<-answers[1]).is(t, "the one in the middle", 503, "lane-cancelled", "no")
+		x.finish("")
+		own()
+		time.Sleep(time.Second)
+		x = p.ran("/orders/7/cancelled", ingress)
+		if err := ingress.proxy.CancelAside(key, all[1]); !errors.Is(err, queue.ErrRuns) {
+			t.Errorf("the next one, which runs: %v", err)
+		}
+		x.finish("")
+		p.ran("/orders/7/cancelled", ingress).finish("")
+		<-answers[0]
+		<-answers[2]
+		p.settled()
+	})
+	bubble(t, "the first", func(t *testing.T) {
+		p, owner, ingress := startSpilled(t, nil)
+		own := owner.post("/orders/7/own") // so that no turn is lent
+		x := p.ran("/orders/7/own", owner)
+		_, first := ingress.async("POST", "/orders/7/first", nil, "")
+		synctest.Wait()
+		next := ingress.post("/orders/7/next")
+		synctest.Wait()
+		lane, _ := ingress.lanes.Lane(queue.Aside, []byte("order:7"))
+		if err := ingress.proxy.CancelAside([]byte("order:7"), lane.Tickets[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		(<-first).is(t, "the first", 503, "lane-cancelled", "no")
+		if now := ingress.proxy.Spilling(); now.Waiting != 1 {
+			t.Errorf("%+v after the first is gone", now)
+		}
+		x.finish("")
+		p.ran("/orders/7/next", ingress).finish("")
+		own()
+		next()
+		p.settled()
+	})
+}
+
 // What asks for a turn that its caller has is refused at once, as long as that lasts.
 //
 // Mutants: only those are refused that would wait here; the ticket is never forgotten.

@@ -46,7 +46,8 @@ hold of that request is ended.
 Exit code 5: the lane is not held, or its turn is lent to another node.`),
 		lanesReliefCommand(admin.Cancel, "Answer one waiting request 503 lane-cancelled", `Cancel takes one request out of its lane that waits in it: it is answered 503
 lane-cancelled, executed: no, and those behind it move up. The ticket is required:
-lanes show has it. A request that runs cannot be taken back: nobody knows how far its
+lanes show has it, also of one that waits at another node for a turn that the owner of a
+hot key lends. A request that runs cannot be taken back: nobody knows how far its
 service is with it.
 
 Exit code 5: no such request waits, or it runs already.`),
@@ -216,6 +217,12 @@ Exit code 5: nothing of the key waits or runs.` + adminHelp,
 			text := fmt.Sprintf("%s/%s at %s: %s, %s", page.Space, page.Key, orDash(page.Node), page.State, plural(page.Waiting, "waiting request"))
 			for _, k := range page.Spilled {
 				text += fmt.Sprintf("; %d wait at %s for turns that the owner lends", k.Waiting, k.Node)
+				if len(k.Tickets) > 0 {
+					text += ": " + strings.Join(k.Tickets[:min(len(k.Tickets), 8)], ", ")
+				}
+				if len(k.Tickets) > 8 {
+					text += ", …"
+				}
 			}
 			fmt.Fprintln(cmd.ErrOrStderr(), printable(text))
 			tellSilent(cmd, page.Silent)

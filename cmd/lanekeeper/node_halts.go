@@ -102,6 +102,11 @@ func (n *node) Relieve(space, key string, r admin.Relief) (admin.Relieved, error
 	done := admin.Relieved{Node: n.config.name(), Space: space, Key: key, Action: r.Action}
 	lane, partition := []byte(space+":"+key), 0
 	if c := n.cluster; c != nil {
+		if r.Action == admin.Cancel {
+			if done, err := n.cancelAside(done, lane, r); !errors.Is(err, admin.ErrNoTicket) {
+				return done, err
+			}
+		}
 		partition = c.layout.Partition(lane)
 		if owner, epoch := c.owners.Owner(partition); owner != c.self || epoch == 0 {
 			return done, n.elsewhere(known(owner, epoch))

@@ -108,6 +108,9 @@ func stateOfPlace(p queue.Place) string {
 	return "waiting"
 }
 
+// asideShown is how many tickets a page shows of a key that waits for lent turns, at most.
+const asideShown = 100
+
 // Lane implements admin.Cluster.
 func (n *node) Lane(space, key string) admin.LanePage {
 	at := n.Locate(space, key, nil)
@@ -122,6 +125,10 @@ func (n *node) Lane(space, key string) admin.LanePage {
 	}
 	for _, k := range n.spilled() {
 		if k.Space == space && k.Key == key {
+			aside, _ := n.lanes.Lane(queue.Aside, []byte(space+":"+key))
+			for _, p := range aside.Tickets[:min(len(aside.Tickets), asideShown)] {
+				k.Tickets = append(k.Tickets, p.ID.String())
+			}
 			page.Spilled = append(page.Spilled, k)
 		}
 	}

@@ -63,7 +63,17 @@ func (n *node) releaseLane(done admin.Relieved, partition int, lane []byte, r ad
 
 func (n *node) cancelTicket(done admin.Relieved, partition int, lane []byte, r admin.Relief) (admin.Relieved, error) {
 	ticket, _ := queue.ParseID([]byte(r.Ticket)) // as was checked
-	switch err := n.lanes.Cancel(partition, lane, ticket); {
+	return n.cancelled(done, lane, r, ticket, n.lanes.Cancel(partition, lane, ticket))
+}
+
+// cancelAside is cancelTicket for what waits here for a turn of another node's lane.
+func (n *node) cancelAside(done admin.Relieved, lane []byte, r admin.Relief) (admin.Relieved, error) {
+	ticket, _ := queue.ParseID([]byte(r.Ticket)) // as was checked
+	return n.cancelled(done, lane, r, ticket, n.proxy.CancelAside(lane, ticket))
+}
+
+func (n *node) cancelled(done admin.Relieved, lane []byte, r admin.Relief, ticket queue.ID, err error) (admin.Relieved, error) {
+	switch {
 	case errors.Is(err, queue.ErrRuns):
 		return done, admin.ErrTicketRuns
 	case err != nil:
