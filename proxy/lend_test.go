@@ -382,12 +382,14 @@ func TestALostTurnIsNotExtended(t *testing.T) {
 		time.Sleep(2500 * time.Millisecond)
 		ticket := ingress.edge.said(sayExtend)[0].ticket
 		ingress.edge.lose(sayExtend, 1000)
+		ingress.edge.lose(sayReturn, 1) // which it says in the moment in which its time is over
 		owner.log.tell(func(line string) {
 			if strings.Contains(line, "was not given back") {
 				owner.proxy.Noted(ingress.self, (&spoken{kind: sayExtend, ticket: ticket, number: 77}).payload())
 			}
 		})
 		p.awaits("/orders/7/own").finish("")
+		synctest.Wait() // it is told so aside
 		said := owner.edge.said(sayExtended)
 		if last := said[len(said)-1]; last.number != 77 || last.validFor != 0 {
 			t.Errorf("the lane went on, and its helper was told %+v", last)
