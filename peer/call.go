@@ -103,7 +103,10 @@ func (c *Call) tellEnded() {
 
 // Wait blocks until c has ended, or until the given time, and reports which. One
 // goroutine waits, again if it likes; once it has been told of the end, no more.
-func (c *Call) Wait(until time.Time) bool {
+func (c *Call) Wait(until time.Time) bool { return c.WaitOr(until, nil) }
+
+// WaitOr does the same, but waits no longer when quit is closed.
+func (c *Call) WaitOr(until time.Time, quit <-chan struct{}) bool {
 	select {
 	case <-c.done:
 		return true
@@ -119,6 +122,8 @@ func (c *Call) Wait(until time.Time) bool {
 	case <-c.done:
 		return true
 	case <-c.timer.C:
+		return false
+	case <-quit:
 		return false
 	}
 }

@@ -150,11 +150,13 @@ func (c *call) await(call *peer.Call) *problem {
 		if skips {
 			until = earlier(until, now.Add(look))
 		}
-		if call.Wait(until) {
+		if call.WaitOr(until, c.proxy.cut) {
 			return nil
 		}
 		now = time.Now()
 		switch {
+		case closed(c.proxy.cut):
+			return c.giveUp(call)
 		case !cancelled && skips && !c.gone && hungUp(c.ctx.Conn()):
 			c.gone = true
 			c.config.Cluster.Cancel(call)
@@ -165,6 +167,17 @@ func (c *call) await(call *peer.Call) *problem {
 			return peerLost.because("the key's owner does not answer, and may still be at work on the request")
 		}
 	}
+}
+
+// giveUp asks the owner of a request that has outlasted the drain to take it out of its
+// lane. What the owner does not say in time is unknown: it may run.
+func (c *call) giveUp(call *peer.Call) *problem {
+	c.config.Cluster.Cancel(call)
+	if call.Wait(time.Now().Add(lastWord)) {
+		return nil
+	}
+	c.proxy.givenUp.Add(1)
+	return peerLost.because("this node stops, and the key's owner may still be at work on the request")
 }
 
 // relayed answers with the owner's answer.
@@ -226,6 +239,8 @@ func (c *call) ownersProblem(call *peer.Call) *problem {
 	switch {
 	case r.Problem == peer.Cancelled && c.gone:
 		return clientGone.because("")
+	case r.Problem == peer.Cancelled && closed(c.proxy.cut):
+		return draining.because(ErrStopping.Error())
 	case r.Problem == peer.Cancelled && call.Owner.IsZero():
 		return noOwner.because(fmt.Sprintf("in %s no node was found that has the request's key", c.patience))
 	case r.Problem == peer.Cancelled:

@@ -46,6 +46,9 @@ type Proxy struct {
 	holds      holds
 	names      names
 	stopping   chan struct{} // closed by Stop
+	cut        chan struct{} // closed when Stop waits for requests no longer
+	cuts       sync.Once     // for cut
+	givenUp    atomic.Int64  // requests at other nodes whose outcome nobody knows, since then
 	stops      sync.Once     // for stopping
 	lender     *lender
 	spills     *spills
@@ -58,7 +61,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p := &Proxy{lanes: lanes, log: log, turns: newTurns(), retrying: newRetrying()}
 	p.lender, p.spills = &lender{proxy: p, turns: make(map[queue.ID]*lentTurn)}, newSpills(p)
 	p.lookout = newLookout(p)
-	p.stopping = make(chan struct{})
+	p.stopping, p.cut = make(chan struct{}), make(chan struct{})
 	if config.Marks == nil {
 		config.Marks = sequence.New(sequence.Config{})
 	}
@@ -132,12 +135,26 @@ func (p *Proxy) Serve(listener net.Listener) error {
 
 const cutTime = time.Second
 
+// GivenUp is how many requests were at other nodes when Stop cut them off, so that their
+// outcome is unknown.
+func (p *Proxy) GivenUp() int { return int(p.givenUp.Load()) }
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
 // Stop closes the listeners, then, after a moment in which whoever uses a
 // connection is told to leave it, the idle connections, and waits until every
 // request has been answered. When ctx ends first, it ends what is left and returns
 // ctx's error: connections to upstreams are cut, so that each request that one had is
-// told of as unknown, to its client too, who has cutTime to read that. Lanes are to be
-// drained before.
+// told of as unknown, to its client too, who has cutTime to read that, and so is one that
+// is at another node and runs, or may; one that waits there is taken out of its lane. Lanes
+// are to be drained before.
 func (p *Proxy) Stop(ctx context.Context) error {
 	// In this order: a client that is told to leave comes back at once, and a
 	// connection that nobody has accepted when a listener closes is reset.
@@ -149,6 +166,7 @@ func (p *Proxy) Stop(ctx context.Context) error {
 	p.clients.close(false)
 	err := p.server.ShutdownWithContext(ctx)
 	if err != nil {
+		p.cuts.Do(func() { close(p.cut) })
 		p.wires.cut()
 		p.clients.await(cutTime)
 		p.clients.close(true)

@@ -555,8 +555,8 @@ func (n *node) close(ctx context.Context) error {
 		return nil
 	}
 	n.log.Warn("connections were cut")
-	if n.cluster != nil && n.cluster.hop.Pending() > 0 {
-		return fmt.Errorf("%w: %d were at other nodes, and their outcome is unknown", errAbandoned, n.cluster.hop.Pending())
+	if given := n.proxy.GivenUp(); given > 0 {
+		return fmt.Errorf("%w: %d were at other nodes, and their outcome is unknown", errAbandoned, given)
 	}
 	return nil
 }
