@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -383,15 +384,19 @@ func TestALostTurnIsNotExtended(t *testing.T) {
 		ticket := ingress.edge.said(sayExtend)[0].ticket
 		ingress.edge.lose(sayExtend, 1000)
 		ingress.edge.lose(sayReturn, 1) // which it says in the moment in which its time is over
+		var lost atomic.Bool
 		owner.log.tell(func(line string) {
 			if strings.Contains(line, "was not given back") {
+				lost.Store(true)
 				owner.proxy.Noted(ingress.self, (&spoken{kind: sayExtend, ticket: ticket, number: 77}).payload())
 			}
 		})
 		p.awaits("/orders/7/own").finish("")
 		synctest.Wait() // it is told so aside
 		said := owner.edge.said(sayExtended)
-		if last := said[len(said)-1]; last.number != 77 || last.validFor != 0 {
+		if !lost.Load() { // once in a thousand runs its second word comes in that moment, too
+			t.Log("the turn was given back after all")
+		} else if last := said[len(said)-1]; last.number != 77 || last.validFor != 0 {
 			t.Errorf("the lane went on, and its helper was told %+v", last)
 		}
 		close(x.done)
