@@ -119,6 +119,7 @@ type episode struct {
 	sent    []loadtest.Sent
 	ingress map[string]int // clients, and the node that each of them talks to
 	slow    int            // loads of slow calls so far
+	lives   []*life        // of all processes that there were
 }
 
 // startEpisode starts a cluster, and a host beside it for who joins later. Its clients,
@@ -221,6 +222,7 @@ func (k *episode) witness(i int) {
 func (k *episode) launch(i int) {
 	k.nodes[i] = launchIn(k.t, k.files[i], "ip", "netns", "exec", k.n.hosts[i])
 	k.nodes[i].forget()
+	k.begun(i)
 }
 
 // agreed waits until all nodes that are up see each other, and own everything together.

@@ -156,6 +156,7 @@ func (k *episode) terminate(e *entry, i int) {
 	asked := k.history.Clock().Now()
 	k.nodes[i].signal(syscall.SIGTERM)
 	k.nodes[i].wait()
+	k.over(i)
 	e.left[i] = span{asked, k.history.Clock().Now()}
 }
 
@@ -232,6 +233,7 @@ func rollingRestart(k *episode, e *entry, r *rand.Rand) bool {
 func killNode(k *episode, e *entry, r *rand.Rand) bool {
 	return k.onNode(e, r, func(i int) {
 		k.kill(i)
+		k.over(i)
 		e.struck = k.history.Clock().Now()
 		<-time.After(k.somewhat(r, 5*time.Second))
 		k.launch(i)
@@ -247,10 +249,26 @@ func stopNode(k *episode, e *entry, r *rand.Rand) bool {
 		if r.IntN(8) == 0 && k.plan.length >= time.Minute {
 			d = 30 * time.Second
 		}
+		if r.IntN(3) == 0 {
+			k.starve(e, i, d, r)
+			return
+		}
 		k.nodes[i].signal(syscall.SIGSTOP)
 		<-time.After(d)
 		k.nodes[i].signal(syscall.SIGCONT)
 	})
+}
+
+// starve has a process stand still again and again, each time for less than it notices, and
+// run for moments in between. It is too slow for gossip then.
+func (k *episode) starve(e *entry, i int, d time.Duration, r *rand.Rand) {
+	e.name = "starve"
+	for until := time.Now().Add(d); time.Now().Before(until); {
+		k.nodes[i].signal(syscall.SIGSTOP)
+		<-time.After(time.Duration(900+r.IntN(500)) * time.Millisecond)
+		k.nodes[i].signal(syscall.SIGCONT)
+		<-time.After(time.Duration(20+r.IntN(40)) * time.Millisecond)
+	}
 }
 
 // sides divides the nodes: a few, less than half of them, and the others.

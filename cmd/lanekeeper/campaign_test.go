@@ -57,7 +57,7 @@ func newPlan(seed uint64, store string, length time.Duration) plan {
 // TestStrictCampaign and TestBestEffortCampaign let things happen to a cluster of
 // processes under numbered load, one every few seconds, two of them at a time now and
 // then, and judge what both ends saw. A node more joins and leaves for good, nodes leave
-// and come back, all are restarted in turn, killed, or stand still; what they say to each
+// and come back, all are restarted in turn, killed, stand still, or are starved; what they say to each
 // other, packet by packet through this process, is cut off, lost in one direction,
 // delayed, held up, and, as far as it is UDP, lost, doubled and disordered; the service
 // takes longer than they wait, or hangs up, talks nonsense and resets connections, before
@@ -219,6 +219,9 @@ func summarize(t *testing.T, all []*outcome) {
 		names := []string{name}
 		if name == "join or part" {
 			names = []string{"join", "part"}
+		}
+		if name == "stop" {
+			names = []string{"stop", "starve"}
 		}
 		for _, name := range names {
 			if total.Events[name] == 0 && (strict || !ofStore(name)) {

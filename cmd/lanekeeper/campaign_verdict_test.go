@@ -35,6 +35,9 @@ const (
 	neither = "for no reason"
 )
 
+// falsely is how often a node took another for dead that lived, and that it could hear.
+const falsely = "taken for dead without a fault"
+
 // lateDispatch is what a service's fence had to refuse although the node could have.
 const lateDispatch = "late-dispatch"
 
@@ -43,6 +46,7 @@ const lateDispatch = "late-dispatch"
 // a single node does to the order of what it sends.
 type excuses struct {
 	diary  []*entry
+	dead   []belief // who lived
 	strict bool
 	grace  bool // the store grants nothing for a while after it lost its data
 	once   map[string]*loadtest.Execution
@@ -67,7 +71,7 @@ func (x *excuses) excuse(kind loadtest.Kind, late, early *loadtest.Execution) bo
 		}
 	}
 	x.healed = max(x.healed, healed)
-	return healed >= 0
+	return healed >= 0 || !x.strict && slices.ContainsFunc(x.dead, func(b belief) bool { return b.parted(late, early) })
 }
 
 // splits is whether some nodes could not hear others.
@@ -157,7 +161,9 @@ func (k *episode) judge(from int64) *outcome {
 	o.Seconds = time.Duration(k.history.Clock().Now() - from).Seconds()
 	evidence := k.history.Evidence()
 	evidence.Sent = k.sent
-	x := &excuses{diary: k.diary, strict: k.plan.store != "", grace: k.plan.store == "redis", once: make(map[string]*loadtest.Execution)}
+	dead := k.beliefs()
+	o.Reached[falsely] = len(k.unexplained(dead))
+	x := &excuses{diary: k.diary, dead: dead, strict: k.plan.store != "", grace: k.plan.store == "redis", once: make(map[string]*loadtest.Execution)}
 	report := loadtest.Check(evidence, loadtest.Rules{Examples: 5, Excuse: x.excuse})
 	o.Requests, o.Executions = len(evidence.Sent), len(evidence.Executions)
 	for _, kind := range verdicts {
@@ -184,6 +190,9 @@ func (k *episode) judge(from int64) *outcome {
 		k.t.Errorf("seed %d: what nothing excuses:\n%s", k.plan.seed, report)
 		for _, e := range k.diary {
 			k.t.Log(e)
+		}
+		for _, b := range k.unexplained(dead) {
+			k.t.Logf("%.3f–%.3f %s takes %s for dead", float64(b.from)/1e9, float64(b.until)/1e9, nodeName(b.by), nodeName(b.of))
 		}
 	}
 	return o

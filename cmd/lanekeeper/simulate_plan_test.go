@@ -32,6 +32,8 @@ type scenario struct {
 	quantum, coolIn time.Duration
 	locked          bool // turns hold locks
 
+	cutOff bool // a node that comes back is cut off, and only what it runs is excused
+
 	named              bool // requests have names and numbers
 	callers, producers int
 	gap, gapWait       time.Duration // between operations of a client at most; and how long numbers are held
@@ -166,6 +168,10 @@ func (w *world) simulate() {
 	p := &planner{world: w, busy: make(map[string]bool)}
 	for range w.events {
 		time.Sleep(p.pause())
+		if p.cutOff {
+			p.cutOffEvent()
+			continue
+		}
 		p.event()
 	}
 	p.happening.Wait()

@@ -33,13 +33,24 @@ func (w *world) judge() {
 	}
 	slices.SortStableFunc(evidence.Sent, func(a, b loadtest.Sent) int { return cmp.Compare(a.SentAt, b.SentAt) })
 	w.refuse(&evidence)
-	report := loadtest.Check(evidence, loadtest.Rules{Examples: 3})
+	rules := loadtest.Rules{Examples: 3}
+	if w.cutOff {
+		rules.Excuse = w.excuseCutOff
+	}
+	report := loadtest.Check(evidence, rules)
 	w.tally.add("requests", len(evidence.Sent))
 	w.tally.add("executions", len(evidence.Executions))
 	if report.Vacuous() || report.Refused > 0 {
 		w.wrong("nothing was proved: %s", report.Verdict())
 	}
-	excused := w.excuse(&evidence)
+	excused := 0
+	if w.cutOff {
+		for _, kind := range order {
+			w.tally.add(sawExcused, report.Excused(kind))
+		}
+	} else {
+		excused = w.excuse(&evidence)
+	}
 	if excused > 0 {
 		w.tally.add(sawExcused, excused)
 		w.tally.add(sawOverlap, report.Count(loadtest.Overlap))

@@ -50,6 +50,8 @@ type world struct {
 	locks   *lock.Local      // of spilled keys
 	names   *named           // the clients and the service of the named simulation, or nil
 
+	mended atomic.Bool // the node that was cut off no longer is
+
 	work sync.WaitGroup // everything that must have ended before the bubble does
 
 	mu        sync.Mutex    // guards the rest
@@ -411,6 +413,10 @@ func (p *simProcess) missed(before, now *membership.View) {
 			continue
 		}
 		p.world.say("%s takes %s for dead", p.id, o.id)
+		if p.world.cutOff {
+			p.world.missedBeside(p, o)
+			continue
+		}
 		p.world.tally.add(sawFalse, 1)
 		p.world.note(&incident{kind: split, from: p.world.clock.Now()})
 		if p.world.planned {
@@ -461,7 +467,7 @@ func (p *simProcess) apart() {
 				return
 			}
 		}
-		if old == 0 {
+		if old == 0 || p.world.isCutOff(p.name) {
 			return
 		}
 		p.world.note(&incident{kind: split, from: p.began})
@@ -604,6 +610,7 @@ type incident struct {
 	kind    incidentKind
 	process string
 	long    bool          // a pause that the process itself must notice
+	apart   []string      // whom it parted from whom: a node that is cut off from all others, or two; none: anybody
 	silent  bool          // nobody tells its clients that a process is gone
 	grace   time.Duration // of the store that lost its data
 	had     []int         // partitions: what was known of their keys may be lost
