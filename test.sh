@@ -59,4 +59,4 @@ flags=("$@")
 plain='^lanekeeper/(ring|configs(/(clients|docker|kubernetes|packages|systemd))?)$'
 raced "$@" $(go list ./... | grep -vE "$plain")
 go test -timeout 10m "$@" $(go list ./... | grep -E "$plain")
-go test -timeout 10m -run '^Test(Simulation$|Strict|BestEffort|Spilled|Named|Dashboard$|Seen$)' "$@" ./cmd/lanekeeper
+go test -timeout 10m -run '^Test(Simulation$|Strict|BestEffort|Spilled|Named|CutOff|Dashboard$|Seen$)' "$@" ./cmd/lanekeeper
