@@ -30,7 +30,7 @@ func TestConfigForTheCluster(t *testing.T) {
 		joinTimeout:    32 * time.Second,
 		handoffTimeout: 34 * time.Second,
 		forgetAfter:    35 * time.Second,
-		acquireTimeout: 12 * time.Second, leaseValid: 25 * time.Second,
+		acquireTimeout: 12 * time.Second, leaseValid: 25 * time.Second, store: "etcd at https://a:1, https://b:2",
 		gossip: gossipSettings{listen: ":4", advertise: "10.0.0.1:5", profile: "wan", secrets: [][]byte{gossip, secret}},
 		peer:   peerSettings{listen: ":6", advertise: "[fd00::1]:7", tls: TLSConfig{"/run/tls.crt", "/run/tls.key", "/run/ca.crt"}},
 	}
