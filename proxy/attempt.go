@@ -15,7 +15,7 @@ import (
 
 // attempts sends the request to the upstream: once, and again only while not a
 // byte was sent, and never again if it is exclusive, unless its lane retries.
-func (c *call) attempts() *problem {
+func (c *call) attempts(now time.Time) *problem {
 	if policy := c.policy(); policy.Action == Retry {
 		return c.persist(policy)
 	}
@@ -24,38 +24,46 @@ func (c *call) attempts() *problem {
 		again = c.lane.Retries
 	}
 	for {
-		problem := c.attempt()
+		problem := c.attempt(now)
 		if problem == nil || problem.executed == unknown || again == 0 {
 			c.judge(problem)
 			return problem
 		}
 		again--
+		now = time.Now()
 	}
 }
 
-// attempt sends the request to a target and reads the response, whole or, if it is
+// attempt sends the request, from now on, to a target and reads the response, whole or, if it is
 // large, so far that the rest can stream.
-func (c *call) attempt() (problem *problem) {
-	started := time.Now()
+func (c *call) attempt(started time.Time) (problem *problem) {
 	defer func() {
 		c.upstreamTime += time.Since(started)
 		c.endSend(problem)
 	}()
 
-	t, problem := c.connect()
+	t, problem := c.connect(started, true)
+	if problem == nil {
+		now := started // the clock is no small part of what a request costs
+		if !c.link.wire.unseen || c.link.lease.Waited > 0 {
+			now = time.Now()
+		}
+		problem = c.ready(t, now)
+	}
 	if problem != nil {
 		return problem
 	}
-	if problem := c.guard(); problem != nil { // last: to connect may have taken long
-		c.link.done(true)
-		return problem
-	}
-	c.watch()
-	c.leash()
 	c.beginSend(t)
-	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
-	c.sentTo, c.dispatched = t.Name, time.Now()
 	err := c.send()
+	if err == errStale { //nolint:errorlint // it is never wrapped
+		if problem = c.renew(); problem == nil {
+			problem = c.ready(t, time.Now())
+		}
+		if problem != nil {
+			return problem
+		}
+		err = c.send()
+	}
 	c.sentBytes = c.link.wire.sent
 	if err != nil {
 		return c.unsent(t, err)
@@ -63,6 +71,19 @@ func (c *call) attempt() (problem *problem) {
 	if err := c.receive(); err != nil {
 		return c.unanswered(t, err)
 	}
+	return nil
+}
+
+// ready is what is left to be done once there is a connection, which may have taken long.
+func (c *call) ready(t *upstream.Target, now time.Time) *problem {
+	if problem := c.guard(); problem != nil {
+		c.link.done(true)
+		return problem
+	}
+	c.watch()
+	c.leash()
+	c.link.wire.SetDeadline(c.deadline) //nolint:errcheck // a dead connection fails the write
+	c.sentTo, c.dispatched = t.Name, now
 	return nil
 }
 
@@ -158,7 +179,7 @@ func (c *call) send() error {
 		c.scratch = append(c.scratch, body...)
 		body = nil
 	}
-	if _, err := c.link.wire.Write(c.scratch); err != nil || len(body) == 0 {
+	if err := c.link.wire.ask(c.scratch, len(body) == 0); err != nil || len(body) == 0 {
 		return err
 	}
 	return c.sendLarge(body)

@@ -32,7 +32,7 @@ func (c *call) bypass() *problem {
 		}
 	}
 	c.prepare()
-	return c.attempts()
+	return c.attempts(time.Now())
 }
 
 func (c *call) idleDeadline() time.Time {
@@ -76,7 +76,7 @@ func (c *call) offered() bool {
 // used again.
 func (c *call) switchProtocols() *problem {
 	c.prepare()
-	t, problem := c.connect()
+	t, problem := c.connect(time.Now(), false)
 	if problem != nil {
 		return problem
 	}

@@ -818,7 +818,15 @@ type rawSocket struct{ s *socket }
 func (r rawSocket) Control(f func(fd uintptr)) error { return r.s.control(f) }
 
 func (r rawSocket) Read(f func(fd uintptr) bool) error {
-	return r.s.do(reading, func(fd int) bool { return f(uintptr(fd)) })
+	first := true
+	return r.s.do(reading, func(fd int) bool {
+		done := f(uintptr(fd))
+		if first && !done { // it may have written
+			first = false
+			go r.s.far.stir() // not now: the far end may be doing the same
+		}
+		return done
+	})
 }
 
 func (r rawSocket) Write(f func(fd uintptr) bool) error {

@@ -16,10 +16,18 @@ import (
 // pass before fasthttp sees them, which takes for a request what can be read in other
 // ways too.
 type entry struct {
-	screen screen.Screen
-	unread atomic.Bool // the client may be sending what nobody will read
-	leave  func()      // at the first Close; nil: another's entry is on top of this
-	left   sync.Once
+	screen  screen.Screen
+	touched atomic.Bool // the client has sent a byte
+	unread  atomic.Bool // it may be sending what nobody will read
+	leave   func()      // at the first Close; nil: another's entry is on top of this
+	left    sync.Once
+}
+
+// touch notes that the client has sent something, with every request.
+func (e *entry) touch() {
+	if !e.touched.Load() {
+		e.touched.Store(true)
+	}
 }
 
 // entered is a connection with an entry.

@@ -83,7 +83,7 @@ func (c *call) persist(policy *AfterFailure) *problem {
 	defer sent.release()
 	for made := 1; ; made++ {
 		c.again = policy.UpstreamIdempotent && made < policy.Attempts
-		problem := c.attempt()
+		problem := c.attempt(time.Now())
 		c.again = false
 		response := &c.ctx.Response
 		switch {

@@ -27,10 +27,9 @@ type link struct {
 
 // connect takes a place at the request's upstream, and a connection there. What it waits
 // for a place is of the time in which it may wait for its turn: nothing has been sent, and the
-// upstream's time begins after.
-func (c *call) connect() (*upstream.Target, *problem) {
+// upstream's time begins after. Who looks sends by ask, and calls renew if that says so.
+func (c *call) connect(began time.Time, looks bool) (*upstream.Target, *problem) {
 	up := c.route.upstream
-	began := time.Now()
 	until := began.Add(up.ConnectTimeout)
 	if patient := c.arrived.Add(c.patience); patient.After(until) {
 		until = patient
@@ -38,7 +37,7 @@ func (c *call) connect() (*upstream.Target, *problem) {
 	l := &c.link
 	*l = link{readers: &c.proxy.readers}
 	// Outside lanes a request may last for as long as it likes.
-	err := up.Acquire(&l.lease, &upstream.Request{Key: c.key, Until: until, Measured: c.mode != bypass})
+	err := up.Acquire(&l.lease, &upstream.Request{Key: c.key, Until: until, Measured: c.mode != bypass, Looks: looks})
 	c.postpone(l.lease.Waited)
 	if err != nil {
 		problem, to, dialled := notConnected(up, err), l.lease.Target, began.Add(l.lease.Waited)
@@ -48,11 +47,31 @@ func (c *call) connect() (*upstream.Target, *problem) {
 		}
 		return nil, problem
 	}
+	l.reader = l.readers.Get().(*bufio.Reader)
+	l.take()
+	return l.lease.Target, nil
+}
+
+// take has the lease's connection in use.
+func (l *link) take() {
 	l.wire = l.lease.Conn.(*wire)
 	l.wire.sent = 0
-	l.reader = l.readers.Get().(*bufio.Reader)
 	l.reader.Reset(l.wire)
-	return l.lease.Target, nil
+}
+
+// renew takes another connection in the place of one that was found stale, before a byte was
+// sent.
+func (c *call) renew() *problem {
+	l := &c.link
+	l.sight.end()
+	l.unleash()
+	if err := l.lease.Renew(); err != nil {
+		l.readers.Put(l.reader)
+		*l = link{}
+		return notConnected(c.route.upstream, err)
+	}
+	l.take()
+	return nil
 }
 
 // postpone moves the end of the upstream's time.
@@ -93,6 +112,7 @@ func (l *link) done(reuse bool) {
 	reuse = reuse && !l.once && l.reader.Buffered() == 0
 	l.reader.Reset(nil)
 	l.readers.Put(l.reader)
+	l.wire.unseen = true
 	l.lease.Done(reuse)
 	*l = link{}
 }

@@ -87,6 +87,30 @@ func TestAnOverlapIsSeen(t *testing.T) {
 	}
 }
 
+// A request whose idle connection turned out to be closed takes another, once, and is one
+// request: exclusive ones are not refused for it, and the next of its key is no overlap.
+//
+// Mutants: it is an attempt of its own; it is seen twice.
+func TestAStaleConnectionIsReplaced(t *testing.T) {
+	both(t, "exclusive", change{}, nil, func(p *pair, at *member) (said []string) {
+		for i, path := range []string{"/orders/7/0", "/orders/7/1", "/orders/7/2"} {
+			_, a := at.async("POST", path, nil, "")
+			x := p.ran(path, p.nodes[0])
+			x.finish("")
+			(<-a).is(p.t, path, 200, "", "")
+			if i == 0 {
+				x.conn.Close()
+				synctest.Wait()
+			}
+		}
+		p.nodes[0].violated(0, 0)
+		if n := p.connections(); n != 2 {
+			p.t.Errorf("%d connections were made", n)
+		}
+		return said
+	})
+}
+
 // A coordinator that has forgotten what it gave out lets fences fall.
 //
 // Mutants: a fence may fall; it may be another request's; nothing is remembered.

@@ -289,11 +289,12 @@ func (m *metrics) finish(c *call) {
 	}
 	of := c.route.metrics.of(c.mode, c.status())
 	of.requests.Inc()
-	of.duration.Observe(time.Since(c.arrived).Seconds())
+	took := time.Since(c.arrived)
+	of.duration.Observe(took.Seconds())
 	if c.owner == "" { // else its owner has counted it
 		of.ran(c)
 	}
-	if c.leftEarly() {
+	if c.leftEarly(took) {
 		m.clientGone.WithLabelValues(goneUpstream).Inc()
 	}
 }
@@ -339,11 +340,11 @@ const (
 // leftEarly reports whether the client hung up while its request ran, or in the middle of a
 // response that streams. It is asked only for what took so long that a client might: it
 // costs a system call.
-func (c *call) leftEarly() bool {
+func (c *call) leftEarly(took time.Duration) bool {
 	switch {
 	case c.left:
 		return true
-	case c.problem != nil && c.problem.executed == no, c.taken, c.later, time.Since(c.arrived) < firstLook:
+	case c.problem != nil && c.problem.executed == no, c.taken, c.later, took < firstLook:
 		return false
 	}
 	return hungUp(c.ctx.Conn())

@@ -70,7 +70,7 @@ func New(config Config, lanes *queue.Lanes, log *slog.Logger) (*Proxy, error) {
 	p.background.conns = make(map[net.Conn]struct{})
 	p.holds.all = make(map[queue.ID][]*holding)
 	p.wires.open = make(map[*wire]struct{})
-	p.clients.conns = make(map[net.Conn]bool)
+	p.clients.conns = make(map[net.Conn]struct{})
 	p.crowd = crowd{max: config.MaxPerAddress, count: make(map[netip.Addr]int)}
 	p.calls.New = func() any { return &call{proxy: p} }
 	p.readers.New = func() any { return bufio.NewReaderSize(nil, config.MaxHeader) }

@@ -56,9 +56,9 @@ func (p *Proxy) newServer() *fasthttp.Server {
 func (p *Proxy) connState(conn net.Conn, state fasthttp.ConnState) {
 	switch state {
 	case fasthttp.StateNew:
-		p.clients.set(conn, true)
+		p.clients.add(conn)
 	case fasthttp.StateActive:
-		p.clients.set(conn, false)
+		entryOf(conn).touch()
 	case fasthttp.StateClosed:
 		p.open.Add(-1)
 		p.clients.remove(conn)
@@ -69,16 +69,14 @@ func (p *Proxy) connState(conn net.Conn, state fasthttp.ConnState) {
 
 // clients are the connections that the server has.
 type clients struct {
-	mu    sync.Mutex        // guards conns
-	conns map[net.Conn]bool // true: it has not sent a byte yet
+	mu    sync.Mutex // guards conns
+	conns map[net.Conn]struct{}
 }
 
-func (s *clients) set(conn net.Conn, untouched bool) {
+func (s *clients) add(conn net.Conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if was, known := s.conns[conn]; !known || was != untouched {
-		s.conns[conn] = untouched
-	}
+	s.conns[conn] = struct{}{}
 }
 
 func (s *clients) remove(conn net.Conn) {
@@ -104,11 +102,11 @@ func (s *clients) count() int {
 func (s *clients) close(all bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for conn, untouched := range s.conns {
+	for conn := range s.conns {
 		switch {
 		case all:
 			below(conn).Close() // no good-bye of TLS, which a full socket would hold up
-		case untouched:
+		case !entryOf(conn).touched.Load():
 			conn.Close()
 		}
 	}

@@ -83,7 +83,7 @@ func (c *call) beginForwardedTrace() {
 	c.beginWait(c.arrived)
 }
 
-// beginWait starts the span of a wait in a lane.
+// beginWait starts the span of a wait in a lane at a time; zero is now.
 func (c *call) beginWait(since time.Time) {
 	t := c.trace
 	if t == nil || t.server != nil && !t.server.IsRecording() {

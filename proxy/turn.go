@@ -55,7 +55,7 @@ func (c *call) turnHere() *problem {
 	}
 	problem := c.onTime()
 	if problem == nil {
-		c.beginWait(time.Now())
+		c.beginWait(time.Time{})
 		problem = c.wait()
 	}
 	if c.aside == nil {
@@ -176,10 +176,11 @@ func (c *call) execute() *problem {
 	if !c.enter() {
 		return overloaded.because("the node's limit of requests at upstreams is reached")
 	}
-	c.deadline = time.Now().Add(c.lane.UpstreamTimeout)
+	now := time.Now()
+	c.deadline = now.Add(c.lane.UpstreamTimeout)
 	c.limit = c.deadline
 	c.prepare()
-	return c.attempts()
+	return c.attempts(now)
 }
 
 // guard refuses what this node may not send to an upstream any more.

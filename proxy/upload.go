@@ -97,7 +97,7 @@ func (c *call) upload() *problem {
 		defer body.sent.wait()
 		defer socket(client).Close() // these two end the sender
 		defer c.link.close()
-		if t, problem := c.connect(); problem != nil {
+		if t, problem := c.connect(time.Now(), false); problem != nil {
 			c.problem = problem
 		} else {
 			defer c.proxy.background.enter(c.link.wire)()

@@ -29,6 +29,8 @@ type wire struct {
 	raw     syscall.RawConn
 	probe   func(fd uintptr)
 	quiet   bool // result of probe
+	unseen  bool // it has been idle, and nobody has looked at it since
+	asking  asking
 }
 
 // wrap makes a wire of a new connection.
@@ -39,6 +41,7 @@ func wrap(conn net.Conn, secure *tls.Config, by time.Time) (upstream.Conn, error
 		if raw, err := c.SyscallConn(); err == nil {
 			w.raw = raw
 			w.probe = func(fd uintptr) { w.quiet = quiet(int(fd)) }
+			w.asking.step = w.asking.take
 		}
 	}
 	if secure == nil {
@@ -152,6 +155,7 @@ func (w *wire) CloseWrite() error {
 // handshake at any time. So what can be read is read; what is left then, or is a part of
 // something, is an answer or the end.
 func (w *wire) Usable() bool {
+	w.unseen = false
 	if w.secure == nil {
 		return w.silent()
 	}

@@ -28,7 +28,7 @@ type Target struct {
 // idle is a connection that nobody uses.
 type idle struct {
 	Conn
-	since time.Time
+	since uint64 // the number of sweeps before, which cost no look at a clock with each request
 }
 
 func newTarget(u *Upstream, name string, address Address) *Target {
@@ -63,7 +63,7 @@ func (t *Target) condition(now time.Time) string {
 	return "available"
 }
 
-func (t *Target) push(c Conn) { t.conns = append(t.conns, idle{c, time.Now()}) }
+func (t *Target) push(c Conn) { t.conns = append(t.conns, idle{c, t.upstream.sweeps}) }
 
 // pop takes the newest idle connection: the fewest that suffice stay, and the rest age.
 func (t *Target) pop() Conn {
@@ -85,10 +85,10 @@ func (t *Target) drop(to []Conn) []Conn {
 	return to
 }
 
-// expire takes those that have been idle since before the given time.
-func (t *Target) expire(before time.Time, to []Conn) []Conn {
+// expire takes those that were idle before so many sweeps had been.
+func (t *Target) expire(sweeps uint64, to []Conn) []Conn {
 	old := 0
-	for old < len(t.conns) && t.conns[old].since.Before(before) {
+	for old < len(t.conns) && t.conns[old].since < sweeps {
 		to = append(to, t.conns[old].Conn)
 		old++
 	}
@@ -97,6 +97,10 @@ func (t *Target) expire(before time.Time, to []Conn) []Conn {
 	t.conns = t.conns[:kept]
 	return to
 }
+
+// sweepsIdle is how many sweeps an idle connection lives to see the last of. The first may
+// come at once, so IdleTimeout has passed at that one, and not yet at the one before.
+const sweepsIdle = 3
 
 // sweepLater has idle connections looked at, for as long as there are any. It is a
 // timer and no goroutine, so that nothing of an upstream need be ended.
@@ -111,9 +115,10 @@ func (u *Upstream) sweep() {
 	u.mu.Lock()
 	u.sweeping = false
 	var old []Conn
-	before, some := time.Now().Add(-u.IdleTimeout), false
+	u.sweeps++
+	some := false
 	for _, t := range u.targets {
-		old = t.expire(before, old)
+		old = t.expire(u.sweeps-min(u.sweeps, sweepsIdle-1), old)
 		some = some || len(t.conns) > 0
 	}
 	if some {

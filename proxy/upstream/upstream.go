@@ -53,6 +53,7 @@ type Upstream struct {
 	limit    limiter
 	waiting  list.List // of *waiter
 	sweeping bool      // idle connections will be looked at
+	sweeps   uint64    // how often that was done
 }
 
 // New returns an Upstream. It starts nothing, but reads the files of Config.TLS.
@@ -160,6 +161,7 @@ type Request struct {
 	Key      []byte
 	Until    time.Time // it does not wait longer
 	Measured bool      // it ends when the service is done with it
+	Looks    bool      // who asks looks whether an idle connection is usable, and calls Renew if not
 }
 
 // Acquire takes a place at a target and a connection to it, an idle one if one is usable.
@@ -168,6 +170,22 @@ func (u *Upstream) Acquire(l *Lease, r *Request) error {
 	if err := u.enter(l, r); err != nil {
 		return err
 	}
+	if l.Conn != nil && r.Looks {
+		return nil
+	}
+	return u.connect(l)
+}
+
+// Renew puts a usable connection in the place of one that turned out not to be. If it fails,
+// the lease is over, and Done must not follow.
+func (l *Lease) Renew() error {
+	l.Conn.Close()
+	l.Conn = l.upstream.idle(l.Target)
+	return l.upstream.connect(l)
+}
+
+// connect replaces l's connection until it is usable.
+func (u *Upstream) connect(l *Lease) error {
 	for l.Conn != nil && !l.Conn.Usable() {
 		l.Conn.Close()
 		l.Conn = u.idle(l.Target)

@@ -229,6 +229,52 @@ func TestIdleConnections(t *testing.T) {
 	})
 }
 
+// Who looks for itself gets an idle connection as it is, and for one that was stale the next
+// usable one, or a new one, in the same place.
+//
+// Mutants: Acquire looks all the same; Renew takes another place, or gives out a stale one; when it
+// fails the place is kept.
+func TestRenew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, f := newFake(t, 1, func(c *Config) { c.MaxConnections = 3 })
+		var all []*Lease
+		for range 3 {
+			all = append(all, take(t, u, ""))
+		}
+		conns := make([]*fakeConn, 3)
+		for i, l := range all {
+			conns[i] = l.Conn.(*fakeConn)
+			conns[i].stale = i > 0
+			l.Done(true)
+		}
+		looks := func() *Lease {
+			l := new(Lease)
+			if err := u.Acquire(l, &Request{Looks: true}); err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		l := looks()
+		if l.Conn != Conn(conns[2]) {
+			t.Error("it was not left to who looks")
+		}
+		if err := l.Renew(); err != nil || l.Conn != Conn(conns[0]) || !conns[1].closed() || !conns[2].closed() {
+			t.Errorf("renewed: %v, the usable one %t", err, l.Conn == Conn(conns[0]))
+		}
+		if err := l.Renew(); err != nil || len(f.dialed) != 4 || !conns[0].closed() {
+			t.Errorf("renewed again: %v after %d dials", err, len(f.dialed))
+		}
+		f.set("a:80", true)
+		if err := l.Renew(); err == nil {
+			t.Error("renewed by a target that is down")
+		}
+		f.set("a:80", false)
+		for range 3 {
+			take(t, u, "")
+		}
+	})
+}
+
 // Close leaves what is in use alone, and who waits or still comes has a connection of its own.
 //
 // Mutants: it keeps idle connections; who waits is refused; a connection comes back to the pool.
