@@ -23,16 +23,14 @@ var (
 
 // BenchmarkSideBySide compares lanekeeper with whatever else stands between clients and a
 // service, and with services that take a lock for each request, in alternating rounds: the
-// same clients, and one witness as the service, which both are this process. It judges
+// same clients, which are this process, and one witness as the service, which is another, as
+// services are: clients that share a process with it are woken for less. It judges
 // each round by what the witness saw, and fails if lanekeeper broke an order. ns/op means
 // nothing here; what it found is in its log, and in the page that -side.write writes:
 //
 //	go test ./cmd/lanekeeper -run '^$' -bench SideBySide -benchtime 1x -timeout 2h -side.write "$PWD/configs/guide/side-by-side.md"
 func BenchmarkSideBySide(b *testing.B) {
-	// What has no Witness-Delay takes 0.5 to 1.5 ms, or, one time in a hundred, 20 ms more.
-	service, history := startWitness(b, loadtest.WitnessConfig{
-		Delay: 500 * time.Microsecond, Jitter: time.Millisecond, SlowShare: 0.01, SlowDelay: 20 * time.Millisecond,
-	})
+	service := startChild(b, "the service", "service").targets[0]
 	all := contenders(b, service)
 	all = append(all, &contender{name: oneClient, targets: all[0].targets})
 	only := regexp.MustCompile(*sideOnly)
@@ -54,7 +52,7 @@ func BenchmarkSideBySide(b *testing.B) {
 				if c.name == oneClient && w.traffic.Keys > 1 {
 					continue
 				}
-				r := c.round(b, w, history)
+				r := c.round(b, w, service)
 				fmt.Printf("%-15s %-47s %v\n", w.name, c.name, r) // a benchmark's own log is cut after ten lines
 				if n > 0 {                                        // the first is to get warm
 					table.add(w.name, c.name, r)
@@ -78,6 +76,7 @@ const oneClient = "one client, direct"
 type workload struct {
 	name, what string
 	traffic    loadtest.Traffic
+	times      time.Duration // as long as -side.round are its rounds
 }
 
 const closedRequests = 1_000_000 // which no round reaches
@@ -90,15 +89,16 @@ var workloads = func() []workload {
 		return t
 	}
 	return []workload{
-		{"1 ms", "64 connections in a closed loop, 10 000 keys alike, bodies of 1 KiB, a service that takes 1 ms", usual},
-		{"0 ms", "the same, and the service answers at once", with(func(t *loadtest.Traffic) { t.Headers = []string{"Witness-Delay: 0s"} })},
-		{"long tail", "the same, and the service takes 0.5 to 1.5 ms, and 20 ms more for one in a hundred", with(func(t *loadtest.Traffic) { t.Headers = nil })},
-		{"16 connections", "1 ms, 16 connections", with(func(t *loadtest.Traffic) { t.Connections = 16 })},
-		{"256 connections", "1 ms, 256 connections", with(func(t *loadtest.Traffic) { t.Connections = 256 })},
-		{"64 KiB", "1 ms, 64 connections, bodies of 64 KiB", with(func(t *loadtest.Traffic) { t.BodyBytes = 64 << 10 })},
-		{"Zipf 1.1", "1 ms, 64 connections, keys by Zipf's law with exponent 1.1", with(func(t *loadtest.Traffic) { t.Zipf = 1.1 })},
-		{"hot key", "1 ms, 64 connections, one key", with(func(t *loadtest.Traffic) { t.Keys = 1 })},
-		{"order", "20 keys, a request of each every 10 ms, on whatever connection is free; a long tail", loadtest.Traffic{Mode: loadtest.Spaced, Keys: 20, PerKey: 100_000, Gap: 10 * time.Millisecond, Connections: 256, BodyBytes: 1024}},
+		{"1 ms", "64 connections in a closed loop, 10 000 keys alike, bodies of 1 KiB, a service that takes 1 ms", usual, 1},
+		{"0 ms", "the same, and the service answers at once", with(func(t *loadtest.Traffic) { t.Headers = []string{"Witness-Delay: 0s"} }), 1},
+		{"long tail", "the same, and the service takes 0.5 to 1.5 ms, and 20 ms more for one in a hundred", with(func(t *loadtest.Traffic) { t.Headers = nil }), 1},
+		{"16 connections", "1 ms, 16 connections", with(func(t *loadtest.Traffic) { t.Connections = 16 }), 1},
+		{"256 connections", "1 ms, 256 connections", with(func(t *loadtest.Traffic) { t.Connections = 256 }), 1},
+		{"64 KiB", "1 ms, 64 connections, bodies of 64 KiB", with(func(t *loadtest.Traffic) { t.BodyBytes = 64 << 10 }), 1},
+		{"Zipf 1.1", "1 ms, 64 connections, keys by Zipf's law with exponent 1.1", with(func(t *loadtest.Traffic) { t.Zipf = 1.1 }), 1},
+		// No wait is longer than its round.
+		{"hot key", "1 ms, 64 connections, one key; rounds are four times as long", with(func(t *loadtest.Traffic) { t.Keys = 1 }), 4},
+		{"order", "20 keys, a request of each every 10 ms, on whatever connection is free; a long tail", loadtest.Traffic{Mode: loadtest.Spaced, Keys: 20, PerKey: 100_000, Gap: 10 * time.Millisecond, Connections: 256, BodyBytes: 1024}, 1},
 	}
 }()
 
@@ -119,23 +119,27 @@ func (r round) String() string {
 
 func milliseconds(d time.Duration) float64 { return float64(d) / 1e6 }
 
-func (c *contender) round(b *testing.B, w workload, history *loadtest.History) round {
+func (c *contender) round(b *testing.B, w workload, service string) round {
 	b.Helper()
-	history.Reset()
+	ctx, witness := context.Background(), &bench{witness: service, check: true}
+	if err := witness.forget(ctx); err != nil {
+		b.Fatal(err)
+	}
 	traffic := w.traffic
-	traffic.Targets, traffic.Clock, traffic.Duration = c.targets, history.Clock(), *sideRound
+	traffic.Targets, traffic.Duration = c.targets, w.times**sideRound
 	if c.name == oneClient {
 		traffic.Connections = 1
 	}
 	before := c.cpu(b)
-	result, err := traffic.Run(context.Background())
+	result, err := traffic.Run(ctx)
 	if err != nil {
 		b.Fatalf("%s: %v", c.name, err)
 	}
 	used := c.cpu(b) - before
-	evidence := history.Evidence()
-	evidence.Sent = result.Sent
-	report := loadtest.Check(evidence, loadtest.Rules{})
+	report, err := witness.judge(ctx, result)
+	if err != nil {
+		b.Fatal(err)
+	}
 	r := round{
 		rate: result.Throughput(), cpu: used.Seconds() / float64(len(result.Sent)), memory: c.memory(b),
 		p50: result.LatencyAt(50), p99: result.LatencyAt(99), longest: result.LatencyAt(100),
