@@ -5,6 +5,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // errStale says that the upstream has ended an idle connection, or has said something on it,
@@ -20,35 +22,41 @@ var errStale = errors.New("the connection was closed, or not silent")
 // look is the one at the idle connection, which is due anyway; what is written after it can
 // only be answered later, and that answer is told.
 type asking struct {
-	step  func(fd uintptr) (done bool) // take
-	look  bool                         // first whether the connection is open, and silent
-	waits bool                         // for the answer
-	b     []byte                       // nil: it is done
-	n     int                          // bytes of it that were written
-	err   error                        // that kept all of them from being so
-	peek  [1]byte
+	step       func(fd uintptr) (done bool) // take
+	look       bool                         // first whether the connection is open, and silent
+	head, body []byte
+	over       bool  // there has been a look, or a write
+	n          int   // bytes that were written
+	err        error // that kept the rest from being so
+	peek       [1]byte
 }
 
 // take is called once, and once more when something has come.
 func (a *asking) take(fd uintptr) (done bool) {
-	if a.b == nil {
+	if a.over {
 		return true
 	}
-	b := a.b
-	a.b = nil
+	a.over = true
 	if a.look {
 		if _, err := ignoringEINTR(int(fd), a.peek[:]); err != syscall.EAGAIN { //nolint:errorlint // straight from the system
 			a.err = errStale
 			return true
 		}
 	}
-	a.n, a.err = writing(int(fd), b)
-	return !a.waits || a.n < len(b)
+	a.n, a.err = a.write(int(fd))
+	return a.n < len(a.head)+len(a.body) || !a.look // or nobody would be told of what came before
 }
 
-func writing(fd int, b []byte) (int, error) {
+// write writes what the socket takes. A large body goes with its head: each write of its own
+// would wake the service.
+func (a *asking) write(fd int) (n int, err error) {
 	for {
-		switch n, err := syscall.Write(fd, b); err {
+		if len(a.body) == 0 {
+			n, err = syscall.Write(fd, a.head)
+		} else {
+			n, err = unix.SendmsgBuffers(fd, [][]byte{a.head, a.body}, nil, nil, 0)
+		}
+		switch err {
 		case syscall.EINTR:
 		case nil:
 			return n, nil
@@ -60,38 +68,40 @@ func writing(fd int, b []byte) (int, error) {
 	}
 }
 
-// ask sends the first bytes of a request. If they are all of it, and it was sent whole, it
-// returns when there is something to read, or when reading will tell why there is not. A
-// connection that was idle, and that nobody has looked at, may turn out to be stale.
-func (w *wire) ask(b []byte, waits bool) error {
+// ask sends a request, as much of it as goes at once, and returns what of the body does not. A
+// connection that was idle, and that nobody has looked at, may turn out to be stale; if it is
+// not, and nothing is left to be sent, ask has waited until there is something to read, or
+// until reading will tell why there is not.
+func (w *wire) ask(head, body []byte) (rest []byte, err error) {
 	if w.raw == nil || w.secure != nil {
 		if w.unseen && !w.Usable() {
-			return errStale
+			return body, errStale
 		}
-		_, err := w.Write(b)
-		return err
+		_, err := w.Write(head)
+		return body, err
 	}
 	a := &w.asking
 	idle := w.unseen
-	a.look, a.waits, a.b, a.n, a.err = idle, waits, b, 0, nil
+	*a = asking{step: a.step, look: idle, head: head, body: body}
 	w.unseen = false
-	err := w.raw.Read(a.step)
-	for a.b != nil && w.read.premature(err) { // of a request before this one
+	err = w.raw.Read(a.step)
+	for !a.over && w.read.premature(err) { // of a request before this one
 		err = w.raw.Read(a.step)
 	}
-	if a.b == nil {
+	if a.over {
 		err = a.err // another tells of the wait, and so will who reads
 	}
-	a.b = nil
-	w.sent += a.n
+	n := a.n
+	a.over, a.head, a.body = true, nil, nil
+	w.sent += n
 	switch {
 	case err != nil && idle && !isTimeout(err):
-		return errStale
+		return body, errStale
 	case err != nil:
-		return &net.OpError{Op: "write", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
-	case a.n < len(b):
-		_, err := w.Write(b[a.n:])
-		return err
+		return body, &net.OpError{Op: "write", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: err}
+	case n < len(head):
+		_, err := w.Write(head[n:])
+		return body, err
 	}
-	return nil
+	return body[n-len(head):], nil
 }

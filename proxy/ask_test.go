@@ -38,13 +38,14 @@ func plainWire(t *testing.T) (w *wire, far *net.TCPConn) {
 // A connection that has been idle carries a request only if nothing came of it since, and says
 // so before a byte is sent. A new one may speak first.
 //
-// Mutants: nobody looks; the look is not at the end of a connection; new ones are looked at.
+// Mutants: nobody looks; the look is not at the end of a connection; new ones are looked at; what a
+// new one has said is waited for.
 func TestAskLooksAtIdleConnections(t *testing.T) {
 	for name, c := range map[string]struct {
 		does  func(far *net.TCPConn)
 		stale bool
 	}{
-		"silent":      {func(*net.TCPConn) {}, false},
+		"silent":      {func(far *net.TCPConn) { go io.Copy(far, far) }, false},
 		"an answer":   {func(far *net.TCPConn) { io.WriteString(far, "HTTP/1.1 200 OK\r\n\r\n") }, true},
 		"an end":      {func(far *net.TCPConn) { far.Close() }, true},
 		"half an end": {func(far *net.TCPConn) { far.CloseWrite() }, true},
@@ -57,7 +58,11 @@ func TestAskLooksAtIdleConnections(t *testing.T) {
 				readable(t, w)
 			}
 			w.unseen = idle
-			err := w.ask([]byte("request"), false)
+			began := time.Now()
+			_, err := w.ask([]byte("request"), nil)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("%s, idle %t: it has waited for %v, and reading does not say why", name, idle, took)
+			}
 			if got, want := err == errStale, c.stale && idle; got != want {
 				t.Errorf("%s, idle %t: %v", name, idle, err)
 			}
@@ -79,7 +84,7 @@ func TestAskLooksAtIdleConnections(t *testing.T) {
 		w, _ := plainWire(t)
 		w.Close()
 		w.unseen = true
-		if err := w.ask([]byte("request"), true); err != errStale {
+		if _, err := w.ask([]byte("request"), nil); err != errStale {
 			t.Errorf("%v", err)
 		}
 	})
@@ -96,7 +101,7 @@ func TestAskWaitsForTheAnswer(t *testing.T) {
 	request, answer := []byte("ping"), make([]byte, 4)
 	for range 3000 {
 		w.unseen, w.sent = true, 0
-		if err := w.ask(request, true); err != nil {
+		if _, err := w.ask(request, nil); err != nil {
 			t.Fatal(err)
 		}
 		if w.silent() {
@@ -110,7 +115,7 @@ func TestAskWaitsForTheAnswer(t *testing.T) {
 	time.Sleep(10 * time.Millisecond)
 	w.SetReadDeadline(time.Now().Add(10 * time.Second))
 	w.unseen = true
-	if err := w.ask(request, true); err != nil {
+	if _, err := w.ask(request, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(w, answer); err != nil {
@@ -118,7 +123,7 @@ func TestAskWaitsForTheAnswer(t *testing.T) {
 	}
 	w.SetReadDeadline(time.Now().Add(-time.Second))
 	w.unseen = true
-	if err := w.ask(request, true); !isTimeout(err) { // another connection would not have more time
+	if _, err := w.ask(request, nil); !isTimeout(err) { // another connection would not have more time
 		t.Errorf("a deadline that has passed: %v", err)
 	}
 }
@@ -134,7 +139,7 @@ func TestAskLeavesTheEndToReading(t *testing.T) {
 		w, far := plainWire(t)
 		w.unseen = true
 		ends(w, far)
-		if err := w.ask([]byte("request"), true); err != nil {
+		if _, err := w.ask([]byte("request"), nil); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := w.Read(make([]byte, 1)); err == nil || name == "a deadline" && !isTimeout(err) || name == "a cut" && !errors.Is(err, net.ErrClosed) {
@@ -143,22 +148,46 @@ func TestAskLeavesTheEndToReading(t *testing.T) {
 	}
 }
 
-// More than a socket holds is sent all the same, and counted.
-// Mutant: what one write leaves is forgotten.
+// More than a socket holds is sent all the same, and counted: what does not go at once of the
+// body is its caller's, of the head it is not.
+//
+// Mutants: what one write leaves is forgotten; the rest begins where the head does; a body is not
+// written with its head.
 func TestAskSendsMoreThanASocketHolds(t *testing.T) {
-	w, far := plainWire(t)
-	request := bytes.Repeat([]byte("x"), 16<<20)
-	read := make(chan int64, 1)
-	go func() {
-		n, _ := io.CopyN(io.Discard, far, int64(len(request)))
-		read <- n
-		io.WriteString(far, "x")
-	}()
-	w.unseen = true
-	if err := w.ask(request, true); err != nil || w.sent != len(request) {
-		t.Fatalf("%v, %d sent", err, w.sent)
-	}
-	if n := <-read; n != int64(len(request)) {
-		t.Errorf("%d bytes arrived", n)
+	const much = 16 << 20
+	for name, c := range map[string]struct{ head, body int }{
+		"a head": {much, 0}, "a head before a body": {much, 100}, "a body": {100, much}, "what goes at once": {100, 64 << 10},
+	} {
+		w, far := plainWire(t)
+		request := make([]byte, c.head+c.body)
+		for i := range request {
+			request[i] = byte(i % 251)
+		}
+		sum := make(chan bool, 1)
+		go func() {
+			read := make([]byte, len(request))
+			_, err := io.ReadFull(far, read)
+			sum <- err == nil && bytes.Equal(read, request)
+			io.WriteString(far, "x")
+		}()
+		w.unseen = true
+		rest, err := w.ask(request[:c.head], request[c.head:])
+		if err != nil || w.sent+len(rest) != len(request) {
+			t.Fatalf("%s: %v, %d sent, %d left", name, err, w.sent, len(rest))
+		}
+		if c.head < much && w.sent <= c.head {
+			t.Errorf("%s: the head went alone", name)
+		}
+		if c.head+c.body < much && len(rest) > 0 {
+			t.Errorf("%s: %d bytes did not", name, len(rest))
+		}
+		if len(rest) > 0 {
+			if _, err := w.Write(rest); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !<-sum {
+			t.Errorf("%s: something else arrived", name)
+		}
 	}
 }

@@ -171,7 +171,7 @@ func isClosed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.As(err, &operation)
 }
 
-// send writes the request, head and body as one if they are small.
+// send writes the request.
 func (c *call) send() error {
 	c.scratch = c.appendHead(c.scratch[:0])
 	body := c.body()
@@ -179,13 +179,14 @@ func (c *call) send() error {
 		c.scratch = append(c.scratch, body...)
 		body = nil
 	}
-	if err := c.link.wire.ask(c.scratch, len(body) == 0); err != nil || len(body) == 0 {
+	rest, err := c.link.wire.ask(c.scratch, body)
+	if err != nil || len(rest) == 0 {
 		return err
 	}
-	return c.sendLarge(body)
+	return c.sendLarge(rest)
 }
 
-// smallBody is copied behind its head, which costs less than a second write.
+// smallBody is copied behind its head, which costs less than a write of both.
 const smallBody = 8 << 10
 
 // watchWrite is how long a write of a body may block before the upstream's side
