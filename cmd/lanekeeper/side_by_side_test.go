@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"flag"
 	"fmt"
 	"math"
@@ -97,7 +98,7 @@ var workloads = func() []workload {
 		{"64 KiB", "1 ms, 64 connections, bodies of 64 KiB", with(func(t *loadtest.Traffic) { t.BodyBytes = 64 << 10 }), 1},
 		{"Zipf 1.1", "1 ms, 64 connections, keys by Zipf's law with exponent 1.1", with(func(t *loadtest.Traffic) { t.Zipf = 1.1 }), 1},
 		// No wait is longer than its round.
-		{"hot key", "1 ms, 64 connections, one key; rounds are four times as long", with(func(t *loadtest.Traffic) { t.Keys = 1 }), 4},
+		{"hot key", "1 ms, 64 connections, one key; rounds are three times as long", with(func(t *loadtest.Traffic) { t.Keys = 1 }), 3},
 		{"order", "20 keys, a request of each every 10 ms, on whatever connection is free; a long tail", loadtest.Traffic{Mode: loadtest.Spaced, Keys: 20, PerKey: 100_000, Gap: 10 * time.Millisecond, Connections: 256, BodyBytes: 1024}, 1},
 	}
 }()
@@ -121,12 +122,12 @@ func milliseconds(d time.Duration) float64 { return float64(d) / 1e6 }
 
 func (c *contender) round(b *testing.B, w workload, service string) round {
 	b.Helper()
-	ctx, witness := context.Background(), &bench{witness: service, check: true}
-	if err := witness.forget(ctx); err != nil {
+	ctx := context.Background()
+	if err := (&bench{witness: service}).forget(ctx); err != nil {
 		b.Fatal(err)
 	}
 	traffic := w.traffic
-	traffic.Targets, traffic.Duration = c.targets, w.times**sideRound
+	traffic.Targets, traffic.Duration, traffic.Timeout, traffic.Client = c.targets, w.times**sideRound, sideTimeout, rand.Text()
 	if c.name == oneClient {
 		traffic.Connections = 1
 	}
@@ -136,10 +137,7 @@ func (c *contender) round(b *testing.B, w workload, service string) round {
 		b.Fatalf("%s: %v", c.name, err)
 	}
 	used := c.cpu(b) - before
-	report, err := witness.judge(ctx, result)
-	if err != nil {
-		b.Fatal(err)
-	}
+	report := judgeRound(b, service, traffic.Client, result)
 	r := round{
 		rate: result.Throughput(), cpu: used.Seconds() / float64(len(result.Sent)), memory: c.memory(b),
 		p50: result.LatencyAt(50), p99: result.LatencyAt(99), longest: result.LatencyAt(100),
@@ -151,6 +149,32 @@ func (c *contender) round(b *testing.B, w workload, service string) round {
 		b.Errorf("%s, %s: statuses %v\n%s", w.name, c.name, result.Statuses(), report)
 	}
 	return r
+}
+
+// sideTimeout is how long an answer is waited for: HAProxy with two threads and servers of one
+// connection each stands still now and then, with requests in its queues.
+const sideTimeout = 10 * time.Second
+
+// judgeRound leaves out what ran for clients of an earlier round. What a contender has held for
+// longer than they waited runs while another one is looked at, who has nothing to do with it.
+func judgeRound(b *testing.B, service, client string, result *loadtest.Result) *loadtest.Report {
+	b.Helper()
+	history, err := openHistory(context.Background(), nil, service)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer history.Close()
+	evidence, err := loadtest.ReadHistory(history, 10*loadtest.DefaultMaxRecords)
+	if err != nil {
+		b.Fatal(err)
+	}
+	all := len(evidence.Executions)
+	evidence.Executions = slices.DeleteFunc(evidence.Executions, func(e loadtest.Execution) bool { return e.Client != client })
+	if late := all - len(evidence.Executions); late > 0 {
+		fmt.Printf("%d requests of an earlier round ran in the next one\n", late)
+	}
+	evidence.Sent = result.Sent
+	return loadtest.Check(evidence, loadtest.Rules{})
 }
 
 // comparison is all rounds, by workload and contender.
