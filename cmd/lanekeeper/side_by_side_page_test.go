@@ -97,7 +97,7 @@ func cpuShown(rounds []round) string {
 }
 
 func (t *comparison) writeAims(page *bytes.Buffer) {
-	fmt.Fprintf(page, "## lanekeeper against the others\n\nRatios of rounds that lie beside each other: the median, and its 95 %% interval in brackets. Where several are named, the best of them in that round counts. A bound inside the interval is a *tie*.\n\n")
+	fmt.Fprintf(page, "## lanekeeper against the others\n\nRatios of rounds that lie beside each other: the median, and its 95 %% interval in brackets, or, of fewer than six rounds, their range. Where several are named, the best of them in that round counts. A bound inside the interval is a *tie*.\n\n")
 	fmt.Fprintf(page, "| workload | one node, if nothing else is said | aim | ratio | |\n|---|---|---|---|---|\n")
 	for _, line := range t.verdicts() {
 		fmt.Fprintf(page, "| %s |\n", line)
